@@ -1,0 +1,246 @@
+"""A CODI model: encode a question, think in vectors, read the answer out.
+
+The alignment of tokens, latents and readout, for K = 5 and a one-token answer:
+
+    position   0   1  ..  T-2  T-1 | T   T+1 T+2 T+3 T+4 | T+5 T+6  ..  T+9
+    input     BOS  q1 ..  qn   bot | z_0 z_1 z_2 z_3 z_4 | eot The answer is :
+    output                      z_0| z_1 z_2 z_3 z_4  -  |  -   -   ..       logits of a_1
+
+`z_p = prj(last hidden state, after the final norm)` of the position before it. The z made from the
+last latent step is not used. CODI: arXiv 2502.21074.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+
+from codi_patching.model.families import blocks_of, decoder_of
+
+
+@dataclass(frozen=True)
+class CodiSettings:
+    """What a CODI model needs beyond its backbone; saved as `codi.json`.
+
+    Attributes:
+        num_latents: K, the number of latent thoughts.
+        bot_ids: Token ids that end the prompt, the last one being "begin of thought".
+        eot_id: "End of thought", which starts the readout.
+        eos_id: Ends the answer.
+        answer_prefix: Text between eot and the answer.
+    """
+
+    num_latents: int
+    bot_ids: tuple[int, ...]
+    eot_id: int
+    eos_id: int
+    answer_prefix: str = "The answer is:"
+
+    def __post_init__(self) -> None:
+        """Check the number of latents."""
+        if self.num_latents < 1:
+            raise ValueError(
+                f"expected at least 1 latent thought, got {self.num_latents}: "
+                "set --model.num_latents to 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What has been read so far: the cache and which of its positions are real.
+
+    A context is a value: continuing from it leaves it as it was.
+
+    Attributes:
+        cache: Keys and values of every layer.
+        mask: `(rows, length)`, 1 at real positions and 0 at padding; None if nothing is padded.
+        length: Number of positions in the cache, padding included.
+        rows: Batch size.
+    """
+
+    cache: DynamicCache | None
+    mask: Tensor | None
+    length: int
+    rows: int
+
+    def expand(self, rows: int) -> Context:
+        """The same context for `rows` identical rows; only from a single row."""
+        if self.rows != 1:
+            raise ValueError(f"expected a context of 1 row to expand, got {self.rows}")
+        return replace(self, cache=_copy(self.cache, rows), rows=rows)
+
+
+def _copy(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
+    """A cache of its own: forward passes update theirs in place."""
+    if cache is None:
+        return None
+    copy = DynamicCache()
+    for layer, entry in enumerate(cache.layers):
+        keys, values = entry.keys.expand(rows, -1, -1, -1), entry.values.expand(rows, -1, -1, -1)
+        copy.update(keys, values, layer)
+    return copy
+
+
+def build_projection(hidden_size: int, prj_dim: int, layer_norm: bool = True) -> nn.Sequential:
+    """CODI's map from a hidden state to the next thought; indices as in the published weights."""
+    projection = nn.Sequential(
+        nn.Dropout(0.0),
+        nn.Linear(hidden_size, prj_dim),
+        nn.GELU(),
+        nn.Linear(prj_dim, hidden_size),
+    )
+    if layer_norm:
+        projection.add_module("ln", nn.LayerNorm(hidden_size))
+    return projection
+
+
+class CodiModel(nn.Module):
+    """A causal language model that can think in latent vectors.
+
+    Args:
+        backbone: The language model; its vocabulary holds the special tokens.
+        projection: `prj`; None where a checkpoint has none (thoughts are then the hidden states).
+        tokenizer: Tokenizer of the questions and answers.
+        settings: Number of latents, special tokens, answer prefix.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        projection: nn.Module | None,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: CodiSettings,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prj = projection if projection is not None else nn.Identity()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.num_layers = len(self.blocks)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The L decoder blocks, in order."""
+        return blocks_of(self.backbone)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    def question_ids(self, question: str) -> list[int]:
+        """Tokens of a question, with the tokenizer's own special tokens, without bot.
+
+        Raises:
+            ValueError: The question is empty.
+        """
+        text = re.sub(r" {2,}", " ", question.strip())
+        if not text:
+            raise ValueError("expected a question with text, got an empty one")
+        return list(self.tokenizer(text)["input_ids"])
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Tokens of the prompt: the question, then bot."""
+        return [*self.question_ids(question), *self.settings.bot_ids]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings `(rows, length, hidden)` of token ids `(rows, length)`."""
+        return self.backbone.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits `(…, vocabulary)` of hidden states after the final norm `(…, hidden)`."""
+        return self.backbone.get_output_embeddings()(hidden)
+
+    def start(self, rows: int = 1) -> Context:
+        """The context before anything was read."""
+        return Context(cache=None, mask=None, length=0, rows=rows)
+
+    def advance(
+        self, context: Context, embeddings: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Context]:
+        """Read `embeddings` after `context`.
+
+        Args:
+            context: What came before; left unchanged.
+            embeddings: `(rows, length, hidden)`.
+            mask: `(rows, length)`, 0 where the new positions are padding (before the real ones).
+
+        Returns:
+            The hidden states after the final norm `(rows, length, hidden)`, and the new context.
+        """
+        rows, new = embeddings.shape[:2]
+        cache = _copy(context.cache, rows) or DynamicCache()
+        positions = None
+        if mask is not None or context.mask is not None:
+            before = context.mask
+            if before is None:
+                before = torch.ones(rows, context.length, dtype=torch.long, device=self.device)
+            if mask is None:
+                mask = torch.ones(rows, new, dtype=torch.long, device=self.device)
+            mask = torch.cat([before, mask], dim=1)
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
+        hidden = decoder_of(self.backbone)(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden, Context(cache, mask, context.length + new, rows)
+
+    def read(
+        self, context: Context, ids: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Context]:
+        """Read token ids `(rows, length)` after `context`; see `advance`."""
+        return self.advance(context, self.embed(ids), mask)
+
+    def encode(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Context]:
+        """Read prompts from the start, padded on the left where their lengths differ.
+
+        Returns:
+            The hidden state at the last token of each `(rows, hidden)`, and the context.
+        """
+        ids, mask = pad_left(prompts, self.settings.eos_id)
+        equal = bool(mask.all())
+        hidden, context = self.read(
+            self.start(len(prompts)),
+            ids.to(self.device),
+            None if equal else mask.to(self.device),
+        )
+        return hidden[:, -1], context
+
+    def think(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Context]:
+        """Generate and feed back the latent thoughts.
+
+        Args:
+            hidden: `(rows, hidden)` at bot.
+            context: The context that ends with bot.
+
+        Returns:
+            Thoughts z `(rows, K, hidden)`, the last hidden states made from them
+            `(rows, K, hidden)`, and the context with the K thoughts in its cache.
+        """
+        thoughts, states = [], []
+        for _ in range(self.settings.num_latents):
+            thought = self.prj(hidden)
+            step, context = self.advance(context, thought.unsqueeze(1))
+            hidden = step[:, 0]
+            thoughts.append(thought)
+            states.append(hidden)
+        return torch.stack(thoughts, dim=1), torch.stack(states, dim=1), context
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask `(rows, longest)`, padding before the tokens."""
+    longest = max(len(s) for s in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, longest - len(sequence) :] = torch.tensor(list(sequence))
+        mask[row, longest - len(sequence) :] = 1
+    return ids, mask
