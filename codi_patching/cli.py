@@ -1,18 +1,91 @@
-"""Command line."""
-import torch
-from lightning.pytorch.cli import LightningCLI
+"""The command line: `codi-patching predict` runs an experiment, `codi-patching fit` trains.
 
+Every key of a configuration file is an option too, so `--model.latents frozen` on the command line
+changes what `configs/position.yaml` says.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from codi_patching.callbacks.figures import FigureWriter
+from codi_patching.callbacks.progress import PatchingProgress
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.experiments.distillation import CodiDistillation, WordProblemsDataModule
 
+_USAGE = """usage: codi-patching {predict,fit} [--config FILE] [options]
 
-class TrainingCLI(LightningCLI):
+  predict   run a patching experiment:  codi-patching predict --config configs/position.yaml
+  fit       train a small CODI model:   codi-patching fit --config configs/train_codi_tiny.yaml
+
+codi-patching predict --help and codi-patching fit --help list every option.
+"""
+
+
+class PredictCLI(LightningCLI):
+    """`predict`: an experiment on a file of pairs, with results, figures and a progress bar."""
+
     @staticmethod
-    def subcommands():
+    def subcommands() -> dict[str, set[str]]:
+        """Only predict."""
+        return {"predict": {"model", "dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give each of our callbacks a group of options."""
+        parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.add_lightning_class_args(FigureWriter, "figures")
+        parser.add_lightning_class_args(PatchingProgress, "progress")
+
+    def before_instantiate_classes(self) -> None:
+        """Pairs go to the results writer as they are made; keeping them all would cost memory."""
+        self.config.predict.return_predictions = False
+
+
+class FitCLI(LightningCLI):
+    """`fit`: CODI self-distillation on word problems."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fit."""
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
 
-def main(args=None):
-    TrainingCLI(CodiDistillation, WordProblemsDataModule, auto_configure_optimizers=False, seed_everything_default=42, args=args)
+def run(args: Sequence[str]) -> None:
+    """Run a command; errors are raised."""
+    if args[:1] == ["fit"]:
+        FitCLI(
+            CodiDistillation,
+            WordProblemsDataModule,
+            auto_configure_optimizers=False,
+            seed_everything_default=42,
+            args=list(args),
+        )
+    else:
+        PredictCLI(
+            PatchingExperiment,
+            PairsDataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=42,
+            trainer_defaults={"logger": False},
+            args=list(args),
+        )
 
-if __name__ == "__main__":
-    main()
+
+def main() -> None:
+    """Entry point: bad input gives one line and exit status 1."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        sys.exit(0 if args else 2)
+    try:
+        run(args)
+    except (ValueError, OSError, MisconfigurationException) as error:
+        sys.exit(f"codi-patching: {error}")

@@ -121,12 +121,16 @@ class CodiModel(nn.Module):
         self.prj = projection if projection is not None else nn.Identity()
         self.tokenizer = tokenizer
         self.settings = settings
-        self.num_layers = len(self.blocks)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The L decoder blocks, in order."""
         return blocks_of(self.backbone)
+
+    @property
+    def num_latents(self) -> int:
+        """K."""
+        return self.settings.num_latents
 
     @property
     def device(self) -> torch.device:
@@ -155,10 +159,6 @@ class CodiModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits `(…, vocabulary)` of hidden states after the final norm `(…, hidden)`."""
         return self.backbone.get_output_embeddings()(hidden)
-
-    def start(self, rows: int = 1) -> Context:
-        """The context before anything was read."""
-        return Context(cache=None, mask=None, length=0, rows=rows)
 
     def advance(
         self, context: Context, embeddings: Tensor, mask: Tensor | None = None
@@ -206,12 +206,9 @@ class CodiModel(nn.Module):
             The hidden state at the last token of each `(rows, hidden)`, and the context.
         """
         ids, mask = pad_left(prompts, self.settings.eos_id)
-        equal = bool(mask.all())
-        hidden, context = self.read(
-            self.start(len(prompts)),
-            ids.to(self.device),
-            None if equal else mask.to(self.device),
-        )
+        padding = None if mask.all() else mask.to(self.device)
+        start = Context(cache=None, mask=None, length=0, rows=len(prompts))
+        hidden, context = self.read(start, ids.to(self.device), padding)
         return hidden[:, -1], context
 
     def think(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Context]:

@@ -1,0 +1,235 @@
+"""Writes what an experiment gives: each pair as it is made, the files at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from codi_patching.data.pairs import Pair
+from codi_patching.data.results import (
+    Metadata,
+    PairRecord,
+    Results,
+    ResultsError,
+    aggregate,
+    read_results,
+    results_name,
+    write_csv,
+    write_json,
+    write_results,
+)
+from codi_patching.experiments.base import ExcludedPair, PairResult, PatchingExperiment
+from codi_patching.metrics.grid import GRID_METRICS
+
+_PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
+
+
+class ResultsWriter(pl.Callback):
+    """Keeps each pair on disk as it is made, and writes the results files when all are.
+
+    Args:
+        dir: Output folder; `results/<experiment>` if not given.
+        overwrite: Whether results of another configuration may be replaced.
+        top_k: Cells in the ranked table.
+    """
+
+    def __init__(
+        self,
+        dir: str | None = None,  # noqa: A002 (the option is called --results.dir)
+        overwrite: bool = False,
+        top_k: int = 5,
+    ) -> None:
+        self.dir, self.overwrite, self.top_k = dir, overwrite, top_k
+        self.folder = Path()
+        self.metadata: Metadata = {}
+        self.excluded: list[ExcludedPair] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder, before anything is computed.
+
+        Raises:
+            ResultsError: It cannot be written.
+        """
+        experiment = _as_experiment(pl_module)
+        self.folder = Path(self.dir or f"results/{experiment.name}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()
+        except OSError as error:
+            raise ResultsError(
+                f"{self.folder} cannot be written ({error.strerror}): set --results.dir"
+            ) from error
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to replace results of another configuration.
+
+        Raises:
+            ResultsError: Naming the keys that differ.
+        """
+        experiment = _as_experiment(pl_module)
+        self.metadata = describe_run(trainer, experiment)
+        path = self.folder / results_name(experiment.name)
+        if path.exists() and not self.overwrite:
+            differing = _differences(read_results(self.folder).metadata, self.metadata)
+            if differing:
+                raise ResultsError(
+                    f"{path} holds results of another run, with another {', '.join(differing)}: "
+                    "set --results.dir to a new folder, or --results.overwrite true"
+                )
+        self._partial.write_text("")
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Pair,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append the pair to the partial file."""
+        if isinstance(outputs, ExcludedPair):
+            self.excluded.append(outputs)
+            rank_zero_warn(f"pair {outputs.pair_id} left out: {outputs.reason}")
+            return
+        line = {
+            "pair_id": outputs.pair_id,
+            "baseline": outputs.baseline,
+            "values": {name: value.tolist() for name, value in outputs.values.items()},
+        }
+        with self._partial.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files, check the two means against each other, print the top cells.
+
+        Raises:
+            ResultsError: No pair could be run.
+        """
+        experiment = _as_experiment(pl_module)
+        self.metadata["excluded"] = {pair.pair_id: pair.reason for pair in self.excluded}
+        self.metadata["num_pairs"] -= len(self.excluded)
+        if not self.metadata["num_pairs"]:
+            raise ResultsError(
+                f"no pair could be run; the first was left out because "
+                f"{self.excluded[0].reason}"
+            )
+        path = self.folder / results_name(experiment.name)
+        write_results(path, self.metadata, self._records())
+        write_csv(self.folder / "results.csv", self.metadata, self._records())
+        results = read_results(self.folder)
+        _check_means(experiment, results)
+        summary = aggregate(results, self.top_k)
+        write_json(self.folder / "aggregate.json", summary)
+        self._partial.unlink()
+        rank_zero_info(_table(summary, results, self.folder))
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / "pairs.partial.jsonl"
+
+    def _records(self) -> Iterator[PairRecord]:
+        with self._partial.open(encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                values = {name: np.array(value) for name, value in line["values"].items()}
+                yield PairRecord(line["pair_id"], line["baseline"], values)
+
+
+def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadata:
+    """All that the numbers depend on, and nothing that changes from run to run."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    model = experiment.model
+    return {
+        "experiment": experiment.name,
+        "latents": experiment.latents,
+        "direction": experiment.direction,
+        "source": experiment.source,
+        "model": str(experiment.hparams["checkpoint"]),
+        "model_type": model.backbone.config.model_type,
+        "checkpoint_sha256": experiment.report.sha256,
+        "data_sha256": datamodule.sha256,
+        "seed": experiment.seed,
+        "precision": str(trainer.precision),
+        "versions": {package: version(package) for package in _PACKAGES},
+        "grid": {
+            "shape": list(experiment.shape),
+            "layers": experiment.layer_names,
+            "positions": experiment.positions,
+            "structural_zeros": [list(cell) for cell in experiment.structural_zeros],
+        },
+        "metrics": list(GRID_METRICS),
+        "num_pairs": len(datamodule.kept),
+        "filtered": {"equal_answers": datamodule.filtered},
+        "excluded": {},
+        "config": {
+            "seed_everything": experiment.seed,
+            "model": {
+                "class_path": f"{type(experiment).__module__}.{type(experiment).__qualname__}",
+                "init_args": _public(experiment.hparams),
+            },
+            "data": _public(datamodule.hparams),
+        },
+    }
+
+
+def _public(hparams: Any) -> dict[str, Any]:
+    return {key: value for key, value in sorted(hparams.items()) if not key.startswith("_")}
+
+
+def _differences(old: Metadata, new: Metadata) -> list[str]:
+    """Keys whose values differ, except those that only the end of a run knows."""
+    keys = (old.keys() | new.keys()) - {"num_pairs", "excluded"}
+    return sorted(key for key in keys if old.get(key) != new.get(key))
+
+
+def _as_experiment(module: pl.LightningModule) -> PatchingExperiment:
+    if not isinstance(module, PatchingExperiment):
+        raise TypeError(f"expected a PatchingExperiment, got {type(module).__name__}")
+    return module
+
+
+def _check_means(experiment: PatchingExperiment, results: Results) -> None:
+    """The metrics' maps and the means of what was written are two ways to the same numbers."""
+    for metric, values in results.values.items():
+        if not np.isnan(values).all():
+            with np.errstate(invalid="ignore"):
+                means = np.nanmean(values, axis=0)
+            np.testing.assert_allclose(
+                experiment.maps[metric].numpy(), means, rtol=1e-6, atol=1e-9, err_msg=metric
+            )
+
+
+def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
+    """The ranked cells, and how well the model answers without any patch."""
+    baseline = list(results.baseline.values())
+    right = {
+        run: sum(pair[f"{run}_predicts_{run.replace('baseline', 'patched')}_answer"] for pair in baseline)
+        for run in ("baseline", "giving")
+    }  # fmt: skip
+    lines = [
+        f"{summary['experiment']} patching, {summary['num_pairs']} pairs; answered right without "
+        f"patches: {right['giving']:.0f} giving, {right['baseline']:.0f} patched questions",
+        "",
+        "rank  layer    position  KL (nats) [95 % interval]   recovery  answer changed",
+    ]
+    for rank, cell in enumerate(summary["top_cells"], 1):
+        kl, recovery = cell["kl_divergence"], cell["recovery"]
+        lines.append(
+            f"{rank:>4}  {cell['layer']:<7}  {cell['position'] or 'all':<8}  {kl['mean']:>9.4f} "
+            f"[{kl['ci_low']:.4f}, {kl['ci_high']:.4f}]".ljust(54)
+            + f"{recovery['mean']:>8.3f}  {cell['prediction_change_rate']['mean']:>13.1%}"
+        )
+    lines += ["", f"excluded: {len(results.metadata['excluded'])}; written to {folder}"]
+    if right["giving"] < len(baseline) / 2:
+        lines.append(
+            "WARNING: the model answers fewer than half of the giving questions: patching effects "
+            "say little about how it answers"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""Question pairs: reading, checking, filtering.
+
+Two forms are read, as JSON (a list) or JSONL (an object a line):
+
+    prepared   {"pair_id": "3", "clean": {"question": "…", "answer": 18}, "corrupted": {…}}
+    raw        {"pair_id": "3", "variant": "clean", "question": "…", "answer": "18"}, and another
+               line with the variant "corrupted"
+
+Other fields are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
+"""The pairs that come with the package, made for codi-tiny."""
+
+_VARIANTS = ("clean", "corrupted")
+
+
+class PairsFileError(ValueError):
+    """A file of pairs cannot be read as one; nothing of it is used."""
+
+
+@dataclass
+class Question:
+    """A question with its numeric answer."""
+
+    text: str
+    answer: float
+
+
+@dataclass
+class Pair:
+    """A clean and a corrupted question that differ in one number."""
+
+    pair_id: str
+    clean: Question
+    corrupted: Question
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """All pairs of a file, in its order.
+
+    Raises:
+        PairsFileError: The file is not JSON or JSONL, or any record is not as it should be.
+    """
+    records = _read_records(path)
+    if not records:
+        raise PairsFileError(f"{path}: expected at least one pair, got an empty list")
+    raw = any(isinstance(r, dict) and "variant" in r for r in records)
+    pairs = _from_raw(records, path) if raw else _from_prepared(records, path)
+    ids = [pair.pair_id for pair in pairs]
+    doubled = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+    if doubled:
+        raise PairsFileError(f"{path}: expected each pair_id once, got {doubled[:5]} again")
+    return pairs
+
+
+def split_equal(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """The pairs whose two answers differ, and the ids of the others."""
+    kept = [pair for pair in pairs if pair.clean.answer != pair.corrupted.answer]
+    dropped = [pair.pair_id for pair in pairs if pair.clean.answer == pair.corrupted.answer]
+    return kept, dropped
+
+
+def _read_records(path: Path) -> list[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PairsFileError(
+            f"{path}: cannot be read ({error.strerror}): set --data.pairs"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PairsFileError(f"{path}: expected UTF-8 text, {error}") from error
+    try:
+        if text.lstrip().startswith("["):
+            records = json.loads(text)
+        else:
+            records = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except json.JSONDecodeError as error:
+        raise PairsFileError(
+            f"{path}: expected a JSON list or one JSON object a line, {error}"
+        ) from error
+    return list(records)
+
+
+def _from_prepared(records: Sequence[Any], path: Path) -> list[Pair]:
+    pairs = []
+    for index, record in enumerate(records):
+        where = f"{path}: pair {index}"
+        pair_id = _pair_id(record, where)
+        questions = [_question(record.get(v), f"{where} ({pair_id!r}), {v}") for v in _VARIANTS]
+        pairs.append(Pair(pair_id, *questions))
+    return pairs
+
+
+def _from_raw(records: Sequence[Any], path: Path) -> list[Pair]:
+    found: dict[str, dict[str, Question]] = {}
+    for index, record in enumerate(records):
+        where = f"{path}: record {index}"
+        pair_id = _pair_id(record, where)
+        variant = record.get("variant")
+        if variant not in _VARIANTS:
+            raise PairsFileError(
+                f"{where} ({pair_id!r}): expected variant clean or corrupted, got {variant!r}"
+            )
+        variants = found.setdefault(pair_id, {})
+        if variant in variants:
+            raise PairsFileError(f"{where} ({pair_id!r}): the {variant} variant is there twice")
+        variants[variant] = _question(record, f"{where} ({pair_id!r})")
+    for pair_id, variants in found.items():
+        lacking = [v for v in _VARIANTS if v not in variants]
+        if lacking:
+            raise PairsFileError(f"{path}: pair {pair_id!r} has no {lacking[0]} variant")
+    return [Pair(pair_id, v["clean"], v["corrupted"]) for pair_id, v in found.items()]
+
+
+def _pair_id(record: Any, where: str) -> str:
+    if not isinstance(record, dict):
+        raise PairsFileError(f"{where}: expected an object, got {type(record).__name__}")
+    pair_id = record.get("pair_id")
+    if isinstance(pair_id, bool) or not isinstance(pair_id, str | int) or pair_id == "":
+        raise PairsFileError(f"{where}: expected pair_id to be text or a number, got {pair_id!r}")
+    return str(pair_id)
+
+
+def _question(record: Any, where: str) -> Question:
+    if not isinstance(record, dict):
+        raise PairsFileError(f"{where}: expected an object with question and answer, got {record!r}")
+    text = record.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise PairsFileError(f"{where}: expected question to be text, got {text!r}")
+    return Question(text, _number(record.get("answer"), where))
+
+
+def _number(answer: Any, where: str) -> float:
+    """A number, or the text of one: `18`, `"18.0"`, `"1,430"`, `"$18"`, `"… #### 18"`."""
+    value = math.nan
+    if isinstance(answer, str):
+        text = answer.rpartition("####")[2].strip().removeprefix("$").replace(",", "")
+        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", text):
+            value = float(text)
+    elif isinstance(answer, int | float) and not isinstance(answer, bool):
+        value = float(answer) if abs(answer) < 1e300 else math.inf
+    if not math.isfinite(value):
+        raise PairsFileError(f"{where}: expected answer to be a finite number, got {answer!r}")
+    return value

@@ -1,0 +1,303 @@
+"""What every patching experiment shares: two runs of a pair, the patched runs, their metrics.
+
+For each pair the patched question (corrupted, with denoising) and the giving question (clean) are
+encoded once and run without patches. Then every cell of the experiment's grid is a patched run of
+the patched question, and the metrics compare it to the two unpatched runs.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.pairs import Pair, Question
+from codi_patching.metrics import functional as F
+from codi_patching.metrics.grid import grid_metrics
+from codi_patching.model.answers import PairError, build_readout, format_answer
+from codi_patching.model.checkpoint import LoadReport, load_checkpoint
+from codi_patching.model.codi import CodiModel
+from codi_patching.patching.interventions import THOUGHT, Activations, Latents, Row
+from codi_patching.patching.reference import Prompt, Readout, ReferenceEngine, Run
+
+Direction = Literal["denoising", "noising"]
+Source = Literal["clean", "zero", "mean", "random_pair"]
+
+
+@dataclass
+class PairResult:
+    """What a pair gave.
+
+    Attributes:
+        pair_id: The pair.
+        baseline: Of the two unpatched runs, ready for JSON.
+        values: For each metric a value for each cell, in the grid's shape, NaN where undefined.
+    """
+
+    pair_id: str
+    baseline: dict[str, Any]
+    values: dict[str, Tensor]
+
+
+@dataclass
+class ExcludedPair:
+    """A pair that could not be run, and why."""
+
+    pair_id: str
+    reason: str
+
+
+class PatchingExperiment(pl.LightningModule, ABC):
+    """Base of the experiments; `predict_step` takes a `Pair`.
+
+    Args:
+        checkpoint: Name of a shipped model, or a folder in the package's own layout.
+        num_latents: K; the checkpoint's own if not given.
+        latents: Whether the thoughts after a patch stay the baseline's (`frozen`) or are generated
+            anew (`recomputed`).
+        direction: `denoising` patches clean activations into the corrupted run, `noising` the
+            other way round.
+        source: The activations that are patched in: `clean`, the pair's other run; `zero`; `mean`,
+            of that cell over the giving runs of all pairs; `random_pair`, of another pair.
+        include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
+        max_rows: Patched runs a batch.
+    """
+
+    name: ClassVar[str]
+    """Names the results folder and file."""
+
+    def __init__(
+        self,
+        checkpoint: str = "codi-tiny",
+        num_latents: int | None = None,
+        latents: Latents = "recomputed",
+        direction: Direction = "denoising",
+        source: Source = "clean",
+        include_thought: bool = False,
+        max_rows: int = 40,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.latents, self.direction, self.source = latents, direction, source
+        self.include_thought, self.max_rows = include_thought, max_rows
+        self.on_rows_done: Callable[[int], None] = lambda _: None
+        self.maps: dict[str, Tensor] = {}
+        self._mean: Activations | None = None
+
+    model: CodiModel
+    report: LoadReport
+    engine: ReferenceEngine
+    metrics: MetricCollection
+
+    # -- the grid: what the subclasses say ------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def positions(self) -> list[str]:
+        """Names of the grid's columns in results; empty if a layer is one cell."""
+
+    @abstractmethod
+    def rows(self, given: Activations) -> list[Row]:
+        """The patches of each cell, in the grid's order, from the activations to patch in."""
+
+    @property
+    @abstractmethod
+    def structural_zeros(self) -> list[tuple[int, ...]]:
+        """Grid indices of cells that cannot have an effect, whatever the model."""
+
+    @property
+    def layers(self) -> list[int]:
+        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1."""
+        return [THOUGHT] * self.include_thought + list(range(len(self.model.blocks)))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The grid's rows as they are keyed in results."""
+        return ["thought" if layer == THOUGHT else str(layer) for layer in self.layers]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the grid."""
+        return (len(self.layers), len(self.positions)) if self.positions else (len(self.layers),)
+
+    # -- Lightning, in the order of a run's life ------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the checkpoint, strictly, and make the metrics for its grid."""
+        if hasattr(self, "model"):
+            return
+        self.model, self.report = load_checkpoint(
+            self.hparams["checkpoint"], self.hparams["num_latents"]
+        )
+        self.engine = ReferenceEngine(self.model, self.max_rows)
+        self.metrics = grid_metrics(self.shape)
+        rank_zero_info(str(self.report))
+
+    def on_predict_start(self) -> None:
+        """Find the mean activations, where they are the source."""
+        pairs = self.pairs
+        if self.source == "random_pair" and len(pairs) < 2:
+            raise ValueError(
+                "expected at least 2 pairs with source random_pair, got 1: "
+                "set --data.max_pairs or --model.source"
+            )
+        if self.source == "mean":
+            runs = [self._activations(self._roles(pair)[1]) for pair in pairs]
+            self._mean = Activations(
+                torch.stack([run.thoughts for run in runs]).mean(0),
+                torch.stack([run.resid for run in runs]).mean(0),
+            )
+
+    def predict_step(self, batch: Pair, batch_idx: int) -> PairResult | ExcludedPair:
+        """Run a pair; one that cannot be run is named, not dropped."""
+        try:
+            return self.run_pair(batch)
+        except PairError as error:
+            return ExcludedPair(batch.pair_id, str(error))
+
+    def on_predict_epoch_end(self) -> None:
+        """Reduce the metrics to mean maps."""
+        self.maps = {name: value.cpu() for name, value in self.metrics.compute().items()}
+
+    # -- one pair -------------------------------------------------------------------------------
+
+    def run_pair(self, pair: Pair) -> PairResult:
+        """Run a pair without and with patches.
+
+        Raises:
+            PairError: It does not fit the model's context, its answers cannot be read at the same
+                place, or its logits are not finite.
+        """
+        patched, giving = self._roles(pair)
+        settings = self.model.settings
+        readout = build_readout(
+            self.model.tokenizer,
+            settings.eot_id,
+            settings.answer_prefix,
+            (patched.answer, giving.answer),
+        )
+        prompt = self._encode(patched, readout)
+        baseline = self.engine.run(prompt, [[]], readout)
+        reference = self.engine.run(self._encode(giving, readout), [[]], readout)
+        given, donor = self._given(pair, reference)
+        runs = self.engine.run(
+            prompt,
+            self.rows(given),
+            readout,
+            self.latents,
+            baseline.thoughts[0],
+            self.on_rows_done,
+        )
+        self._check_finite(runs)
+        own_ids, other_ids = (
+            torch.tensor(ids, device=self.device) for ids in readout.answers
+        )
+        inputs = {
+            "patched_own": runs.answer_logits[0],
+            "patched_other": runs.answer_logits[1],
+            "baseline_own": baseline.answer_logits[0][0],
+            "baseline_other": baseline.answer_logits[1][0],
+            "giving_own": reference.answer_logits[0][0],
+            "giving_other": reference.answer_logits[1][0],
+            "own_ids": own_ids,
+            "other_ids": other_ids,
+        }
+        values = {name: value.cpu() for name, value in self.metrics(**inputs).items()}
+        summary = {
+            "patched_answer": format_answer(patched.answer),
+            "giving_answer": format_answer(giving.answer),
+            "patched_answer_tokens": list(readout.answers[0]),
+            "giving_answer_tokens": list(readout.answers[1]),
+            "source_pair": donor,
+            **_describe_unpatched(inputs),
+        }
+        return PairResult(pair.pair_id, summary, values)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """All pairs of the run."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, PairsDataModule):
+            raise TypeError(f"expected a PairsDataModule, got {type(datamodule).__name__}")
+        return datamodule.kept
+
+    def _roles(self, pair: Pair) -> tuple[Question, Question]:
+        """The question that is patched, and the one that gives the activations."""
+        if self.direction == "denoising":
+            return pair.corrupted, pair.clean
+        return pair.clean, pair.corrupted
+
+    def _encode(self, question: Question, readout: Readout) -> Prompt:
+        ids = self.model.prompt_ids(question.text)
+        length = len(ids) + self.model.num_latents + len(readout.prefix)
+        length += max((len(a) - 1 for a in readout.answers), default=0)
+        limit = self.model.backbone.config.max_position_embeddings
+        if length > limit:
+            raise PairError(
+                f"expected at most {limit} tokens from prompt to answer, the model's context, "
+                f"got {length}"
+            )
+        return Prompt(*self.model.encode([ids]))
+
+    def _activations(self, question: Question) -> Activations:
+        """The activations of an unpatched run."""
+        nothing = Readout((), ())
+        return self.engine.run(self._encode(question, nothing), [[]], nothing).activations()
+
+    def _given(self, pair: Pair, reference: Run) -> tuple[Activations, str | None]:
+        """The activations to patch in, and the id of the pair they come from if another."""
+        own = reference.activations()
+        if self.source == "zero":
+            return Activations.zeros_like(own), None
+        if self.source == "mean" and self._mean is not None:
+            return self._mean, None
+        if self.source == "random_pair":
+            others = [other for other in self.pairs if other.pair_id != pair.pair_id]
+            donor = Random(f"{self.seed}/{pair.pair_id}").choice(others)
+            return self._activations(self._roles(donor)[1]), donor.pair_id
+        return own, None
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run, as `seed_everything` left it."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "42"))
+
+    def _check_finite(self, runs: Run) -> None:
+        for logits in runs.answer_logits:
+            wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            if wrong:
+                where = [self.cell_name(row) for row in wrong[:3]]
+                raise PairError(f"logits are not finite at {', '.join(where)}")
+
+    def cell_name(self, row: int) -> str:
+        """A cell in words: `layer 3, position 2`."""
+        width = max(len(self.positions), 1)
+        layer = self.layer_names[row // width]
+        layer = layer if layer == "thought" else f"layer {layer}"
+        return f"{layer}, position {self.positions[row % width]}" if self.positions else layer
+
+
+def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, float]:
+    """Metrics of the baseline and of the giving run, for the results' `baseline`."""
+    own_ids, other_ids = inputs["own_ids"], inputs["other_ids"]
+    described = {}
+    for run in ("baseline", "giving"):
+        own, other = inputs[f"{run}_own"], inputs[f"{run}_other"]
+        difference = F.compute_answer_logit_difference(other, other_ids, own, own_ids)
+        described |= {
+            f"{run}_answer_logit_difference": difference.item(),
+            f"{run}_predicts_patched_answer": F.compute_predicts(own, own_ids).item(),
+            f"{run}_predicts_giving_answer": F.compute_predicts(other, other_ids).item(),
+        }
+    to_clean = F.compute_kl_divergence(inputs["giving_other"], inputs["baseline_other"])
+    return {**described, "baseline_kl_to_clean": to_clean.item()}

@@ -1,0 +1,128 @@
+"""Metrics of a patched run's answer, as pure functions.
+
+Shapes: `(…, tokens, vocabulary)` for logits at the positions before an answer's tokens, where `…`
+is any batch of runs; every function reduces tokens and vocabulary and keeps `…`. Baseline logits
+without batch dimensions broadcast. Everything is computed in float32 at least, in float64 where the
+device has it: on nearly equal wide distributions a bf16 KL is off by two orders of magnitude.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_DENOMINATOR = 1e-3
+"""Recovery is undefined where the two runs' logit differences are closer than this (logits)."""
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.device.type == "mps" else logits.double()
+
+
+def _check_shapes(logits: Tensor, other: Tensor) -> None:
+    if logits.shape[-2:] != other.shape[-2:]:
+        raise ValueError(
+            "expected logits of the same number of answer tokens and vocabulary, got "
+            f"{tuple(logits.shape[-2:])} and {tuple(other.shape[-2:])}"
+        )
+
+
+def compute_kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    r"""Mean over tokens of KL(P‖Q) in nats, P from `logits`, Q from `reference`.
+
+    $\frac1m \sum_j \sum_v P_j(v) (\log P_j(v) - \log Q_j(v))$ (Kullback and Leibler, 1951).
+
+    Example:
+        >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+        >>> round(compute_kl_divergence(p, q).item(), 4)  # 0.5 ln 2 + 0.5 ln 2/3
+        0.1438
+    """
+    _check_shapes(logits, reference)
+    p, q = _wide(logits).log_softmax(-1), _wide(reference).log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).mean(-1)
+
+
+def compute_l2_difference(logits: Tensor, reference: Tensor) -> Tensor:
+    """Mean over tokens of the Euclidean distance between logit vectors, in logits.
+
+    Example:
+        >>> a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+        >>> compute_l2_difference(a, b).item()
+        5.0
+    """
+    _check_shapes(logits, reference)
+    return (_wide(logits) - _wide(reference)).norm(dim=-1).mean(-1)
+
+
+def compute_prediction_change_rate(logits: Tensor, reference: Tensor) -> Tensor:
+    """Fraction of tokens, 0 to 1, whose most probable token differs.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> b = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> compute_prediction_change_rate(a, b).item()
+        0.5
+    """
+    _check_shapes(logits, reference)
+    return (logits.argmax(-1) != reference.argmax(-1)).double().mean(-1)
+
+
+def mean_answer_logit(logits: Tensor, answer_ids: Tensor) -> Tensor:
+    """Mean over an answer's tokens of their own logits; `answer_ids` is `(tokens,)`.
+
+    Raises:
+        ValueError: Logits and answer have different numbers of tokens.
+    """
+    if logits.shape[-2] != answer_ids.shape[-1]:
+        raise ValueError(
+            f"expected logits for {answer_ids.shape[-1]} answer tokens, got {logits.shape[-2]}"
+        )
+    index = answer_ids.expand(logits.shape[:-1]).unsqueeze(-1)
+    return _wide(logits).gather(-1, index).squeeze(-1).mean(-1)
+
+
+def compute_answer_logit_difference(
+    clean_logits: Tensor, clean_ids: Tensor, corrupted_logits: Tensor, corrupted_ids: Tensor
+) -> Tensor:
+    """Mean logit of the clean answer's tokens minus that of the corrupted answer's, in logits.
+
+    Args:
+        clean_logits: The run's logits, teacher-forced on the clean answer, `(…, n, vocabulary)`.
+        clean_ids: Tokens of the clean answer, `(n,)`.
+        corrupted_logits: The same run's, teacher-forced on the corrupted answer, `(…, m, …)`.
+        corrupted_ids: Tokens of the corrupted answer, `(m,)`.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 4.0, 2.0]])
+        >>> compute_answer_logit_difference(
+        ...     logits, torch.tensor([1]), logits, torch.tensor([2])
+        ... ).item()
+        2.0
+    """
+    clean = mean_answer_logit(clean_logits, clean_ids)
+    return clean - mean_answer_logit(corrupted_logits, corrupted_ids)
+
+
+def compute_recovery(difference: Tensor, corrupted: Tensor, clean: Tensor) -> Tensor:
+    """How far the logit difference moved from the corrupted run's (0) to the clean run's (1).
+
+    `(patched - corrupted) / (clean - corrupted)`, never clipped; NaN where the denominator is
+    smaller than `MIN_DENOMINATOR`. The normalised logit difference of arXiv 2309.16042.
+
+    Example:
+        >>> compute_recovery(torch.tensor(1.0), torch.tensor(-2.0), torch.tensor(4.0)).item()
+        0.5
+    """
+    span = clean - corrupted
+    span = torch.where(span.abs() < MIN_DENOMINATOR, torch.nan, span)
+    return (difference - corrupted) / span
+
+
+def compute_predicts(logits: Tensor, answer_ids: Tensor) -> Tensor:
+    """1 where the answer's token is the most probable one at every position, else 0.
+
+    Example:
+        >>> compute_predicts(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item()
+        1.0
+    """
+    return (logits.argmax(-1) == answer_ids).all(-1).double()

@@ -1,0 +1,169 @@
+"""The metrics of a pair's grid, accumulated over pairs: torchmetrics whose state is the grid.
+
+`metric(…)` takes all cells of one pair at once, returns that pair's map and adds it to the mean;
+`compute()` gives the mean map over the pairs. States are sums, so ranks reduce by themselves.
+
+The runs of one pair, as keyword arguments that each metric picks from (`patched` runs have a
+leading dimension of cells; `m` and `n` are the numbers of tokens of the two answers):
+
+    patched_own      (cells, m, vocabulary)  teacher-forced on the answer of the patched question
+    patched_other    (cells, n, vocabulary)  teacher-forced on the answer of the giving question
+    baseline_own     (m, vocabulary)         the patched question without patches
+    baseline_other   (n, vocabulary)         the same, on the other answer
+    giving_own, giving_other                 the run that gives the activations, on both answers
+    own_ids, other_ids                       (m,), (n,) token ids of the two answers
+
+With denoising, "own" is the corrupted answer and "other" the clean one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from codi_patching.metrics import functional as F
+
+
+class GridMetric(Metric):
+    """Mean over pairs of a value for each cell; NaN values are left out of that cell's mean.
+
+    Args:
+        shape: Shape of the grid, such as `(16, 5)`.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        zeros = torch.zeros(self.shape, dtype=torch.float64)
+        self.add_state("total", zeros, dist_reduce_fx="sum")
+        self.add_state("count", zeros.clone(), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def add(self, values: Tensor) -> None:
+        """Add one pair's value for each cell, in the grid's order.
+
+        Raises:
+            ValueError: There are more or fewer values than cells.
+        """
+        if values.numel() != self.total.numel():
+            raise ValueError(
+                f"expected a value for each of {self.total.numel()} cells, got {values.numel()}"
+            )
+        grid = values.detach().to(self.total).reshape(self.shape)
+        self.total = self.total + grid.nan_to_num(0.0)
+        self.count = self.count + (~grid.isnan())
+
+    def compute(self) -> Tensor:
+        """The mean map; NaN where no pair had a value."""
+        return self.total / self.count
+
+
+class KLDivergence(GridMetric):
+    """`compute_kl_divergence` of patched and baseline runs, in nats."""
+
+    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_kl_divergence(patched_own, baseline_own))
+
+
+class L2Difference(GridMetric):
+    """`compute_l2_difference` of patched and baseline runs, in logits."""
+
+    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_l2_difference(patched_own, baseline_own))
+
+
+class PredictionChangeRate(GridMetric):
+    """`compute_prediction_change_rate` of patched and baseline runs, 0 to 1."""
+
+    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_prediction_change_rate(patched_own, baseline_own))
+
+
+class AnswerLogitDifference(GridMetric):
+    """`compute_answer_logit_difference` of the patched runs, in logits."""
+
+    def update(
+        self, patched_own: Tensor, patched_other: Tensor, own_ids: Tensor, other_ids: Tensor
+    ) -> None:
+        """Add one pair."""
+        self.add(
+            F.compute_answer_logit_difference(patched_other, other_ids, patched_own, own_ids)
+        )
+
+
+class KLToClean(GridMetric):
+    """KL of the giving run's distribution from the patched runs', in nats; 0 = fully restored."""
+
+    def update(self, patched_other: Tensor, giving_other: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_kl_divergence(giving_other, patched_other))
+
+
+class Recovery(GridMetric):
+    """`compute_recovery` of the patched runs; 1 = fully restored."""
+
+    def update(
+        self,
+        patched_own: Tensor,
+        patched_other: Tensor,
+        baseline_own: Tensor,
+        baseline_other: Tensor,
+        giving_own: Tensor,
+        giving_other: Tensor,
+        own_ids: Tensor,
+        other_ids: Tensor,
+    ) -> None:
+        """Add one pair."""
+        patched, corrupted, clean = (
+            F.compute_answer_logit_difference(other, other_ids, own, own_ids)
+            for other, own in (
+                (patched_other, patched_own),
+                (baseline_other, baseline_own),
+                (giving_other, giving_own),
+            )
+        )
+        self.add(F.compute_recovery(patched, corrupted, clean))
+
+
+class PredictsClean(GridMetric):
+    """Whether the patched run's answer is the giving question's."""
+
+    def update(self, patched_other: Tensor, other_ids: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_predicts(patched_other, other_ids))
+
+
+class PredictsCorrupted(GridMetric):
+    """Whether the patched run's answer is still its own."""
+
+    def update(self, patched_own: Tensor, own_ids: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_predicts(patched_own, own_ids))
+
+
+GRID_METRICS: dict[str, type[GridMetric]] = {
+    "kl_divergence": KLDivergence,
+    "l2_difference": L2Difference,
+    "prediction_change_rate": PredictionChangeRate,
+    "answer_logit_difference": AnswerLogitDifference,
+    "kl_to_clean": KLToClean,
+    "recovery": Recovery,
+    "predicts_clean": PredictsClean,
+    "predicts_corrupted": PredictsCorrupted,
+}
+
+
+def grid_metrics(shape: Sequence[int]) -> MetricCollection:
+    """All metrics over a grid. Compute groups would merge metrics that start out equal."""
+    metrics = {name: metric(shape) for name, metric in GRID_METRICS.items()}
+    return MetricCollection(metrics, compute_groups=False)

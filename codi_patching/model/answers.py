@@ -1,0 +1,69 @@
+"""Which tokens of the readout are the answer.
+
+The prefix and the answer are tokenised *together*, and the answer's tokens found by character
+offsets, because tokenizers differ in where the space goes:
+
+    Llama-3   "The" " answer" " is" ":" " " "18"      the answer is one token, "18"
+    GPT-2     "The" " answer" " is" ":" " 18"         the answer is one token, " 18"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from transformers import PreTrainedTokenizerFast
+
+from codi_patching.patching.reference import Readout
+
+
+class PairError(ValueError):
+    """A pair that cannot be run: it is left out, named and counted, and the others go on."""
+
+
+def format_answer(answer: float) -> str:
+    """The text of a numeric answer: 18.0 reads "18", 0.5 reads "0.5"."""
+    if float(answer).is_integer():
+        return str(int(answer))
+    return format(Decimal(repr(float(answer))), "f")
+
+
+def answer_tokens(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, answer: str
+) -> tuple[list[int], list[int]]:
+    """Tokens before the answer, and of the answer, of `"{prefix} {answer}"`.
+
+    Raises:
+        PairError: One token holds the end of the prefix and the start of the answer.
+    """
+    encoding = tokenizer(
+        f"{prefix} {answer}", add_special_tokens=False, return_offsets_mapping=True
+    )
+    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    start = len(prefix) + 1
+    first = next(i for i, (_, end) in enumerate(offsets) if end > start)
+    if offsets[first][0] < len(prefix):
+        raise PairError(
+            f"expected the answer {answer!r} to start a token of its own after {prefix!r}, got "
+            f"the token {tokenizer.convert_ids_to_tokens(ids[first])!r}: set answer_prefix"
+        )
+    return list(ids[:first]), list(ids[first:])
+
+
+def build_readout(
+    tokenizer: PreTrainedTokenizerFast, eot_id: int, prefix: str, answers: Sequence[float]
+) -> Readout:
+    """The readout for several numeric answers, which must share the tokens before them.
+
+    Raises:
+        PairError: The tokens before the answers differ, or an answer straddles the prefix.
+    """
+    split = [answer_tokens(tokenizer, prefix, format_answer(answer)) for answer in answers]
+    before = [ids for ids, _ in split]
+    if any(ids != before[0] for ids in before):
+        raise PairError(
+            f"expected the same tokens between {prefix!r} and each answer, got "
+            f"{[tokenizer.convert_ids_to_tokens(ids) for ids in before]} "
+            f"for {[format_answer(a) for a in answers]}"
+        )
+    return Readout((eot_id, *before[0]), tuple(tuple(ids) for _, ids in split))

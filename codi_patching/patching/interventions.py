@@ -1,0 +1,83 @@
+"""What to patch: which activation, of which run, into which cell of the patched run.
+
+Activation patching runs one question and overwrites chosen activations by those of another run.
+A *cell* is one (layer, latent position). At layer l the site is the output of decoder block l on
+the residual stream; the extra layer `THOUGHT` is the latent thought itself, which enters layer 0.
+An effect of 0 at a cell means that nothing read after it depends on the difference there; a
+recovery of 1 means that this cell alone restores the other run's answer. See arXiv 2309.16042 and
+2404.15255 for the practice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+THOUGHT = -1
+"""The layer number of the latent thought z_p itself; `"thought"` in results."""
+
+Latents = Literal["frozen", "recomputed"]
+"""Whether the thoughts after a patched cell stay the baseline's or are generated anew."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one run of a question had in its latent positions.
+
+    Attributes:
+        thoughts: z, `(K, hidden)`.
+        resid: Output of every block, `(L, K, hidden)`.
+    """
+
+    thoughts: Tensor
+    resid: Tensor
+
+    def at(self, layer: int, position: int) -> Tensor:
+        """The activation of one cell, `(hidden,)`; `layer` may be `THOUGHT`."""
+        source = self.thoughts if layer == THOUGHT else self.resid[layer]
+        return source[position]
+
+    @classmethod
+    def zeros_like(cls, other: Activations) -> Activations:
+        """Zero vectors in every cell."""
+        return cls(torch.zeros_like(other.thoughts), torch.zeros_like(other.resid))
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One overwritten cell: `values`, `(hidden,)`, at `(layer, position)`."""
+
+    layer: int
+    position: int
+    values: Tensor
+
+
+Row = Sequence[Patch]
+"""One patched run: all its patches. An empty row is an unpatched run."""
+
+
+def patches_from(activations: Activations, layer: int, positions: Sequence[int]) -> list[Patch]:
+    """Patch `positions` of one layer with the activations of another run."""
+    return [Patch(layer, p, activations.at(layer, p)) for p in positions]
+
+
+def check_rows(rows: Sequence[Row], num_layers: int, num_latents: int) -> None:
+    """Refuse cells that do not exist and cells patched twice in one row.
+
+    Raises:
+        ValueError: Naming the cell and the grid.
+    """
+    for row in rows:
+        cells = [(patch.layer, patch.position) for patch in row]
+        for layer, position in cells:
+            if not (THOUGHT <= layer < num_layers and 0 <= position < num_latents):
+                raise ValueError(
+                    f"expected a layer in 0..{num_layers - 1} (or {THOUGHT} for the thought) and "
+                    f"a position in 0..{num_latents - 1}, got layer {layer}, position {position}"
+                )
+        if len(set(cells)) != len(cells):
+            raise ValueError(f"expected each cell once in a row, got {cells}")
