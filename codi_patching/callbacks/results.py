@@ -25,7 +25,7 @@ from codi_patching.data.results import (
     write_json,
     write_results,
 )
-from codi_patching.experiments.base import ExcludedPair, PairResult, PatchingExperiment
+from codi_patching.experiments.base import ExcludedPair, PatchingExperiment
 from codi_patching.metrics.grid import GRID_METRICS
 
 _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
@@ -42,7 +42,7 @@ class ResultsWriter(pl.Callback):
 
     def __init__(
         self,
-        dir: str | None = None,  # noqa: A002 (the option is called --results.dir)
+        dir: str | None = None,
         overwrite: bool = False,
         top_k: int = 5,
     ) -> None:
@@ -118,8 +118,7 @@ class ResultsWriter(pl.Callback):
         self.metadata["num_pairs"] -= len(self.excluded)
         if not self.metadata["num_pairs"]:
             raise ResultsError(
-                f"no pair could be run; the first was left out because "
-                f"{self.excluded[0].reason}"
+                f"no pair could be run; the first was left out because {self.excluded[0].reason}"
             )
         path = self.folder / results_name(experiment.name)
         write_results(path, self.metadata, self._records())
@@ -209,13 +208,11 @@ def _check_means(experiment: PatchingExperiment, results: Results) -> None:
 def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
     """The ranked cells, and how well the model answers without any patch."""
     baseline = list(results.baseline.values())
-    right = {
-        run: sum(pair[f"{run}_predicts_{run.replace('baseline', 'patched')}_answer"] for pair in baseline)
-        for run in ("baseline", "giving")
-    }  # fmt: skip
+    patched = sum(pair["baseline"]["predicts_corrupted"] for pair in baseline)
+    giving = sum(pair["giving"]["predicts_clean"] for pair in baseline)
     lines = [
         f"{summary['experiment']} patching, {summary['num_pairs']} pairs; answered right without "
-        f"patches: {right['giving']:.0f} giving, {right['baseline']:.0f} patched questions",
+        f"patches: {giving:.0f} giving, {patched:.0f} patched questions",
         "",
         "rank  layer    position  KL (nats) [95 % interval]   recovery  answer changed",
     ]
@@ -227,7 +224,7 @@ def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
             + f"{recovery['mean']:>8.3f}  {cell['prediction_change_rate']['mean']:>13.1%}"
         )
     lines += ["", f"excluded: {len(results.metadata['excluded'])}; written to {folder}"]
-    if right["giving"] < len(baseline) / 2:
+    if giving < len(baseline) / 2:
         lines.append(
             "WARNING: the model answers fewer than half of the giving questions: patching effects "
             "say little about how it answers"

@@ -1,0 +1,1 @@
+"""Pairs, word problems and the files of a run."""

@@ -134,7 +134,9 @@ def _pair_id(record: Any, where: str) -> str:
 
 def _question(record: Any, where: str) -> Question:
     if not isinstance(record, dict):
-        raise PairsFileError(f"{where}: expected an object with question and answer, got {record!r}")
+        raise PairsFileError(
+            f"{where}: expected an object with question and answer, got {record!r}"
+        )
     text = record.get("question")
     if not isinstance(text, str) or not text.strip():
         raise PairsFileError(f"{where}: expected question to be text, got {text!r}")

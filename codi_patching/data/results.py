@@ -90,18 +90,14 @@ def atomic_write(path: Path) -> Iterator[TextIO]:
 
 def write_results(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> None:
     """Write the results file, one line a pair."""
-    lines = [(json.dumps(r.pair_id), r) for r in records]
+    records = list(records)
     with atomic_write(path) as file:
-        file.write(f'{{"metadata": {_dump(metadata, indent=2)},\n"baseline": {{')
-        _write_items(file, ((key, record.baseline) for key, record in lines))
-        file.write('},\n"results": {')
-        _write_items(file, ((key, _nested(record, metadata)) for key, record in lines))
-        file.write("}}\n")
-
-
-def _write_items(file: TextIO, items: Iterable[tuple[str, Any]]) -> None:
-    for index, (key, value) in enumerate(items):
-        file.write(f"{',' if index else ''}\n{key}: {_dump(value)}")
+        file.write(f'{{"metadata": {_dump(metadata, indent=2)},\n"baseline": {{\n')
+        file.write(",\n".join(f"{_dump(r.pair_id)}: {_dump(r.baseline)}" for r in records))
+        file.write('\n},\n"results": {\n')
+        cells = (f"{_dump(r.pair_id)}: {_dump(_nested(r, metadata))}" for r in records)
+        file.write(",\n".join(cells))
+        file.write("\n}}\n")
 
 
 def write_csv(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> None:
@@ -173,10 +169,10 @@ def aggregate(results: Results, top_k: int) -> dict[str, Any]:
             )
             _put(cells, layer, position, cell)
         metrics[metric] = cells
-    top = [
-        {"layer": layer, "position": position, **{m: _at(metrics[m], layer, position) for m in metrics}}
-        for layer, position in top_cells(results, top_k)
-    ]  # fmt: skip
+    top = []
+    for layer, position in top_cells(results, top_k):
+        cell = {metric: _at(cells, layer, position) for metric, cells in metrics.items()}
+        top.append({"layer": layer, "position": position, **cell})
     return {
         "experiment": metadata["experiment"],
         "num_pairs": len(results.pair_ids),

@@ -137,7 +137,7 @@ class Problem:
         )
 
     def is_valid(self) -> bool:
-        """Whether quantities are in 0..MAX_VALUE, factors and divisors in 2..9, the answer over 0."""
+        """Whether quantities are in 0..MAX_VALUE, factors in 2..9, the answer over 0."""
         small = all(
             2 <= n <= 9
             for step, n in zip(self.plot.steps, self.numbers[1:], strict=True)

@@ -1,0 +1,1 @@
+"""The experiments and the training, as LightningModules."""

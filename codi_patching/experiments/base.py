@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -199,9 +199,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
             self.on_rows_done,
         )
         self._check_finite(runs)
-        own_ids, other_ids = (
-            torch.tensor(ids, device=self.device) for ids in readout.answers
-        )
+        own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in readout.answers)
         inputs = {
             "patched_own": runs.answer_logits[0],
             "patched_other": runs.answer_logits[1],
@@ -287,17 +285,18 @@ class PatchingExperiment(pl.LightningModule, ABC):
         return f"{layer}, position {self.positions[row % width]}" if self.positions else layer
 
 
-def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, float]:
+def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Metrics of the baseline and of the giving run, for the results' `baseline`."""
     own_ids, other_ids = inputs["own_ids"], inputs["other_ids"]
     described = {}
     for run in ("baseline", "giving"):
         own, other = inputs[f"{run}_own"], inputs[f"{run}_other"]
         difference = F.compute_answer_logit_difference(other, other_ids, own, own_ids)
-        described |= {
-            f"{run}_answer_logit_difference": difference.item(),
-            f"{run}_predicts_patched_answer": F.compute_predicts(own, own_ids).item(),
-            f"{run}_predicts_giving_answer": F.compute_predicts(other, other_ids).item(),
+        to_clean = F.compute_kl_divergence(inputs["giving_other"], other)
+        described[run] = {
+            "answer_logit_difference": difference.item(),
+            "kl_to_clean": to_clean.item(),
+            "predicts_clean": F.compute_predicts(other, other_ids).item(),
+            "predicts_corrupted": F.compute_predicts(own, own_ids).item(),
         }
-    to_clean = F.compute_kl_divergence(inputs["giving_other"], inputs["baseline_other"])
-    return {**described, "baseline_kl_to_clean": to_clean.item()}
+    return described

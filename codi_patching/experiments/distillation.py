@@ -141,9 +141,9 @@ class CodiDistillation(pl.LightningModule):
             intermediate_size=intermediate_size,
         )
         tokenizer = self.model.tokenizer
-        self.prefix_ids = tokenizer(
-            self.model.settings.answer_prefix, add_special_tokens=False
-        )["input_ids"]
+        self.prefix_ids = tokenizer(self.model.settings.answer_prefix, add_special_tokens=False)[
+            "input_ids"
+        ]
 
     # -- losses ---------------------------------------------------------------------------------
 
@@ -178,9 +178,7 @@ class CodiDistillation(pl.LightningModule):
         columns = torch.tensor(before_answer, device=self.device)
         return loss, [record[0][rows, columns] for record in records]
 
-    def student_loss(
-        self, context: Context, batch: Batch
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def student_loss(self, context: Context, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Cross entropies of the answer and of the thoughts, and the states before the answer.
 
         Returns:

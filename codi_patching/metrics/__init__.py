@@ -1,0 +1,1 @@
+"""Metrics of a patched run's answer, functional and over a grid of cells."""

@@ -96,9 +96,7 @@ class AnswerLogitDifference(GridMetric):
         self, patched_own: Tensor, patched_other: Tensor, own_ids: Tensor, other_ids: Tensor
     ) -> None:
         """Add one pair."""
-        self.add(
-            F.compute_answer_logit_difference(patched_other, other_ids, patched_own, own_ids)
-        )
+        self.add(F.compute_answer_logit_difference(patched_other, other_ids, patched_own, own_ids))
 
 
 class KLToClean(GridMetric):

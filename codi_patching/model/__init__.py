@@ -1,0 +1,1 @@
+"""CODI models: encode, think, read out; loading and saving."""

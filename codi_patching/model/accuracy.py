@@ -60,9 +60,7 @@ def latent_answers(
 
 
 @torch.no_grad()
-def reasoned_answers(
-    model: CodiModel, questions: Sequence[str], max_tokens: int = 48
-) -> list[str]:
+def reasoned_answers(model: CodiModel, questions: Sequence[str], max_tokens: int = 48) -> list[str]:
     """Greedy answers of the teacher, which writes its reasoning steps in words first."""
     prompts = [model.question_ids(q) for q in questions]
     last = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)

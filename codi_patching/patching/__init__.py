@@ -1,0 +1,1 @@
+"""What to patch, and the engine that does."""

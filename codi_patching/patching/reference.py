@@ -195,9 +195,7 @@ class ReferenceEngine:
         return thoughts, states, last, context
 
 
-def _edits(
-    rows: Sequence[Row], thoughts: Tensor, first: int
-) -> dict[int, tuple[Tensor, Tensor]]:
+def _edits(rows: Sequence[Row], thoughts: Tensor, first: int) -> dict[int, tuple[Tensor, Tensor]]:
     """The patches at positions `first`.., as a mask and values for each layer."""
     count, positions = thoughts.shape[:2]
     edits: dict[int, tuple[Tensor, Tensor]] = {}

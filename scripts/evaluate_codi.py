@@ -1,0 +1,66 @@
+"""How often a model answers right with its own, zeroed and exchanged thoughts, and in words.
+
+    python scripts/evaluate_codi.py --checkpoint codi-tiny --problems 2000
+
+A model that reasons in its thoughts loses its accuracy without them. The problems are held out:
+training never sees their texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from random import Random
+
+from tqdm import tqdm
+
+from codi_patching.data.word_problems import Problem, sample_problem
+from codi_patching.model.accuracy import is_correct, latent_answers, reasoned_answers
+from codi_patching.model.checkpoint import load_checkpoint
+from codi_patching.model.codi import CodiModel
+
+MODES: dict[str, Callable[[CodiModel, list[str]], list[str]]] = {
+    "own thoughts": lambda model, questions: latent_answers(model, questions, "own"),
+    "thoughts zeroed": lambda model, questions: latent_answers(model, questions, "zeroed"),
+    "thoughts exchanged": lambda model, questions: latent_answers(model, questions, "exchanged"),
+    "teacher, in words": reasoned_answers,
+}
+
+
+def accuracies(model: CodiModel, problems: list[Problem], batch_size: int) -> dict[str, float]:
+    """Fraction of right answers in each of `MODES`."""
+    right = dict.fromkeys(MODES, 0)
+    for start in tqdm(range(0, len(problems), batch_size), desc="batches of problems"):
+        batch = problems[start : start + batch_size]
+        questions = [problem.question for problem in batch]
+        for mode, answer in MODES.items():
+            texts = answer(model, questions)
+            right[mode] += sum(is_correct(t, p.answer) for t, p in zip(texts, batch, strict=True))
+    return {mode: count / len(problems) for mode, count in right.items()}
+
+
+def main() -> None:
+    """Print the accuracies."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", default="codi-tiny", help="name or folder")
+    parser.add_argument("--problems", type=int, default=2000, help="number of fresh problems")
+    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=2502, help="of the problems")
+    args = parser.parse_args()
+    if args.problems < 2 or args.batch_size < 2 or args.problems % args.batch_size == 1:
+        parser.error("expected at least 2 problems in every batch, to exchange thoughts between")
+    try:
+        model, report = load_checkpoint(args.checkpoint)
+    except ValueError as error:
+        sys.exit(f"evaluate_codi: {error}")
+    print(report)
+    rng = Random(args.seed)
+    problems = [sample_problem(rng, held_out=True) for _ in range(args.problems)]
+    print(f"{args.problems} held-out problems, seed {args.seed}")
+    for mode, accuracy in accuracies(model, problems, args.batch_size).items():
+        print(f"{mode:<20}{accuracy:>8.2%}")
+
+
+if __name__ == "__main__":
+    main()
