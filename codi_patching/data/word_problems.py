@@ -143,9 +143,9 @@ class Problem:
             for step, n in zip(self.plot.steps, self.numbers[1:], strict=True)
             if step.operator in "*/"
         )
-        given = all(1 <= n <= MAX_VALUE for n in self.numbers)
-        reached = all(0 <= v <= MAX_VALUE for v in self.values)
-        return small and given and reached and self.answer > 0
+        if not small or not all(1 <= n <= MAX_VALUE for n in self.numbers):
+            return False
+        return all(0 <= v <= MAX_VALUE for v in self.values) and self.answer > 0
 
 
 def _apply(operator: str, a: int, b: int) -> int:

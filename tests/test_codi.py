@@ -1,0 +1,85 @@
+import pytest
+import torch
+from conftest import random_model
+
+from codi_patching.model.codi import CodiSettings, pad_left
+
+LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
+
+
+def test_prompt_starts_with_bos_and_ends_with_bot(model):
+    ids = model.prompt_ids(LONG)
+    assert ids[0] == model.tokenizer.bos_token_id
+    assert ids[-1] == model.settings.bot_ids[-1]
+    assert model.tokenizer.convert_ids_to_tokens(ids[1:4]) == ["Tom", "has", "16"]
+
+
+def test_prompt_is_stripped_and_double_spaces_are_one(model):
+    assert model.prompt_ids("  Tom  has   5. ") == model.prompt_ids("Tom has 5.")
+
+
+def test_an_empty_question_is_refused(model):
+    with pytest.raises(ValueError, match="expected a question with text"):
+        model.prompt_ids("  ")
+
+
+def test_words_outside_the_vocabulary_become_characters_and_bytes_never_unknown(model):
+    tokens = model.tokenizer.convert_ids_to_tokens(model.question_ids("Zoë 1430"))
+    assert tokens == ["<bos>", "Z", "o", "<0xC3>", "<0xAB>", "1", "4", "3", "0"]
+
+
+def test_thoughts_are_the_projected_hidden_states_not_tokens(model):
+    """Step by step over whole sequences, without a cache."""
+    prompt = torch.tensor([model.prompt_ids(LONG)])
+    sequence = model.embed(prompt)
+    expected = []
+    for _ in range(model.num_latents):
+        hidden = model.backbone.model(inputs_embeds=sequence).last_hidden_state[:, -1]
+        thought = model.prj(hidden)
+        expected.append(thought)
+        sequence = torch.cat([sequence, thought.unsqueeze(1)], dim=1)
+    thoughts, _, context = model.think(*model.encode(prompt.tolist()))
+    torch.testing.assert_close(thoughts, torch.stack(expected, dim=1), rtol=0, atol=1e-12)
+    assert context.length == prompt.shape[1] + model.num_latents
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 7])
+def test_any_number_of_latents(num_latents):
+    model = random_model(num_latents=num_latents)
+    thoughts, states, _ = model.think(*model.encode([model.prompt_ids(LONG)]))
+    assert thoughts.shape == states.shape == (1, num_latents, 32)
+
+
+def test_no_latents_is_refused():
+    with pytest.raises(ValueError, match=r"at least 1 latent.*--model\.num_latents"):
+        CodiSettings(num_latents=0, bot_ids=(1,), eot_id=2, eos_id=3)
+
+
+def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):
+    prompts = [model.prompt_ids(LONG), model.prompt_ids(SHORT)]
+    batch, _, context = model.think(*model.encode(prompts))
+    readout = torch.tensor([[model.settings.eot_id, 7]] * 2)
+    read, _ = model.read(context, readout)
+    for row, prompt in enumerate(prompts):
+        single, _, alone = model.think(*model.encode([prompt]))
+        torch.testing.assert_close(batch[row], single[0], rtol=0, atol=1e-10)
+        hidden, _ = model.read(alone, readout[:1])
+        torch.testing.assert_close(read[row], hidden[0], rtol=0, atol=1e-10)
+
+
+def test_a_context_is_left_as_it_was(model):
+    hidden, context = model.encode([model.prompt_ids(LONG)])
+    before = [layer.keys.clone() for layer in context.cache.layers]
+    first, _, _ = model.think(hidden, context)
+    again, _, _ = model.think(hidden, context)
+    assert torch.equal(first, again)
+    for layer, keys in zip(context.cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
+    with pytest.raises(ValueError, match="1 row"):
+        context.expand(2).expand(4)
+
+
+def test_pad_left():
+    ids, mask = pad_left([[5, 6, 7], [8]], pad_id=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]

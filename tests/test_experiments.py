@@ -1,0 +1,238 @@
+"""The experiments through Lightning's own trainer, on a random model."""
+
+import json
+import random
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from twin import run_twin
+
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.results import read_results
+from codi_patching.experiments.base import ExcludedPair
+from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.position import PositionPatching
+from codi_patching.metrics.grid import grid_metrics
+from codi_patching.model.answers import build_readout
+from codi_patching.model.checkpoint import load_checkpoint
+from codi_patching.patching.interventions import THOUGHT, Activations, patches_from
+
+QUESTIONS = [
+    ("Tom has 16 pears. He eats 3.", 13, "Tom has 18 pears. He eats 3.", 15),
+    ("Tom has 9 pears. He buys 3 more.", 12, "Tom has 9 pears. He buys 4 more.", 13),
+    ("Tom has 5 pears. He eats 1.", 4, "Tom has 2 pears. He eats 1.", 1),
+    ("Tom has 7.", 7, "Tom has 7.0.", 7),  # equal answers: filtered
+]
+
+
+@pytest.fixture
+def pairs_file(tmp_path):
+    records = [
+        {
+            "pair_id": f"p{index}",
+            "clean": {"question": clean, "answer": a},
+            "corrupted": {"question": corrupted, "answer": b},
+        }
+        for index, (clean, a, corrupted, b) in enumerate(QUESTIONS)
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(records))
+    return str(tmp_path / "pairs.json")
+
+
+@pytest.fixture
+def predict(pairs_file, tmp_path):
+    """Run an experiment; returns its results."""
+    counter = iter(range(100))
+
+    def predict(experiment, **data):
+        folder = tmp_path / f"out{next(counter)}"
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[ResultsWriter(str(folder))],
+        )
+        data = PairsDataModule(data.pop("pairs", pairs_file), **data)
+        trainer.predict(experiment, data, return_predictions=False)
+        return read_results(folder)
+
+    return predict
+
+
+def twin_maps(checkpoint, index, cells, latents="recomputed", direction="denoising", given=None):
+    """The metrics of one pair from whole-sequence runs; `cells` gives each row's layer, positions."""
+    model, _ = load_checkpoint(checkpoint)
+    clean, a, corrupted, b = QUESTIONS[index]
+    own, other = ((corrupted, b), (clean, a))
+    if direction == "noising":
+        own, other = other, own
+    readout = build_readout(
+        model.tokenizer, model.settings.eot_id, "The answer is:", (own[1], other[1])
+    )
+    thoughts, _, baseline = run_twin(model, own[0], [], readout)
+    giving = run_twin(model, other[0], [], readout)
+    source = given or Activations(giving[0], giving[1])
+    logits = [
+        run_twin(model, own[0], patches_from(source, *cell), readout, latents, thoughts)[2]
+        for cell in cells
+    ]
+    return grid_metrics((len(cells),))(
+        patched_own=torch.stack([pair[0] for pair in logits]),
+        patched_other=torch.stack([pair[1] for pair in logits]),
+        baseline_own=baseline[0],
+        baseline_other=baseline[1],
+        giving_own=giving[2][0],
+        giving_other=giving[2][1],
+        own_ids=torch.tensor(readout.answers[0]),
+        other_ids=torch.tensor(readout.answers[1]),
+    )
+
+
+def assert_equal_maps(results, index, expected):
+    for metric, values in expected.items():
+        np.testing.assert_allclose(
+            results.values[metric][index].ravel(), values, rtol=1e-3, atol=2e-4, err_msg=metric
+        )
+
+
+CELLS = [(layer, [position]) for layer in range(3) for position in range(3)]
+LAYERS = [(layer, range(3)) for layer in range(3)]
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_position_patching_equals_the_twin(checkpoint, predict, latents, direction):
+    experiment = PositionPatching(checkpoint, latents=latents, direction=direction)
+    results = predict(experiment)
+    assert results.values["kl_divergence"].shape == (3, 3, 3)
+    for index in (0, 2):
+        assert_equal_maps(results, index, twin_maps(checkpoint, index, CELLS, latents, direction))
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_layer_patching_equals_the_twin(checkpoint, predict, latents):
+    results = predict(LayerPatching(checkpoint=checkpoint, latents=latents))
+    assert results.values["recovery"].shape == (3, 3)
+    assert_equal_maps(results, 1, twin_maps(checkpoint, 1, LAYERS, latents))
+
+
+def test_the_thought_row_comes_first_and_patches_the_thought_itself(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint, include_thought=True), max_pairs=1)
+    cells = [(THOUGHT, [position]) for position in range(3)]
+    assert results.metadata["grid"]["layers"] == ["thought", "0", "1", "2"]
+    assert_equal_maps(results, 0, twin_maps(checkpoint, 0, cells + CELLS))
+    layers = predict(LayerPatching(checkpoint=checkpoint, include_thought=True), max_pairs=1)
+    assert layers.values["kl_divergence"][0, 0] > 1e-3
+
+
+def test_defaults_are_frozen_for_layers_and_recomputed_for_positions():
+    assert LayerPatching().latents == "frozen"
+    assert PositionPatching().latents == "recomputed"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "latents", "zeros"),
+    [
+        (PositionPatching, "frozen", [[2, 0], [2, 1], [2, 2]]),
+        (PositionPatching, "recomputed", [[2, 2]]),
+        (LayerPatching, "frozen", [[2]]),
+        (LayerPatching, "recomputed", []),
+    ],
+)
+def test_structural_zeros_are_named_and_are_zero(checkpoint, predict, experiment, latents, zeros):
+    results = predict(experiment(checkpoint=checkpoint, latents=latents))
+    assert results.metadata["grid"]["structural_zeros"] == zeros
+    kl = results.values["kl_divergence"]
+    assert kl[:, results.structural].max(initial=0) < 1e-9
+    assert kl[:, ~results.structural].min() > 1e-9
+
+
+def test_the_zero_source(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint, source="zero"), max_pairs=1)
+    zero = Activations(torch.zeros(3, 32), torch.zeros(3, 3, 32))
+    assert_equal_maps(results, 0, twin_maps(checkpoint, 0, CELLS, given=zero))
+
+
+def clean_activations(checkpoint):
+    model, _ = load_checkpoint(checkpoint)
+    readout = build_readout(model.tokenizer, model.settings.eot_id, "The answer is:", (1, 2))
+    runs = [run_twin(model, q[0], [], readout) for q in QUESTIONS[:3]]
+    return [Activations(thoughts, resid) for thoughts, resid, _ in runs]
+
+
+def test_the_mean_source_is_over_the_giving_runs(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint, source="mean"))
+    given = clean_activations(checkpoint)
+    mean = Activations(
+        sum(a.thoughts for a in given) / 3,
+        sum(a.resid for a in given) / 3,
+    )
+    assert_equal_maps(results, 1, twin_maps(checkpoint, 1, CELLS, given=mean))
+
+
+def test_the_random_pair_source_is_another_pair_from_the_seed(checkpoint, predict, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    results = predict(PositionPatching(checkpoint, source="random_pair"))
+    given = clean_activations(checkpoint)
+    for index, pair_id in enumerate(["p0", "p1", "p2"]):
+        others = [p for p in ("p0", "p1", "p2") if p != pair_id]
+        donor = random.Random(f"7/{pair_id}").choice(others)
+        assert results.baseline[pair_id]["source_pair"] == donor
+        expected = twin_maps(checkpoint, index, CELLS, given=given[int(donor[1])])
+        assert_equal_maps(results, index, expected)
+    assert results.metadata["seed"] == 7
+
+
+def test_a_random_pair_needs_another(checkpoint, predict):
+    with pytest.raises(ValueError, match="at least 2 pairs with source random_pair"):
+        predict(PositionPatching(checkpoint, source="random_pair"), max_pairs=1)
+
+
+def test_baselines_are_the_same_in_every_experiment(checkpoint, predict):
+    first = predict(PositionPatching(checkpoint))
+    second = predict(LayerPatching(checkpoint=checkpoint))
+    assert first.baseline == second.baseline
+
+
+def test_rows_a_batch_do_not_matter(checkpoint, predict):
+    whole = predict(PositionPatching(checkpoint), max_pairs=1)
+    single = predict(PositionPatching(checkpoint, max_rows=1), max_pairs=1)
+    for metric, values in whole.values.items():
+        np.testing.assert_allclose(single.values[metric], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_that_cannot_run_is_named_and_the_others_go_on(checkpoint, predict, tmp_path):
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    records[1]["clean"]["question"] = "Tom has 9 pears. " * 300
+    (tmp_path / "long.json").write_text(json.dumps(records))
+    with pytest.warns(UserWarning, match="pair p1 left out: expected at most 1024 tokens"):
+        results = predict(PositionPatching(checkpoint), pairs=str(tmp_path / "long.json"))
+    assert results.pair_ids == ["p0", "p2"]
+    assert results.metadata["num_pairs"] == 2
+    assert "1024 tokens" in results.metadata["excluded"]["p1"]
+
+
+def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(checkpoint, pair):
+    experiment = PositionPatching(checkpoint, source="zero")
+    experiment.configure_model()
+    experiment._given = lambda pair, reference: (
+        Activations(torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)),
+        None,
+    )
+    result = experiment.predict_step(pair, 0)
+    assert isinstance(result, ExcludedPair)
+    assert result.reason.startswith("logits are not finite at layer 0, position 0, ")
+
+
+def test_cells_in_words(checkpoint):
+    experiment = PositionPatching(checkpoint, include_thought=True)
+    experiment.configure_model()
+    assert experiment.cell_name(1) == "thought, position 1"
+    assert experiment.cell_name(3) == "layer 0, position 0"
+    layers = LayerPatching(checkpoint=checkpoint)
+    layers.configure_model()
+    assert layers.cell_name(2) == "layer 2"

@@ -1,0 +1,94 @@
+import re
+from random import Random
+
+import pytest
+
+from codi_patching.data.word_problems import (
+    MAX_VALUE,
+    Plot,
+    Problem,
+    Step,
+    is_held_out,
+    sample_problem,
+    split_words,
+    twins,
+    vocabulary,
+)
+
+
+@pytest.fixture(scope="module")
+def problems():
+    rng = Random(3)
+    return [sample_problem(rng, held_out=False) for _ in range(500)]
+
+
+def test_a_problem_by_hand():
+    plot = Plot(
+        "Tom has {0} pears.",
+        (Step("-", "He eats {1}."), Step("/", "He packs them in bags of {2}. How many full bags?")),
+        "",
+    )
+    problem = Problem(plot, (16, 3, 4))
+    assert problem.question == (
+        "Tom has 16 pears. He eats 3. He packs them in bags of 4. How many full bags?"
+    )
+    assert problem.reasoning_steps == ("<<16-3=13>>", "<<13/4=3>>")
+    assert problem.values == (13, 3)
+    assert problem.answer == 3
+    assert {t.answer for t in twins(problem)} >= {3, 4, 2}
+
+
+def test_steps_are_true_and_end_in_the_answer(problems):
+    for problem in problems:
+        assert len(problem.reasoning_steps) in (2, 3)
+        for step, value in zip(problem.reasoning_steps, problem.values, strict=True):
+            a, operator, b, result = re.fullmatch(r"<<(\d+)([-+*/])(\d+)=(\d+)>>", step).groups()
+            truth = eval(f"{a}{operator.replace('/', '//')}{b}")
+            assert truth == int(result) == value
+        assert problem.answer == problem.values[-1] > 0
+
+
+def test_every_number_of_the_question_is_used_and_in_range(problems):
+    for problem in problems:
+        given = [int(n) for n in re.findall(r"\d+", problem.question)]
+        assert sorted(given) == sorted(problem.numbers)
+        assert all(0 <= n <= MAX_VALUE for n in [*given, *problem.values])
+
+
+def test_sentences_are_whole(problems):
+    for problem in problems:
+        assert problem.question.endswith("?")
+        assert problem.question.count("?") == 1
+        assert "  " not in problem.question
+        assert "{" not in problem.question
+
+
+def test_operators_and_lengths_all_occur(problems):
+    operators = {step.operator for p in problems for step in p.plot.steps}
+    assert operators == set("+-*/")
+    assert 150 < sum(len(p.plot.steps) == 2 for p in problems) < 350
+
+
+def test_twins_differ_in_one_number_by_a_little(problems):
+    for problem in problems[:50]:
+        for twin in twins(problem):
+            changed = [
+                (a, b)
+                for a, b in zip(split_words([problem.question]), split_words([twin.question]))
+                if a != b
+            ]
+            assert len(changed) == 1
+            assert 1 <= abs(int(changed[0][0]) - int(changed[0][1])) <= 3
+
+
+def test_held_out_problems_never_occur_in_training(problems):
+    assert not any(is_held_out(p) for p in problems)
+    rng = Random(4)
+    assert all(is_held_out(sample_problem(rng, held_out=True)) for _ in range(50))
+
+
+def test_the_vocabulary_covers_problems_and_reasoning(problems):
+    words = set(vocabulary())
+    texts = [text for p in problems for text in (p.question, *p.reasoning_steps)]
+    assert set(split_words([*texts, "The answer is:"])) <= words
+    assert {str(n) for n in range(MAX_VALUE + 1)} <= words
