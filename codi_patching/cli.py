@@ -6,8 +6,9 @@ changes what `configs/position.yaml` says.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+import warnings
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -56,15 +57,14 @@ class FitCLI(LightningCLI):
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
 
-def run(args: Sequence[str]) -> None:
-    """Run a command; errors are raised."""
-    if args[:1] == ["fit"]:
+def run() -> None:
+    """Run the command of `sys.argv`; errors are raised."""
+    if sys.argv[1] == "fit":
         FitCLI(
             CodiDistillation,
             WordProblemsDataModule,
             auto_configure_optimizers=False,
             seed_everything_default=42,
-            args=list(args),
         )
     else:
         PredictCLI(
@@ -75,7 +75,6 @@ def run(args: Sequence[str]) -> None:
             save_config_callback=None,
             seed_everything_default=42,
             trainer_defaults={"logger": False},
-            args=list(args),
         )
 
 
@@ -85,7 +84,10 @@ def main() -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE, end="")
         sys.exit(0 if args else 2)
+    # Of how Lightning calls its libraries; nothing that a user of this program could change.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
     try:
-        run(args)
+        run()
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"codi-patching: {error}")

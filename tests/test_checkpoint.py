@@ -98,7 +98,7 @@ def test_a_missing_file_is_named(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match=r"codi-tiny.*set --model\.checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
     shutil.move(f"{checkpoint}/codi.json", tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match="has no codi.json"):
+    with pytest.raises(CheckpointError, match=r"has no codi\.json"):
         load_checkpoint(checkpoint)
 
 

@@ -64,7 +64,7 @@ def predict(pairs_file, tmp_path):
 
 
 def twin_maps(checkpoint, index, cells, latents="recomputed", direction="denoising", given=None):
-    """The metrics of one pair from whole-sequence runs; `cells` gives each row's layer, positions."""
+    """The metrics of one pair from whole-sequence runs; a cell is a layer and its positions."""
     model, _ = load_checkpoint(checkpoint)
     clean, a, corrupted, b = QUESTIONS[index]
     own, other = ((corrupted, b), (clean, a))
@@ -202,7 +202,7 @@ def test_rows_a_batch_do_not_matter(checkpoint, predict):
     whole = predict(PositionPatching(checkpoint), max_pairs=1)
     single = predict(PositionPatching(checkpoint, max_rows=1), max_pairs=1)
     for metric, values in whole.values.items():
-        np.testing.assert_allclose(single.values[metric], values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(single.values[metric], values, rtol=1e-4, atol=2e-4)
 
 
 def test_a_pair_that_cannot_run_is_named_and_the_others_go_on(checkpoint, predict, tmp_path):

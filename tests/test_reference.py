@@ -54,7 +54,7 @@ def test_equals_the_twin_on_random_rows(latents, num_layers, num_latents):
 
 
 def test_an_off_by_one_position_would_be_seen(model, runs):
-    engine, prompt, baseline, clean = runs
+    engine, prompt, _baseline, clean = runs
     row = patches_from(clean.activations(), 1, [1])
     shifted = [Patch(1, 0, row[0].values)]
     right, wrong = (engine.run(prompt, [r], READOUT).answer_logits[0] for r in (row, shifted))
@@ -109,7 +109,7 @@ def test_patches_show_in_the_recorded_states_and_nowhere_before(model, runs):
 
 @pytest.mark.parametrize("max_rows", [1, 3, 100])
 def test_splitting_rows_changes_nothing(model, runs, max_rows):
-    _, prompt, baseline, clean = runs
+    _, prompt, _baseline, clean = runs
     rows = [patches_from(clean.activations(), layer, [p]) for layer in range(3) for p in range(3)]
     done = []
     whole = ReferenceEngine(model).run(prompt, rows, READOUT)

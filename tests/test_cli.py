@@ -1,0 +1,144 @@
+"""The command line, end to end on the shipped model, in processes of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from codi_patching.data.results import read_results
+from codi_patching.metrics.grid import GRID_METRICS
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if p.name != "test_mode.yaml")
+
+
+def codi_patching(*args, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "codi_patching", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def position_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    done = codi_patching(
+        "predict",
+        "--config=configs/position.yaml",
+        "--config=configs/test_mode.yaml",
+        f"--results.dir={folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.mark.slow
+def test_position_patching_in_test_mode(position_run):
+    folder, done = position_run
+    results = read_results(folder)
+    assert len(results.pair_ids) == 5
+    assert set(results.values) == set(GRID_METRICS)
+    assert all(v.shape == (5, 16, 5) for v in results.values.values())
+    written = {path.name for path in folder.iterdir()}
+    assert written == {
+        "position_patching_results.json",
+        "results.csv",
+        "aggregate.json",
+        "kl_divergence.png",
+        "recovery.png",
+        "pairs",
+    }
+    assert len(list((folder / "pairs").glob("*.png"))) == 5
+    assert "66 pairs, 9 left out because both answers are equal" in done.stderr
+    assert "rank  layer    position  KL (nats)" in done.stderr
+    assert "layer 15, position 4: 100%" in done.stdout
+
+
+@pytest.mark.slow
+def test_positions_differ_and_the_answer_moves(position_run):
+    """Where in the thoughts: some cells move the answer by a lot, some not at all."""
+    kl = read_results(position_run[0]).values["kl_divergence"].mean(0)
+    assert kl.max() > 0.3
+    assert kl.max() > 10 * np.median(kl[:, 4])
+
+
+@pytest.mark.slow
+def test_the_same_command_writes_the_same_bytes_and_others_are_refused(position_run):
+    folder, _ = position_run
+    path = folder / "position_patching_results.json"
+    before = path.read_bytes()
+    command = ["predict", "--config=configs/position.yaml", f"--results.dir={folder}"]
+    command += ["--data.max_pairs=5", "--figures.pairs=false"]
+    again = codi_patching(*command)
+    assert again.returncode == 0, again.stderr
+    assert path.read_bytes() == before
+
+    refused = codi_patching(*command, "--model.direction=noising")
+    assert refused.returncode == 1
+    assert "with another config, direction" in refused.stderr
+    assert "--results.overwrite true" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (["--data.pairs=/nowhere.json"], 1, "set --data.pairs"),
+        (["--data.max_pairs=0"], 1, "--data.max_pairs of at least 1"),
+        (["--model.checkpoint=/nowhere"], 1, "set --model.checkpoint"),
+        (["--model.num_latents=0"], 1, "--model.num_latents to 1 or more"),
+        (["--model.max_rows=0"], 1, "max_rows of at least 1"),
+        (["--model.latents=thawed"], 2, "latents"),
+        (["--model.unknown=1"], 2, "unknown"),
+        (["--results.dir=/proc/nowhere"], 1, "set --results.dir"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tmp_path, args, status, message):
+    folder = [] if any("results.dir" in a for a in args) else [f"--results.dir={tmp_path}/out"]
+    done = codi_patching("predict", "--config=configs/position.yaml", *folder, *args)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_help_names_both_commands_and_no_command_is_an_error():
+    shown = codi_patching("--help")
+    assert shown.returncode == 0
+    assert "predict" in shown.stdout
+    assert "fit" in shown.stdout
+    assert codi_patching().returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_resolve_to_their_golden_file(config):
+    command = "fit" if config.stem.startswith("train") else "predict"
+    done = codi_patching(command, f"--config={config}", "--print_config")
+    assert done.returncode == 0, done.stderr
+    golden = yaml.safe_load((ROOT / "tests" / "golden" / config.name).read_text())
+    assert yaml.safe_load(done.stdout) == golden
+
+
+@pytest.mark.slow
+def test_scripts_run_on_the_shipped_model(tmp_path):
+    out = tmp_path / "pairs.json"
+    prepare = [sys.executable, "scripts/prepare_pairs.py", f"--out={out}"]
+    made = subprocess.run(
+        [*prepare, "--different=3", "--equal=1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert len(json.loads(out.read_text())) == 4
