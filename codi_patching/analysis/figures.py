@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from codi_patching.analysis.statistics import Array, bootstrap_interval, mean_and_deviation
 
 _HATCH = "////"
 
@@ -27,6 +30,7 @@ def cell_map(
     title: str,
     label: str,
     *,
+    xlabel: str = "latent position",
     diverging: bool = False,
     top: int = 0,
 ) -> Figure:
@@ -39,6 +43,7 @@ def cell_map(
         structural: Cells that cannot have an effect: hatched, without a number.
         title: Above the map.
         label: Of the colour bar, with its unit.
+        xlabel: What the columns are.
         diverging: Whether the colours are centred on 0.
         top: Mark so many cells with the largest values, by rank.
     """
@@ -70,7 +75,7 @@ def cell_map(
         )  # fmt: skip
     axes.set_xticks(range(columns), positions)
     axes.set_yticks(range(rows), layers)
-    axes.set_xlabel("latent position")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel("layer")
     axes.set_title(title, fontsize=10)
     if structural.any():
@@ -121,9 +126,79 @@ def layer_profile(
     return figure
 
 
-def _colours(values: Array, diverging: bool) -> tuple[Normalize, Colormap]:
-    from matplotlib import colormaps
+def trajectories(
+    values: Array,
+    layers: Sequence[str],
+    points: Sequence[str],
+    highlighted: Sequence[str],
+    seed: int,
+    title: str,
+    label: str,
+) -> Figure:
+    """A line for each layer along the chain, mean over pairs.
 
+    All layers are thin lines coloured by depth, with a colour bar for a legend; the highlighted
+    ones are thick, with their bootstrap band, and labelled at their end.
+
+    Args:
+        values: `(pairs, layers, points)`; NaN points are left out.
+        layers: Names.
+        points: Names of the points along the chain.
+        highlighted: Names of the layers to highlight.
+        seed: Of the bootstrap.
+        title: Above the figure.
+        label: Of the value, with its unit.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    colours, norm = colormaps["viridis"], Normalize(0, max(len(layers) - 1, 1))
+    mean, _, _ = mean_and_deviation(values)
+    at = np.arange(len(points))
+    ends = []
+    for index, layer in enumerate(layers):
+        known = np.isfinite(mean[index])
+        colour = colours(norm(index))
+        thick = layer in highlighted
+        style = (
+            {"lw": 2.6, "ms": 4.5, "zorder": 3} if thick else {"lw": 0.9, "ms": 2, "alpha": 0.75}
+        )
+        axes.plot(at[known], mean[index][known], color=colour, marker="o", **style)
+        if thick and known.any():
+            if len(values) > 1:
+                low, high = bootstrap_interval(values[:, index], seed)
+                axes.fill_between(
+                    at[known], low[known], high[known], color=colour, alpha=0.15, lw=0
+                )
+            ends.append((float(mean[index][known][-1]), layer, colour, at[known][-1]))
+    axes.axhline(0, color="0.6", lw=0.8, zorder=1)
+    axes.set_xticks(at, points)
+    axes.set_xlim(-0.2, len(points) - 0.35)
+    axes.margins(y=0.08)
+    axes.set_xlabel("position patched last, before the answer is read")
+    axes.set_ylabel(label)
+    axes.set_title(title, fontsize=10)
+    for (_, layer, colour, x), y in zip(sorted(ends), _spread(sorted(e[0] for e in ends), axes)):
+        axes.annotate(
+            f"layer {layer}" if layer.isdigit() else layer, (x, y), (8, 0),
+            textcoords="offset points", va="center", fontsize=8, color=colour, fontweight="bold",
+        )  # fmt: skip
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="layer", fraction=0.05)
+    step = max(1, len(layers) // 8)
+    bar.set_ticks(range(0, len(layers), step), labels=list(layers)[::step])
+    return figure
+
+
+def _spread(heights: Sequence[float], axes: Axes) -> list[float]:
+    """Heights moved apart so that labels do not overlap; ascending."""
+    low, high = axes.get_ylim()
+    gap = 0.045 * (high - low)
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    return placed
+
+
+def _colours(values: Array, diverging: bool) -> tuple[Normalize, Colormap]:
     finite = values[np.isfinite(values)]
     if diverging:
         bound = max(float(np.abs(finite).max(initial=0.0)), 1e-12)

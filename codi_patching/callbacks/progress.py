@@ -31,11 +31,11 @@ class PatchingProgress(TQDMProgressBar):
         if batch_idx == 0:
             bar.reset(cells * int(trainer.num_predict_batches[dataloader_idx]))
 
-        def rows_done(rows: int) -> None:
-            bar.set_description(f"pair {batch.pair_id}, {experiment.cell_name(rows - 1)}")
-            bar.update(batch_idx * cells + rows - bar.n)
+        def progress(count: int, name: str) -> None:
+            bar.set_description(f"pair {batch.pair_id}, {name}")
+            bar.update(batch_idx * cells + count - bar.n)
 
-        experiment.on_rows_done = rows_done
+        experiment.on_progress = progress
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the patched runs have ticked already."""

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from codi_patching.data.pairs import Pair
 from codi_patching.data.results import (
@@ -19,14 +20,16 @@ from codi_patching.data.results import (
     Results,
     ResultsError,
     aggregate,
+    file_name,
     read_results,
     results_name,
+    write_activations,
     write_csv,
     write_json,
     write_results,
+    write_table,
 )
 from codi_patching.experiments.base import ExcludedPair, PatchingExperiment
-from codi_patching.metrics.grid import GRID_METRICS
 
 _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
 
@@ -50,6 +53,7 @@ class ResultsWriter(pl.Callback):
         self.folder = Path()
         self.metadata: Metadata = {}
         self.excluded: list[ExcludedPair] = []
+        self.activations: dict[str, Tensor] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder, before anything is computed.
@@ -99,6 +103,10 @@ class ResultsWriter(pl.Callback):
             self.excluded.append(outputs)
             rank_zero_warn(f"pair {outputs.pair_id} left out: {outputs.reason}")
             return
+        if outputs.activations is not None:
+            self.activations[outputs.pair_id] = outputs.activations
+        if outputs.trace:
+            write_table(self.folder / f"trace_{file_name(outputs.pair_id)}.csv", outputs.trace)
         line = {
             "pair_id": outputs.pair_id,
             "baseline": outputs.baseline,
@@ -123,6 +131,8 @@ class ResultsWriter(pl.Callback):
         path = self.folder / results_name(experiment.name)
         write_results(path, self.metadata, self._records())
         write_csv(self.folder / "results.csv", self.metadata, self._records())
+        if self.activations:
+            write_activations(self.folder / "activations.safetensors", self.activations)
         results = read_results(self.folder)
         _check_means(experiment, results)
         summary = aggregate(results, self.top_k)
@@ -145,8 +155,9 @@ def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadat
     """All that the numbers depend on, and nothing that changes from run to run."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     model = experiment.model
-    return {
+    described: Metadata = {
         "experiment": experiment.name,
+        "strategy": experiment.strategy,
         "latents": experiment.latents,
         "direction": experiment.direction,
         "source": experiment.source,
@@ -160,10 +171,11 @@ def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadat
         "grid": {
             "shape": list(experiment.shape),
             "layers": experiment.layer_names,
+            "column": experiment.column,
             "positions": experiment.positions,
             "structural_zeros": [list(cell) for cell in experiment.structural_zeros],
         },
-        "metrics": list(GRID_METRICS),
+        "metrics": list(experiment.metrics.keys()),
         "num_pairs": len(datamodule.kept),
         "filtered": {"equal_answers": datamodule.filtered},
         "excluded": {},
@@ -176,6 +188,14 @@ def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadat
             "data": _public(datamodule.hparams),
         },
     }
+    if experiment.name == "iterative":
+        described["activations"] = {
+            "file": "activations.safetensors",
+            "tensor": "pair_id",
+            "axes": ["layer", "iteration", "hidden"],
+            "content": "what iteration N generated at (layer, position N+1)",
+        }
+    return described
 
 
 def _public(hparams: Any) -> dict[str, Any]:
@@ -214,7 +234,8 @@ def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
         f"{summary['experiment']} patching, {summary['num_pairs']} pairs; answered right without "
         f"patches: {giving:.0f} giving, {patched:.0f} patched questions",
         "",
-        "rank  layer    position  KL (nats) [95 % interval]   recovery  answer changed",
+        f"rank  layer    {results.metadata['grid']['column']:<9} KL (nats) [95 % interval]   "
+        "recovery  answer changed",
     ]
     for rank, cell in enumerate(summary["top_cells"], 1):
         kl, recovery = cell["kl_divergence"], cell["recovery"]

@@ -4,6 +4,9 @@
                                          every pair; one line a pair
     results.csv                          the same, a row for each pair and cell
     aggregate.json                       mean, deviation, interval over pairs for each cell
+    activations.safetensors              iterative: for each pair the activations that its
+                                         iterations generated, (layers, iterations - 1, hidden)
+    trace_<pair>.csv                     iterative: every patch of one pair
 
 A pair's cells are kept as arrays in the grid's shape: `(layers, positions)`, or `(layers,)` where
 a layer is one cell. Undefined values are NaN here and null in JSON.
@@ -15,13 +18,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
 
 from codi_patching.analysis.statistics import Array, bootstrap_interval, mean_and_deviation
 
@@ -105,13 +111,34 @@ def write_csv(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> 
     structural = {tuple(cell) for cell in metadata["grid"]["structural_zeros"]}
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["pair_id", "layer", "position", "structural_zero", *metadata["metrics"]])
+        column = metadata["grid"]["column"]
+        writer.writerow(["pair_id", "layer", column, "structural_zero", *metadata["metrics"]])
         for record in records:
             for index, layer, position in _cells(metadata):
                 values = (record.values[m][index] for m in metadata["metrics"])
                 numbers = ["" if math.isnan(v) else repr(float(v)) for v in values]
                 mark = int(index in structural)
                 writer.writerow([record.pair_id, layer, position or "all", mark, *numbers])
+
+
+def write_activations(path: Path, activations: Mapping[str, Tensor]) -> None:
+    """Write a tensor for each pair."""
+    partial = path.with_name(path.name + ".partial")
+    save_file({pair_id: tensor.contiguous() for pair_id, tensor in activations.items()}, partial)
+    partial.replace(path)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal keys as CSV."""
+    with atomic_write(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def file_name(pair_id: str) -> str:
+    """A pair's id as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", pair_id)[:60]
 
 
 def read_results(folder: Path) -> Results:
@@ -211,8 +238,11 @@ def _cells(metadata: Metadata) -> Iterator[tuple[tuple[int, ...], str, str | Non
 def _nested(record: PairRecord, metadata: Metadata) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for index, layer, position in _cells(metadata):
-        metrics = {metric: record.values[metric][index] for metric in metadata["metrics"]}
-        _put(cells, layer, position, metrics)
+        cell: dict[str, Any] = {m: record.values[m][index] for m in metadata["metrics"]}
+        if "activations" in metadata:
+            last = index[-1] + 1 == metadata["grid"]["shape"][-1]
+            cell["activation"] = None if last else {"tensor": record.pair_id, "index": list(index)}
+        _put(cells, layer, position, cell)
     return cells
 
 

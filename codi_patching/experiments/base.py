@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -42,11 +42,15 @@ class PairResult:
         pair_id: The pair.
         baseline: Of the two unpatched runs, ready for JSON.
         values: For each metric a value for each cell, in the grid's shape, NaN where undefined.
+        activations: Generated activations worth keeping, in the model's dtype.
+        trace: Rows of a table that follows every patch of this pair.
     """
 
     pair_id: str
     baseline: dict[str, Any]
     values: dict[str, Tensor]
+    activations: Tensor | None = None
+    trace: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -55,6 +59,44 @@ class ExcludedPair:
 
     pair_id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class UnpatchedRuns:
+    """Where a pair's patched runs start from.
+
+    Attributes:
+        pair_id: The pair.
+        prompt: Of the patched question.
+        readout: The patched question's answer, then the giving question's.
+        baseline: The patched question without patches, one row.
+        giving: The giving question, one row.
+        given: The activations to patch in, by `source`.
+    """
+
+    pair_id: str
+    prompt: Prompt
+    readout: Readout
+    baseline: Run
+    giving: Run
+    given: Activations
+
+
+@dataclass(frozen=True)
+class PatchedRuns:
+    """The patched runs of a pair.
+
+    Attributes:
+        answer_logits: As in `Run`, with a row for each cell in the grid's order.
+        metric_inputs: Further arguments for the experiment's own metrics.
+        activations: As in `PairResult`.
+        trace: As in `PairResult`.
+    """
+
+    answer_logits: tuple[Tensor, ...]
+    metric_inputs: dict[str, Tensor] = field(default_factory=dict)
+    activations: Tensor | None = None
+    trace: list[dict[str, Any]] = field(default_factory=list)
 
 
 class PatchingExperiment(pl.LightningModule, ABC):
@@ -76,6 +118,12 @@ class PatchingExperiment(pl.LightningModule, ABC):
     name: ClassVar[str]
     """Names the results folder and file."""
 
+    column: ClassVar[str] = "position"
+    """What the grid's columns are."""
+
+    strategy: str | None = None
+    """How an iterative experiment goes along the chain."""
+
     def __init__(
         self,
         checkpoint: str = "codi-tiny",
@@ -90,7 +138,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
         self.save_hyperparameters()
         self.latents, self.direction, self.source = latents, direction, source
         self.include_thought, self.max_rows = include_thought, max_rows
-        self.on_rows_done: Callable[[int], None] = lambda _: None
+        self.on_progress: Callable[[int, str], None] = lambda _count, _name: None
         self.maps: dict[str, Tensor] = {}
         self._mean: Activations | None = None
 
@@ -107,13 +155,17 @@ class PatchingExperiment(pl.LightningModule, ABC):
         """Names of the grid's columns in results; empty if a layer is one cell."""
 
     @abstractmethod
-    def rows(self, given: Activations) -> list[Row]:
-        """The patches of each cell, in the grid's order, from the activations to patch in."""
+    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
+        """Run every cell of the grid for one pair."""
 
     @property
     @abstractmethod
     def structural_zeros(self) -> list[tuple[int, ...]]:
         """Grid indices of cells that cannot have an effect, whatever the model."""
+
+    def build_metrics(self) -> MetricCollection:
+        """The metrics over the grid."""
+        return grid_metrics(self.shape)
 
     @property
     def layers(self) -> list[int]:
@@ -140,7 +192,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
             self.hparams["checkpoint"], self.hparams["num_latents"]
         )
         self.engine = ReferenceEngine(self.model, self.max_rows)
-        self.metrics = grid_metrics(self.shape)
+        self.metrics = self.build_metrics()
         rank_zero_info(str(self.report))
 
     def on_predict_start(self) -> None:
@@ -190,13 +242,8 @@ class PatchingExperiment(pl.LightningModule, ABC):
         baseline = self.engine.run(prompt, [[]], readout)
         reference = self.engine.run(self._encode(giving, readout), [[]], readout)
         given, donor = self._given(pair, reference)
-        runs = self.engine.run(
-            prompt,
-            self.rows(given),
-            readout,
-            self.latents,
-            baseline.thoughts[0],
-            self.on_rows_done,
+        runs = self.patched_runs(
+            UnpatchedRuns(pair.pair_id, prompt, readout, baseline, reference, given)
         )
         self._check_finite(runs)
         own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in readout.answers)
@@ -209,6 +256,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
             "giving_other": reference.answer_logits[1][0],
             "own_ids": own_ids,
             "other_ids": other_ids,
+            **runs.metric_inputs,
         }
         values = {name: value.cpu() for name, value in self.metrics(**inputs).items()}
         summary = {
@@ -219,7 +267,24 @@ class PatchingExperiment(pl.LightningModule, ABC):
             "source_pair": donor,
             **_describe_unpatched(inputs),
         }
-        return PairResult(pair.pair_id, summary, values)
+        return PairResult(pair.pair_id, summary, values, runs.activations, runs.trace)
+
+    def run_rows(self, start: UnpatchedRuns, rows: Sequence[Row], done: int = 0) -> Run:
+        """Run rows on the experiment's latents.
+
+        Args:
+            start: Of the pair.
+            rows: Patches of each run.
+            done: How many patched runs of this pair came before, for the progress.
+        """
+        return self.engine.run(
+            start.prompt,
+            rows,
+            start.readout,
+            self.latents,
+            start.baseline.thoughts[0],
+            lambda count: self.on_progress(done + count, self.run_name(done + count - 1)),
+        )
 
     @property
     def pairs(self) -> list[Pair]:
@@ -270,19 +335,23 @@ class PatchingExperiment(pl.LightningModule, ABC):
         """The seed of the run, as `seed_everything` left it."""
         return int(os.environ.get("PL_GLOBAL_SEED", "42"))
 
-    def _check_finite(self, runs: Run) -> None:
+    def _check_finite(self, runs: PatchedRuns) -> None:
         for logits in runs.answer_logits:
             wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if wrong:
                 where = [self.cell_name(row) for row in wrong[:3]]
                 raise PairError(f"logits are not finite at {', '.join(where)}")
 
-    def cell_name(self, row: int) -> str:
+    def cell_name(self, cell: int) -> str:
         """A cell in words: `layer 3, position 2`."""
         width = max(len(self.positions), 1)
-        layer = self.layer_names[row // width]
+        layer = self.layer_names[cell // width]
         layer = layer if layer == "thought" else f"layer {layer}"
-        return f"{layer}, position {self.positions[row % width]}" if self.positions else layer
+        return f"{layer}, {self.column} {self.positions[cell % width]}" if self.positions else layer
+
+    def run_name(self, run: int) -> str:
+        """The cell of a pair's run-th patched run; cells run in the grid's order."""
+        return self.cell_name(run)
 
 
 def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -292,10 +361,13 @@ def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, dict[str, float]
     for run in ("baseline", "giving"):
         own, other = inputs[f"{run}_own"], inputs[f"{run}_other"]
         difference = F.compute_answer_logit_difference(other, other_ids, own, own_ids)
-        to_clean = F.compute_kl_divergence(inputs["giving_other"], other)
+        baseline = inputs["baseline_own"]
         described[run] = {
+            "kl_divergence": F.compute_kl_divergence(own, baseline).item(),
+            "l2_difference": F.compute_l2_difference(own, baseline).item(),
+            "prediction_change_rate": F.compute_prediction_change_rate(own, baseline).item(),
             "answer_logit_difference": difference.item(),
-            "kl_to_clean": to_clean.item(),
+            "kl_to_clean": F.compute_kl_divergence(inputs["giving_other"], other).item(),
             "predicts_clean": F.compute_predicts(other, other_ids).item(),
             "predicts_corrupted": F.compute_predicts(own, own_ids).item(),
         }

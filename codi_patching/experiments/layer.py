@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from codi_patching.experiments.base import PatchingExperiment
-from codi_patching.patching.interventions import Activations, Latents, Row, patches_from
+from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
+from codi_patching.patching.interventions import Latents, patches_from
 
 
 class LayerPatching(PatchingExperiment):
@@ -27,10 +27,11 @@ class LayerPatching(PatchingExperiment):
         """None: a layer is one cell."""
         return []
 
-    def rows(self, given: Activations) -> list[Row]:
+    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
         """All positions of each layer."""
         everywhere = range(self.model.num_latents)
-        return [patches_from(given, layer, everywhere) for layer in self.layers]
+        rows = [patches_from(start.given, layer, everywhere) for layer in self.layers]
+        return PatchedRuns(self.run_rows(start, rows).answer_logits)
 
     @property
     def structural_zeros(self) -> list[tuple[int, ...]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from codi_patching.experiments.base import PatchingExperiment
-from codi_patching.patching.interventions import Activations, Row, patches_from
+from itertools import product
+
+from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
+from codi_patching.patching.interventions import patches_from
 
 
 class PositionPatching(PatchingExperiment):
@@ -20,10 +22,11 @@ class PositionPatching(PatchingExperiment):
         """Latent positions 0..K-1."""
         return [str(position) for position in range(self.model.num_latents)]
 
-    def rows(self, given: Activations) -> list[Row]:
+    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
         """Each cell alone, layer by layer."""
-        everywhere = range(self.model.num_latents)
-        return [patches_from(given, layer, [p]) for layer in self.layers for p in everywhere]
+        cells = product(self.layers, range(self.model.num_latents))
+        rows = [patches_from(start.given, layer, [position]) for layer, position in cells]
+        return PatchedRuns(self.run_rows(start, rows).answer_logits)
 
     @property
     def structural_zeros(self) -> list[tuple[int, ...]]:

@@ -118,6 +118,16 @@ def compute_recovery(difference: Tensor, corrupted: Tensor, clean: Tensor) -> Te
     return (difference - corrupted) / span
 
 
+def compute_cosine_similarity(activation: Tensor, reference: Tensor) -> Tensor:
+    """Cosine of the angle between two activations `(…, hidden)`, -1 to 1; NaN if one is NaN.
+
+    Example:
+        >>> compute_cosine_similarity(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0])).item()
+        0.6
+    """
+    return torch.cosine_similarity(_wide(activation), _wide(reference), dim=-1)
+
+
 def compute_predicts(logits: Tensor, answer_ids: Tensor) -> Tensor:
     """1 where the answer's token is the most probable one at every position, else 0.
 

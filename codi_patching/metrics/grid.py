@@ -13,12 +13,18 @@ leading dimension of cells; `m` and `n` are the numbers of tokens of the two ans
     giving_own, giving_other                 the run that gives the activations, on both answers
     own_ids, other_ids                       (m,), (n,) token ids of the two answers
 
-With denoising, "own" is the corrupted answer and "other" the clean one.
+With denoising, "own" is the corrupted answer and "other" the clean one. Iterative patching adds
+
+    generated        (cells, hidden)  what an iteration's run made at (layer, next position)
+    giving_there     (cells, hidden)  the giving run's activation there
+    baseline_there   (cells, hidden)  the baseline's
+
+NaN in the last iteration, after which there is no position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -161,7 +167,33 @@ GRID_METRICS: dict[str, type[GridMetric]] = {
 }
 
 
-def grid_metrics(shape: Sequence[int]) -> MetricCollection:
-    """All metrics over a grid. Compute groups would merge metrics that start out equal."""
-    metrics = {name: metric(shape) for name, metric in GRID_METRICS.items()}
-    return MetricCollection(metrics, compute_groups=False)
+class CosineToClean(GridMetric):
+    """`compute_cosine_similarity` of the generated activation to the giving run's there."""
+
+    def update(self, generated: Tensor, giving_there: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_cosine_similarity(generated, giving_there))
+
+
+class CosineToCorrupted(GridMetric):
+    """`compute_cosine_similarity` of the generated activation to the baseline's there."""
+
+    def update(self, generated: Tensor, baseline_there: Tensor) -> None:
+        """Add one pair."""
+        self.add(F.compute_cosine_similarity(generated, baseline_there))
+
+
+ITERATIVE_METRICS: dict[str, type[GridMetric]] = {
+    **GRID_METRICS,
+    "cosine_to_clean": CosineToClean,
+    "cosine_to_corrupted": CosineToCorrupted,
+}
+
+
+def grid_metrics(
+    shape: Sequence[int], metrics: Mapping[str, type[GridMetric]] = GRID_METRICS
+) -> MetricCollection:
+    """Metrics over a grid. Compute groups would merge metrics that start out equal."""
+    return MetricCollection(
+        {name: metric(shape) for name, metric in metrics.items()}, compute_groups=False
+    )
