@@ -1,11 +1,16 @@
 """Small random models, in float64 so that identities hold to the last digits."""
 
+import json
 from collections.abc import Iterator
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
+from codi_patching.data.results import read_results
 from codi_patching.model.checkpoint import save_checkpoint
 from codi_patching.model.codi import CodiModel
 from codi_patching.model.codi_tiny import build_codi_tiny
@@ -54,3 +59,46 @@ def checkpoint(tmp_path, model) -> str:
     """A folder with the random model, in float32."""
     save_checkpoint(model.float(), tmp_path / "model")
     return str(tmp_path / "model")
+
+
+QUESTIONS = [
+    ("Tom has 16 pears. He eats 3.", 13, "Tom has 18 pears. He eats 3.", 15),
+    ("Tom has 9 pears. He buys 3 more.", 12, "Tom has 9 pears. He buys 4 more.", 13),
+    ("Tom has 5 pears. He eats 1.", 4, "Tom has 2 pears. He eats 1.", 1),
+    ("Tom has 7.", 7, "Tom has 7.0.", 7),  # equal answers: filtered
+]
+
+
+@pytest.fixture
+def pairs_file(tmp_path):
+    records = [
+        {
+            "pair_id": f"p{index}",
+            "clean": {"question": clean, "answer": a},
+            "corrupted": {"question": corrupted, "answer": b},
+        }
+        for index, (clean, a, corrupted, b) in enumerate(QUESTIONS)
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(records))
+    return str(tmp_path / "pairs.json")
+
+
+@pytest.fixture
+def predict(pairs_file, tmp_path):
+    """Run an experiment; returns its results, which are in `predict.folder`."""
+    counter = iter(range(100))
+
+    def predict(experiment, **data):
+        folder = predict.folder = tmp_path / f"out{next(counter)}"
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[ResultsWriter(str(folder))],
+        )
+        data = PairsDataModule(data.pop("pairs", pairs_file), **data)
+        trainer.predict(experiment, data, return_predictions=False)
+        return read_results(folder)
+
+    return predict

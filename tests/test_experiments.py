@@ -3,15 +3,12 @@
 import json
 import random
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from conftest import QUESTIONS
 from twin import run_twin
 
-from codi_patching.callbacks.results import ResultsWriter
-from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.results import read_results
 from codi_patching.experiments.base import ExcludedPair
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
@@ -19,48 +16,6 @@ from codi_patching.metrics.grid import grid_metrics
 from codi_patching.model.answers import build_readout
 from codi_patching.model.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import THOUGHT, Activations, patches_from
-
-QUESTIONS = [
-    ("Tom has 16 pears. He eats 3.", 13, "Tom has 18 pears. He eats 3.", 15),
-    ("Tom has 9 pears. He buys 3 more.", 12, "Tom has 9 pears. He buys 4 more.", 13),
-    ("Tom has 5 pears. He eats 1.", 4, "Tom has 2 pears. He eats 1.", 1),
-    ("Tom has 7.", 7, "Tom has 7.0.", 7),  # equal answers: filtered
-]
-
-
-@pytest.fixture
-def pairs_file(tmp_path):
-    records = [
-        {
-            "pair_id": f"p{index}",
-            "clean": {"question": clean, "answer": a},
-            "corrupted": {"question": corrupted, "answer": b},
-        }
-        for index, (clean, a, corrupted, b) in enumerate(QUESTIONS)
-    ]
-    (tmp_path / "pairs.json").write_text(json.dumps(records))
-    return str(tmp_path / "pairs.json")
-
-
-@pytest.fixture
-def predict(pairs_file, tmp_path):
-    """Run an experiment; returns its results."""
-    counter = iter(range(100))
-
-    def predict(experiment, **data):
-        folder = tmp_path / f"out{next(counter)}"
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[ResultsWriter(str(folder))],
-        )
-        data = PairsDataModule(data.pop("pairs", pairs_file), **data)
-        trainer.predict(experiment, data, return_predictions=False)
-        return read_results(folder)
-
-    return predict
 
 
 def twin_maps(checkpoint, index, cells, latents="recomputed", direction="denoising", given=None):

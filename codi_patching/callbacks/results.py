@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from codi_patching.analysis.statistics import mean_and_deviation
 from codi_patching.data.pairs import Pair
 from codi_patching.data.results import (
     Metadata,
@@ -217,12 +218,10 @@ def _as_experiment(module: pl.LightningModule) -> PatchingExperiment:
 def _check_means(experiment: PatchingExperiment, results: Results) -> None:
     """The metrics' maps and the means of what was written are two ways to the same numbers."""
     for metric, values in results.values.items():
-        if not np.isnan(values).all():
-            with np.errstate(invalid="ignore"):
-                means = np.nanmean(values, axis=0)
-            np.testing.assert_allclose(
-                experiment.maps[metric].numpy(), means, rtol=1e-6, atol=1e-9, err_msg=metric
-            )
+        mean, _, _ = mean_and_deviation(values)
+        np.testing.assert_allclose(
+            experiment.maps[metric].numpy(), mean, rtol=1e-6, atol=1e-9, err_msg=metric
+        )
 
 
 def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
