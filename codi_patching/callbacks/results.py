@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,6 @@ class ResultsWriter(pl.Callback):
 def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadata:
     """All that the numbers depend on, and nothing that changes from run to run."""
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    model = experiment.model
     described: Metadata = {
         "experiment": experiment.name,
         "strategy": experiment.strategy,
@@ -163,8 +163,9 @@ def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadat
         "direction": experiment.direction,
         "source": experiment.source,
         "model": str(experiment.hparams["checkpoint"]),
-        "model_type": model.backbone.config.model_type,
+        "model_type": experiment.model.backbone.config.model_type,
         "checkpoint_sha256": experiment.report.sha256,
+        "checkpoint": asdict(experiment.report),
         "data_sha256": datamodule.sha256,
         "seed": experiment.seed,
         "precision": str(trainer.precision),

@@ -64,6 +64,16 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
+def read_questions(path: Path) -> list[Question]:
+    """Single questions: JSON or JSONL records with `question` and `answer`.
+
+    Raises:
+        PairsFileError: The file cannot be read, or a record is not as it should be.
+    """
+    records = _read_records(path)
+    return [_question(record, f"{path}: record {i}") for i, record in enumerate(records)]
+
+
 def split_equal(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     """The pairs whose two answers differ, and the ids of the others."""
     kept = [pair for pair in pairs if pair.clean.answer != pair.corrupted.answer]

@@ -103,8 +103,12 @@ class PatchingExperiment(pl.LightningModule, ABC):
     """Base of the experiments; `predict_step` takes a `Pair`.
 
     Args:
-        checkpoint: Name of a shipped model, or a folder in the package's own layout.
-        num_latents: K; the checkpoint's own if not given.
+        checkpoint: Name of a shipped model, a folder in the package's own layout, or a file in the
+            layout of the published CODI code.
+        base_model: Hugging Face id or folder with config and tokenizer, for the published layout.
+        num_latents: K; the checkpoint's own if not given, else 5.
+        lora_alpha: Of the published layout; by the checkpoint's own record if not given, else 32.
+        prompt_eos: Whether the prompt ends with eos and bot, not bot alone; published layout.
         latents: Whether the thoughts after a patch stay the baseline's (`frozen`) or are generated
             anew (`recomputed`).
         direction: `denoising` patches clean activations into the corrupted run, `noising` the
@@ -127,7 +131,10 @@ class PatchingExperiment(pl.LightningModule, ABC):
     def __init__(
         self,
         checkpoint: str = "codi-tiny",
+        base_model: str | None = None,
         num_latents: int | None = None,
+        lora_alpha: float | None = None,
+        prompt_eos: bool = False,
         latents: Latents = "recomputed",
         direction: Direction = "denoising",
         source: Source = "clean",
@@ -188,9 +195,8 @@ class PatchingExperiment(pl.LightningModule, ABC):
         """Load the checkpoint, strictly, and make the metrics for its grid."""
         if hasattr(self, "model"):
             return
-        self.model, self.report = load_checkpoint(
-            self.hparams["checkpoint"], self.hparams["num_latents"]
-        )
+        loading = ("checkpoint", "num_latents", "base_model", "lora_alpha", "prompt_eos")
+        self.model, self.report = load_checkpoint(**{key: self.hparams[key] for key in loading})
         self.engine = ReferenceEngine(self.model, self.max_rows)
         self.metrics = self.build_metrics()
         rank_zero_info(str(self.report))

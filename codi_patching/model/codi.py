@@ -13,8 +13,9 @@ last latent step is not used. CODI: arXiv 2502.21074.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,22 @@ class CodiModel(nn.Module):
         self.prj = projection if projection is not None else nn.Identity()
         self.tokenizer = tokenizer
         self.settings = settings
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CodiModel:
+        """Move or cast, but leave the frequencies of rotary embeddings in float32.
+
+        Casting a model to bf16 rounds these buffers with everything else, and positions with them.
+        """
+        exact = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name.endswith("inv_freq")
+        ]
+        super()._apply(fn, recurse)
+        for module, name, buffer in exact:
+            setattr(module, name, buffer.to(getattr(module, name).device))
+        return self
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -17,15 +17,24 @@ class Family:
     Attributes:
         decoder: The stack without the head; returns the hidden states after the final norm.
         blocks: The decoder blocks, whose outputs are the residual stream.
+        embeddings: The token embeddings.
+        transposed: Whether linear weights are kept as `(in, out)`.
     """
 
-    decoder: str
-    blocks: str
+    decoder: str = "model"
+    blocks: str = "model.layers"
+    embeddings: str = "model.embed_tokens"
+    transposed: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(decoder="model", blocks="model.layers"),
+    "llama": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "mistral": Family(),
+    "gpt2": Family("transformer", "transformer.h", "transformer.wte", transposed=True),
 }
+"""By `model_type`. Final norm and head are found by transformers' own accessors."""
 
 
 def family_of(backbone: PreTrainedModel) -> Family:
