@@ -1,7 +1,7 @@
 """How often a model answers right with its own, zeroed and exchanged thoughts, and in words.
 
     python scripts/evaluate_codi.py --checkpoint codi-tiny --problems 2000
-    python scripts/evaluate_codi.py --checkpoint pytorch_model.bin --base_model FOLDER --data F.jsonl
+    python scripts/evaluate_codi.py --checkpoint pytorch_model.bin --base_model FOLDER --data F
 
 A model that reasons in its thoughts loses its accuracy without them. The problems are held out:
 training never sees their texts. A data file has a question and an answer a line.

@@ -13,7 +13,10 @@ from codi_patching.data.results import read_results
 from codi_patching.metrics.grid import GRID_METRICS
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if p.name != "test_mode.yaml")
+CONFIGS = {
+    path.relative_to(ROOT / "configs").with_suffix("").as_posix().replace("/", "_"): path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+}
 
 
 def codi_patching(*args, cwd=ROOT):
@@ -120,25 +123,53 @@ def test_help_names_both_commands_and_no_command_is_an_error():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_resolve_to_their_golden_file(config):
-    command = "fit" if config.stem.startswith("train") else "predict"
-    done = codi_patching(command, f"--config={config}", "--print_config")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configs_resolve_to_their_golden_file(name):
+    """Overlays on position patching; `tests/golden` is what they resolved to when read by eye."""
+    path = CONFIGS[name]
+    command = ["fit" if name.startswith("train") else "predict"]
+    if "class_path" not in path.read_text():
+        command.append("--config=configs/position.yaml")
+    done = codi_patching(*command, f"--config={path}", "--print_config")
     assert done.returncode == 0, done.stderr
-    golden = yaml.safe_load((ROOT / "tests" / "golden" / config.name).read_text())
-    assert yaml.safe_load(done.stdout) == golden
+    golden = (ROOT / "tests" / "golden" / f"{name}.yaml").read_text()
+    assert yaml.safe_load(done.stdout) == yaml.safe_load(golden)
 
 
 @pytest.mark.slow
 def test_scripts_run_on_the_shipped_model(tmp_path):
     out = tmp_path / "pairs.json"
     prepare = [sys.executable, "scripts/prepare_pairs.py", f"--out={out}"]
-    made = subprocess.run(
-        [*prepare, "--different=3", "--equal=1"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    options = {"capture_output": True, "text": True, "cwd": ROOT, "check": False}
+    made = subprocess.run([*prepare, "--different=3", "--equal=1"], **options)
     assert made.returncode == 0, made.stderr
-    assert len(json.loads(out.read_text())) == 4
+    records = json.loads(out.read_text())
+    assert len(records) == 4
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(json.dumps(r["clean"]) for r in records))
+    evaluate = [sys.executable, "scripts/evaluate_codi.py", f"--data={questions}"]
+    evaluated = subprocess.run(evaluate, **options)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "own thoughts         100.00%" in evaluated.stdout
+    assert "thoughts zeroed        0.00%" in evaluated.stdout
+
+
+@pytest.mark.slow
+def test_random_checkpoints_of_the_published_layout_run(tmp_path):
+    make = [sys.executable, "scripts/make_random_checkpoint.py", "--family=llama"]
+    subprocess.run([*make, str(tmp_path)], check=True, cwd=ROOT)
+    done = codi_patching(
+        "predict",
+        "--config=configs/position.yaml",
+        "--config=configs/models/llama_1b.yaml",
+        f"--model.checkpoint={tmp_path}/pytorch_model.bin",
+        f"--model.base_model={tmp_path}/base",
+        "--data.max_pairs=2",
+        f"--results.dir={tmp_path}/out",
+    )
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "out")
+    assert results.values["kl_divergence"].shape == (2, 3, 6)
+    assert results.metadata["precision"] == "bf16-true"
+    assert "LoRA merged into 21 weights with alpha 32" in done.stderr
+    assert "WARNING: the model answers fewer than half" in done.stderr

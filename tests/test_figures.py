@@ -19,6 +19,12 @@ def test_every_cell_has_its_number_and_the_top_cells_their_rank():
     assert [(round(p.get_x()), round(p.get_y())) for p in frames] == [(1, 0), (0, 1)]
 
 
+def test_cells_without_an_effect_have_no_rank():
+    values = np.array([[0.0, -2.0], [1.0, 0.001], [0.0, 0.0]])
+    figure = cell_map(values, ["0", "1", "2"], ["0", "1"], NONE, "t", "l", diverging=True, top=5)
+    assert [t for t in texts(figure) if t.startswith("#")] == ["#1"]
+
+
 def test_layers_run_upwards():
     figure = cell_map(VALUES, ["0", "1", "2"], ["0", "1"], NONE, "title", "nats")
     low, high = figure.axes[0].get_ylim()

@@ -220,7 +220,8 @@ def _short(value: float) -> str:
 
 
 def _largest(values: Array, count: int) -> list[tuple[int, ...]]:
-    """Indices of the largest finite values, the largest first."""
+    """Indices of the largest finite values, the largest first; none under 1 % of the scale."""
+    scale = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None, kind="stable")
     cells = [tuple(int(i) for i in np.unravel_index(k, values.shape)) for k in order[:count]]
-    return [cell for cell in cells if np.isfinite(values[cell])]
+    return [c for c in cells if np.isfinite(values[c]) and values[c] > 0.01 * scale]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -67,7 +68,8 @@ class ResultsWriter(pl.Callback):
         self.folder = Path(self.dir or f"results/{experiment.name}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._partial.touch()
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
         except OSError as error:
             raise ResultsError(
                 f"{self.folder} cannot be written ({error.strerror}): set --results.dir"
