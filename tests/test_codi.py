@@ -79,6 +79,13 @@ def test_a_context_is_left_as_it_was(model):
         context.expand(2).expand(4)
 
 
+def test_the_first_rows_of_a_context(model):
+    hidden, context = model.encode([model.prompt_ids(LONG), model.prompt_ids(SHORT)])
+    both, _, _ = model.think(hidden, context)
+    one, _, _ = model.think(hidden[:1], context.take(1))
+    torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-10)
+
+
 def test_pad_left():
     ids, mask = pad_left([[5, 6, 7], [8]], pad_id=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]

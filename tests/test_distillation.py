@@ -68,7 +68,7 @@ def test_teacher_loss_by_whole_sequences_one_at_a_time(module):
 def test_student_losses_one_at_a_time(module):
     model = module.model
     _, context = encode(module)
-    loss, step_loss, states = module.student_loss(context, BATCH)
+    loss, step_loss, states, _ = module.student_loss(*module.read_bot(context), BATCH)
     losses, step_losses = [], []
     for row, question in enumerate(BATCH["question"]):
         _, hidden, after = model.think(*model.encode([model.prompt_ids(question)]))
@@ -98,9 +98,28 @@ def test_distillation_loss_by_hand_and_only_the_student_learns():
     assert teacher.grad is None
 
 
+def test_necessity_loss_is_the_distance_from_uniform_with_zeroed_thoughts(module):
+    """Its first row has zero thoughts; a batch of two has a single row that takes part."""
+    model = module.model
+    _, context = module.read_bot(encode(module)[1])
+    loss = module.necessity_loss(context, torch.randn(2, 5, 32))
+    alone = model.encode([model.prompt_ids(BATCH["question"][0])])[1]
+    _, after = model.advance(alone, torch.zeros(1, 5, 32))
+    read, _ = model.read(after, torch.tensor([[model.settings.eot_id, *module.prefix_ids]]))
+    numbers = [module._ids(str(n))[0] for n in range(61)]
+    p = model.logits(read[0, -1]).softmax(-1)[numbers]
+    uniform = torch.full((61,), 1 / 61)
+    expected = (uniform * (uniform / p).log()).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_learning_rate_warms_up_stays_and_decays_in_each_stage():
     module = CodiDistillation(
-        num_layers=1, teacher_steps=100, joint_steps=200, warmup_steps=10, decay_fraction=0.5
+        num_layers=1,
+        teacher_steps=100,
+        joint_steps=200,
+        warmup_steps=10,
+        decay_fraction=(0.5, 0.5),
     )
     rates = [module._learning_rate(step, (2.0, 1.0)) for step in range(300)]
     assert rates[0] == pytest.approx(0.2)

@@ -75,6 +75,14 @@ class Context:
             raise ValueError(f"expected a context of 1 row to expand, got {self.rows}")
         return replace(self, cache=_copy(self.cache, rows), rows=rows)
 
+    def take(self, rows: int) -> Context:
+        """The same context for its first rows only."""
+        cache = DynamicCache()
+        for layer, entry in enumerate(self.cache.layers if self.cache else ()):
+            cache.update(entry.keys[:rows], entry.values[:rows], layer)
+        mask = None if self.mask is None else self.mask[:rows]
+        return replace(self, cache=cache, mask=mask, rows=rows)
+
 
 def _copy(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
     """A cache of its own: forward passes update theirs in place."""
