@@ -144,7 +144,7 @@ def test_problems_are_fresh_each_epoch_and_held_out_ones_apart():
 def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = f"{__file__.rpartition('/tests/')[0]}/configs/train_codi_tiny.yaml"
-    steps = ["--model.teacher_steps=2", "--model.joint_steps=4"]
+    steps = ["--model.teacher_steps=2", "--model.joint_steps=4", "--model.necessity_from=2"]
     common = ["codi-patching", "fit", f"--config={config}", *SMALL, *steps]
     monkeypatch.setattr("sys.argv", [*common, "--trainer.max_epochs=2"])
     run()

@@ -135,7 +135,8 @@ def test_the_random_pair_source_is_another_pair_from_the_seed(checkpoint, predic
     given = clean_activations(checkpoint)
     for index, pair_id in enumerate(["p0", "p1", "p2"]):
         others = [p for p in ("p0", "p1", "p2") if p != pair_id]
-        donor = random.Random(f"7/{pair_id}").choice(others)
+        random.Random(f"7/{pair_id}").shuffle(others)
+        donor = others[0]
         assert results.baseline[pair_id]["source_pair"] == donor
         expected = twin_maps(checkpoint, index, CELLS, given=given[int(donor[1])])
         assert_equal_maps(results, index, expected)
@@ -169,6 +170,20 @@ def test_a_pair_that_cannot_run_is_named_and_the_others_go_on(checkpoint, predic
     assert results.pair_ids == ["p0", "p2"]
     assert results.metadata["num_pairs"] == 2
     assert "1024 tokens" in results.metadata["excluded"]["p1"]
+
+
+@pytest.mark.parametrize("source", ["mean", "random_pair"])
+def test_a_pair_that_cannot_run_gives_nothing_to_the_others(checkpoint, predict, tmp_path, source):
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    (tmp_path / "short.json").write_text(json.dumps([records[0], records[2]]))
+    records[1]["clean"]["question"] = "Tom has 9 pears. " * 300
+    (tmp_path / "long.json").write_text(json.dumps(records))
+    experiment = {"checkpoint": checkpoint, "source": source}
+    with pytest.warns(UserWarning, match="pair p1 left out"):
+        found = predict(PositionPatching(**experiment), pairs=str(tmp_path / "long.json"))
+    expected = predict(PositionPatching(**experiment), pairs=str(tmp_path / "short.json"))
+    for metric, values in found.values.items():
+        np.testing.assert_array_equal(values, expected.values[metric])
 
 
 def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(checkpoint, pair):

@@ -25,6 +25,7 @@ from transformers import (
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.model.accuracy import latent_answers
 from codi_patching.model.answers import build_readout
 from codi_patching.model.checkpoint import load_checkpoint
 from codi_patching.model.families import FAMILIES
@@ -160,7 +161,7 @@ def test_every_experiment_runs_on_every_family(write, predict, family):
         results = predict(experiment(**where, num_latents=3), max_pairs=2)
         kl = results.values["kl_divergence"]
         assert kl[:, results.structural].max(initial=0) < 1e-8
-        assert kl[:, ~results.structural].max() > 1e-4
+        assert kl[:, ~results.structural].max() > 1e-6
         assert results.metadata["model_type"] == family
         assert results.metadata["checkpoint"]["merged"] > 0
 
@@ -181,6 +182,15 @@ def test_self_patching_changes_nothing_on_every_family(write, family):
         rtol=0,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_prompts_answer_as_one_by_one(write, family):
+    _, where = write(family)
+    model, _ = load_checkpoint(**where, num_latents=3)
+    questions = [QUESTION, "Tom has 5 pears.", "He has 6 boxes of 7 pears. He eats 3 of them."]
+    single = [latent_answers(model, [question])[0] for question in questions]
+    assert latent_answers(model, questions) == single
 
 
 def rename(old, new):

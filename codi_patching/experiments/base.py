@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -210,11 +211,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
                 "set --data.max_pairs or --model.source"
             )
         if self.source == "mean":
-            runs = [self._activations(self._roles(pair)[1]) for pair in pairs]
-            self._mean = Activations(
-                torch.stack([run.thoughts for run in runs]).mean(0),
-                torch.stack([run.resid for run in runs]).mean(0),
-            )
+            self._mean = self._mean_activations(pairs)
 
     def predict_step(self, batch: Pair, batch_idx: int) -> PairResult | ExcludedPair:
         """Run a pair; one that cannot be run is named, not dropped."""
@@ -247,11 +244,13 @@ class PatchingExperiment(pl.LightningModule, ABC):
         prompt = self._encode(patched, readout)
         baseline = self.engine.run(prompt, [[]], readout)
         reference = self.engine.run(self._encode(giving, readout), [[]], readout)
+        _check_finite(baseline.answer_logits, lambda _: "the unpatched run")
+        _check_finite(reference.answer_logits, lambda _: "the giving run")
         given, donor = self._given(pair, reference)
         runs = self.patched_runs(
             UnpatchedRuns(pair.pair_id, prompt, readout, baseline, reference, given)
         )
-        self._check_finite(runs)
+        _check_finite(runs.answer_logits, self.cell_name)
         own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in readout.answers)
         inputs = {
             "patched_own": runs.answer_logits[0],
@@ -332,21 +331,30 @@ class PatchingExperiment(pl.LightningModule, ABC):
             return self._mean, None
         if self.source == "random_pair":
             others = [other for other in self.pairs if other.pair_id != pair.pair_id]
-            donor = Random(f"{self.seed}/{pair.pair_id}").choice(others)
-            return self._activations(self._roles(donor)[1]), donor.pair_id
+            Random(f"{self.seed}/{pair.pair_id}").shuffle(others)
+            for donor in others:
+                with suppress(PairError):  # one that cannot run is named when its turn comes
+                    return self._activations(self._roles(donor)[1]), donor.pair_id
+            raise PairError("no other pair can be run, to patch from")
         return own, None
+
+    def _mean_activations(self, pairs: Sequence[Pair]) -> Activations:
+        """The mean of each cell over the giving runs of all pairs that can be run."""
+        total: Activations | None = None
+        count = 0
+        for pair in pairs:
+            with suppress(PairError):  # named when its turn comes
+                run = self._activations(self._roles(pair)[1])
+                count += 1
+                total = run if total is None else total.plus(run)
+        if total is None:
+            raise ValueError("no pair can be run, to take the mean of: set --data.pairs")
+        return Activations(total.thoughts / count, total.resid / count)
 
     @property
     def seed(self) -> int:
         """The seed of the run, as `seed_everything` left it."""
         return int(os.environ.get("PL_GLOBAL_SEED", "42"))
-
-    def _check_finite(self, runs: PatchedRuns) -> None:
-        for logits in runs.answer_logits:
-            wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-            if wrong:
-                where = [self.cell_name(row) for row in wrong[:3]]
-                raise PairError(f"logits are not finite at {', '.join(where)}")
 
     def cell_name(self, cell: int) -> str:
         """A cell in words: `layer 3, position 2`."""
@@ -358,6 +366,15 @@ class PatchingExperiment(pl.LightningModule, ABC):
     def run_name(self, run: int) -> str:
         """The cell of a pair's run-th patched run; cells run in the grid's order."""
         return self.cell_name(run)
+
+
+def _check_finite(answer_logits: Sequence[Tensor], name: Callable[[int], str]) -> None:
+    """Refuse NaN and infinity, naming the first rows that have them."""
+    for logits in answer_logits:
+        wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if wrong:
+            where = ", ".join(name(row) for row in wrong[:3])
+            raise PairError(f"logits are not finite at {where}")
 
 
 def _describe_unpatched(inputs: dict[str, Tensor]) -> dict[str, dict[str, float]]:

@@ -197,10 +197,10 @@ def _read_base_model(base_model: str) -> tuple[PreTrainedConfig, PreTrainedToken
     try:
         config = AutoConfig.from_pretrained(base_model)
         tokenizer = AutoTokenizer.from_pretrained(base_model)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"expected {base_model} to be a Hugging Face id or a folder with config and "
-            f"tokenizer ({str(error).splitlines()[0]}): set --model.base_model"
+            f"tokenizer ({_first_line(error)}): set --model.base_model"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise CheckpointError(
@@ -208,6 +208,10 @@ def _read_base_model(base_model: str) -> tuple[PreTrainedConfig, PreTrainedToken
             f"{type(tokenizer).__name__}: set --model.base_model"
         )
     return config, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _extend_vocabulary(
@@ -295,7 +299,7 @@ def _fill(
         for k in own
         if k in weights and weights[k].shape != own[k].shape
     ]
-    problems += [f"{prefix}{k} is not finite" for k, v in weights.items() if not v.isfinite().all()]
+    problems += [f"{prefix}{k} is not finite" for k, v in weights.items() if not _is_finite(v)]
     problems += [
         f"{k} differs from {source}, which the config ties it to"
         for k, source in tied.items()
@@ -308,6 +312,11 @@ def _fill(
         value = weights.pop(name)
         if name not in tied:
             module.load_state_dict({name: value.to(dtype)}, strict=False, assign=True)
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether all numbers are finite, without a copy of them."""
+    return all(bound.isfinite().item() for bound in weight.aminmax())
 
 
 def _dtypes(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:

@@ -41,6 +41,10 @@ class Activations:
         source = self.thoughts if layer == THOUGHT else self.resid[layer]
         return source[position]
 
+    def plus(self, other: Activations) -> Activations:
+        """The sum, cell by cell."""
+        return Activations(self.thoughts + other.thoughts, self.resid + other.resid)
+
     @classmethod
     def zeros_like(cls, other: Activations) -> Activations:
         """Zero vectors in every cell."""
