@@ -7,6 +7,7 @@ up use a sequential map, values with a sign or a reference (recovery) a divergin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -159,7 +160,7 @@ def trajectories(
         known = np.isfinite(mean[index])
         colour = colours(norm(index))
         thick = layer in highlighted
-        style = (
+        style: dict[str, Any] = (
             {"lw": 2.6, "ms": 4.5, "zorder": 3} if thick else {"lw": 0.9, "ms": 2, "alpha": 0.75}
         )
         axes.plot(at[known], mean[index][known], color=colour, marker="o", **style)

@@ -61,7 +61,7 @@ class FigureWriter(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw everything; results are on disk already."""
-        folder = next(c.folder for c in trainer.callbacks if isinstance(c, ResultsWriter))  # type: ignore[attr-defined]
+        folder = next(c.folder for c in trainer.callbacks if isinstance(c, ResultsWriter))
         results = read_results(folder)
         everything = slice(None)
         figures = {

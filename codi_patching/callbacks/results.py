@@ -157,7 +157,7 @@ class ResultsWriter(pl.Callback):
 
 def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadata:
     """All that the numbers depend on, and nothing that changes from run to run."""
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    datamodule = trainer.datamodule
     described: Metadata = {
         "experiment": experiment.name,
         "strategy": experiment.strategy,

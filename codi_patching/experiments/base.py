@@ -294,7 +294,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
     @property
     def pairs(self) -> list[Pair]:
         """All pairs of the run."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self.trainer.datamodule
         if not isinstance(datamodule, PairsDataModule):
             raise TypeError(f"expected a PairsDataModule, got {type(datamodule).__name__}")
         return datamodule.kept

@@ -20,6 +20,7 @@ batch's mean thoughts, or noise. Thoughts of another question are never trained 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -326,7 +327,7 @@ class CodiDistillation(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
         """Muon for the blocks' matrices, AdamW for everything else."""
-        matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
+        matrices = [p for block in self.model.blocks for p in block.parameters() if p.ndim == 2]
         chosen = {id(p) for p in matrices}
         rest = [p for p in self.model.parameters() if id(p) not in chosen]
         optimizers = [
@@ -335,11 +336,8 @@ class CodiDistillation(pl.LightningModule):
         ]
         peaks = [self.hparams["muon_lr"], self.hparams["adam_lr"]]
         schedulers = [
-            {
-                "scheduler": LambdaLR(optimizer, lambda step, p=peak: self._learning_rate(step, p)),
-                "interval": "step",
-            }
-            for optimizer, peak in zip(optimizers, peaks, strict=True)
+            {"scheduler": LambdaLR(o, partial(self._learning_rate, peaks=p)), "interval": "step"}
+            for o, p in zip(optimizers, peaks, strict=True)
         ]
         return optimizers, schedulers
 

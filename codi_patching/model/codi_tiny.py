@@ -73,7 +73,7 @@ def build_codi_tiny(
     projection = build_projection(hidden_size, prj_dim)
     # A thought should look like a token to the first layer: same scale as the embeddings.
     embeddings = backbone.get_input_embeddings().weight
-    nn.init.constant_(projection.ln.weight, embeddings.std().item())
+    nn.init.constant_(projection.get_parameter("ln.weight"), embeddings.std().item())
     settings = CodiSettings(
         num_latents=num_latents,
         bot_ids=(tokenizer.convert_tokens_to_ids("<bot>"),),

@@ -28,7 +28,10 @@ class LatentModel(Protocol):
     """What the engine needs of a CODI model."""
 
     prj: nn.Module
-    num_latents: int
+
+    @property
+    def num_latents(self) -> int:
+        """K."""
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
