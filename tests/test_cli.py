@@ -73,6 +73,33 @@ def test_positions_differ_and_the_answer_moves(position_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "shape", "figures"),
+    [
+        ("layer", (2, 16), {"kl_divergence", "recovery"}),
+        (
+            "iterative_cumulative",
+            (2, 16, 5),
+            {"kl_divergence", "recovery"}
+            | {f"trajectory_{m}" for m in ("kl_divergence", "recovery")}
+            | {f"trajectory_cosine_to_{m}" for m in ("clean", "corrupted")},
+        ),
+    ],
+)
+def test_the_other_experiments(tmp_path, config, shape, figures):
+    done = codi_patching(
+        "predict",
+        f"--config=configs/{config}.yaml",
+        "--data.max_pairs=2",
+        f"--results.dir={tmp_path}/a folder with ümlauts",
+    )
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "a folder with ümlauts")
+    assert results.values["kl_divergence"].shape == shape
+    assert {p.stem for p in (tmp_path / "a folder with ümlauts").glob("*.png")} == figures
+
+
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes_and_others_are_refused(position_run):
     folder, _ = position_run
     path = folder / "position_patching_results.json"
