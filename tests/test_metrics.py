@@ -165,6 +165,15 @@ def test_missing_values_are_left_out_of_the_mean_of_their_cell_only():
     assert metric.compute()[1].isnan()
 
 
+def test_sums_stay_float64_when_a_model_around_them_is_cast():
+    module = torch.nn.ModuleDict({"metrics": grid_metrics((1,))}).to(torch.bfloat16)
+    metric = module["metrics"]["kl_divergence"]
+    metric.add(torch.tensor([1.001]))
+    metric.reset()
+    metric.add(torch.tensor([1.001], dtype=torch.float64))
+    assert metric.compute().item() == 1.001
+
+
 def test_states_of_two_ranks_add_up():
     first, second, both = (KLDivergence((2,)) for _ in range(3))
     runs = [torch.randn(2, 1, 4) for _ in range(3)]

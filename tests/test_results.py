@@ -22,6 +22,7 @@ METADATA = {
         "shape": [2, 2],
         "layers": ["thought", "0"],
         "positions": ["0", "1"],
+        "column": "position",
         "structural_zeros": [[1, 1]],
     },
     "metrics": ["kl_divergence", "recovery"],
@@ -72,7 +73,13 @@ def test_what_is_read_is_what_was_written(folder):
 def test_a_layer_can_be_one_cell(tmp_path):
     metadata = {
         **METADATA,
-        "grid": {"shape": [2], "layers": ["0", "1"], "positions": [], "structural_zeros": [[1]]},
+        "grid": {
+            "shape": [2],
+            "layers": ["0", "1"],
+            "positions": [],
+            "column": "position",
+            "structural_zeros": [[1]],
+        },
     }
     values = {m: np.array([1.0, 0.0]) for m in METADATA["metrics"]}
     write_results(tmp_path / "layer_patching_results.json", metadata, [PairRecord("a", {}, values)])

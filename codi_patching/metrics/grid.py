@@ -24,7 +24,8 @@ NaN in the last iteration, after which there is no position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,14 @@ class GridMetric(Metric):
         self.add_state("total", zeros, dist_reduce_fx="sum")
         self.add_state("count", zeros.clone(), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
+
+    def _apply(self, fn: Callable[..., Any], *args: Any) -> GridMetric:
+        """Move, but keep sums in float64 when a model around the metric is cast to bf16."""
+        super()._apply(fn, *args)
+        for name in ("total", "count"):
+            setattr(self, name, getattr(self, name).double())
+            self._defaults[name] = self._defaults[name].double()
+        return self
 
     def add(self, values: Tensor) -> None:
         """Add one pair's value for each cell, in the grid's order.
