@@ -134,9 +134,9 @@ def test_the_random_pair_source_is_another_pair_from_the_seed(checkpoint, predic
     results = predict(PositionPatching(checkpoint, source="random_pair"))
     given = clean_activations(checkpoint)
     for index, pair_id in enumerate(["p0", "p1", "p2"]):
-        others = [p for p in ("p0", "p1", "p2") if p != pair_id]
-        random.Random(f"7/{pair_id}").shuffle(others)
-        donor = others[0]
+        rng = random.Random(f"7/{pair_id}")
+        drawn = (f"p{rng.randrange(3)}" for _ in range(100))
+        donor = next(other for other in drawn if other != pair_id)
         assert results.baseline[pair_id]["source_pair"] == donor
         expected = twin_maps(checkpoint, index, CELLS, given=given[int(donor[1])])
         assert_equal_maps(results, index, expected)
@@ -189,11 +189,10 @@ def test_a_pair_that_cannot_run_gives_nothing_to_the_others(checkpoint, predict,
 def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(checkpoint, pair):
     experiment = PositionPatching(checkpoint, source="zero")
     experiment.configure_model()
-    experiment._given = lambda pair, reference: (
-        Activations(torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)),
-        None,
+    experiment._given = lambda unpatched: Activations(
+        torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)
     )
-    result = experiment.predict_step(pair, 0)
+    (result,) = experiment.predict_step([pair], 0)
     assert isinstance(result, ExcludedPair)
     assert result.reason.startswith("logits are not finite at layer 0, position 0, ")
 

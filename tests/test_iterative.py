@@ -17,7 +17,7 @@ from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS
 from codi_patching.model.answers import build_readout
 from codi_patching.model.checkpoint import load_checkpoint
-from codi_patching.patching.interventions import Activations, Patch
+from codi_patching.patching.interventions import Activations, Generated, Patch, patches_from
 
 L = K = 3
 
@@ -84,45 +84,37 @@ def test_equals_brute_force(checkpoint, predict, strategy):
 class OffByOne(IterativePatching):
     """Patches the position before the one it should."""
 
-    def _row(self, layer, iteration, activations):
-        row = super()._row(layer, iteration, activations)
+    def _row(self, given, iteration, index):
+        row = super()._row(given, iteration, index)
         return [Patch(p.layer, max(p.position - 1, 0), p.values) for p in row[-1:]]
 
 
 class CleanForGenerated(IterativePatching):
     """Relays the clean activation in place of the generated one: a single pass in disguise."""
 
-    def _row(self, layer, iteration, activations):
-        return [Patch(layer, iteration, self.clean.at(layer, iteration))]
-
-    def patched_runs(self, start):
-        self.clean = start.given
-        return super().patched_runs(start)
+    def _row(self, given, iteration, index):
+        return patches_from(given, index, [iteration])
 
 
 class StaleGenerated(IterativePatching):
     """Hands on what the iteration before the last one generated."""
 
-    def patched_runs(self, start):
-        self.seen = {}
-        return super().patched_runs(start)
-
-    def _row(self, layer, iteration, activations):
-        self.seen[layer, iteration] = activations
-        stale = self.seen[layer, max(iteration - 1, 0)]
-        return [Patch(layer, iteration, stale.at(layer, iteration))]
+    def _row(self, given, iteration, index):
+        row = super()._row(given, iteration, index)
+        if iteration < 2:
+            return row
+        return [Patch(index, iteration, Generated(row[0].values.row - L))]
 
 
 class UnpatchedChain(IterativePatching):
     """Hands on the baseline's activations, as if the run had not been patched."""
 
     def patched_runs(self, start):
-        self.baseline = start.baseline.activations()
+        self.baseline = start.baseline.run.activations()
         return super().patched_runs(start)
 
-    def _row(self, layer, iteration, activations):
-        given = activations if iteration == 0 else self.baseline
-        return [Patch(layer, iteration, given.at(layer, iteration))]
+    def _row(self, given, iteration, index):
+        return patches_from(given if iteration == 0 else self.baseline, index, [iteration])
 
 
 @pytest.mark.parametrize("mutant", [OffByOne, CleanForGenerated, StaleGenerated, UnpatchedChain])
@@ -172,12 +164,15 @@ def test_holding_all_positions_at_generated_values_changes_nothing(checkpoint, p
     experiment = IterativePatching(checkpoint=checkpoint)
     experiment.configure_model()
     readout = build_readout(experiment.model.tokenizer, 7, "The answer is:", (1, 2))
-    prompt = experiment._encode(pair.corrupted, readout)
-    given = experiment._activations(pair.clean)
-    first = experiment.engine.run(prompt, [[Patch(1, 0, given.at(1, 0))]], readout)
-    made = first.activations()
-    rows = [[Patch(1, p, made.at(1, p)) for p in range(n + 1)] for n in range(K)]
-    held = experiment.engine.run(prompt, rows, readout)
+    requests = [experiment._request(q, readout) for q in (pair.corrupted, pair.clean)]
+    corrupted, clean = experiment.engine.unpatched(requests)
+    given = clean.run.activations()
+    everything = [(1, p) for p in range(K)]
+    first = experiment.engine.patched(
+        corrupted, [[Patch(1, 0, given.at(1, 0))]], watch=[everything]
+    )
+    rows = [[Patch(1, p, first.watched[0][p]) for p in range(n + 1)] for n in range(K)]
+    held = experiment.engine.patched(corrupted, rows)
     for logits, once in zip(held.answer_logits, first.answer_logits, strict=True):
         torch.testing.assert_close(logits, once.expand_as(logits), rtol=0, atol=1e-4)
 

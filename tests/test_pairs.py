@@ -111,7 +111,7 @@ def test_the_data_module_filters_and_says_so(write, caplog):
     data.setup("predict")
     assert [pair.pair_id for pair in data.kept] == ["1"]
     assert data.filtered == ["2"]
-    assert next(iter(data.predict_dataloader())).pair_id == "1"
+    assert [pair.pair_id for pair in next(iter(data.predict_dataloader()))] == ["1"]
 
 
 def test_max_pairs_counts_after_filtering(write):

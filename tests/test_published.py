@@ -30,8 +30,10 @@ from codi_patching.model.answers import build_readout
 from codi_patching.model.checkpoint import load_checkpoint
 from codi_patching.model.families import FAMILIES
 from codi_patching.model.published import CheckpointError
+from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
-from codi_patching.patching.reference import Prompt, Readout, ReferenceEngine
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep import SweepEngine
 from scripts.make_random_checkpoint import train_tokenizer
 
 QUESTION = "Tom has 16 pears. He buys 4 more."
@@ -170,18 +172,14 @@ def test_every_experiment_runs_on_every_family(write, predict, family):
 def test_self_patching_changes_nothing_on_every_family(write, family):
     _, where = write(family)
     model, _ = load_checkpoint(**where, num_latents=3)
-    engine = ReferenceEngine(model)
-    prompt = Prompt(*model.encode([model.prompt_ids(QUESTION)]))
     readout = Readout((model.settings.eot_id, 5), ((6, 7),))
-    baseline = engine.run(prompt, [[]], readout)
-    rows = [patches_from(baseline.activations(), layer, range(3)) for layer in (-1, 0, 1, 2)]
-    run = engine.run(prompt, rows, readout)
-    torch.testing.assert_close(
-        run.answer_logits[0],
-        baseline.answer_logits[0].expand_as(run.answer_logits[0]),
-        rtol=0,
-        atol=1e-4,
-    )
+    for engine in (ReferenceEngine(model), SweepEngine(model, 40)):
+        start = engine.unpatched([(model.prompt_ids(QUESTION), readout)])[0]
+        own = start.run.activations()
+        rows = [patches_from(own, layer, range(3)) for layer in (-1, 0, 1, 2)]
+        logits = engine.patched(start, rows).answer_logits[0]
+        unpatched = start.run.answer_logits[0].expand_as(logits)
+        torch.testing.assert_close(logits, unpatched, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

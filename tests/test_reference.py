@@ -7,8 +7,15 @@ import torch
 from conftest import random_model
 from twin import run_twin
 
-from codi_patching.patching.interventions import THOUGHT, Activations, Patch, patches_from
-from codi_patching.patching.reference import Prompt, Readout, ReferenceEngine
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import (
+    THOUGHT,
+    Activations,
+    Generated,
+    Patch,
+    patches_from,
+)
+from codi_patching.patching.reference import Prompt, ReferenceEngine
 
 CLEAN, CORRUPTED = "Tom has 16 pears. He eats 3.", "Tom has 18 pears. He eats 3."
 READOUT = Readout(prefix=(4, 9, 10), answers=((11, 12, 13), (14,)))
@@ -44,7 +51,7 @@ def test_equals_the_twin_on_random_rows(latents, num_layers, num_latents):
     engine, prompt = ReferenceEngine(model), encode(model, CORRUPTED)
     frozen = engine.run(prompt, [[]], READOUT).thoughts[0]
     rows = [random_row(rng, num_layers, num_latents) for _ in range(8)]
-    run = engine.run(prompt, rows, READOUT, latents, frozen)
+    run = engine.run(prompt, rows, READOUT, frozen if latents == "frozen" else None)
     for index, row in enumerate(rows):
         thoughts, resid, logits = run_twin(model, CORRUPTED, row, READOUT, latents, frozen)
         torch.testing.assert_close(run.thoughts[index], thoughts, **CLOSE)
@@ -66,7 +73,8 @@ def test_patching_a_run_with_its_own_activations_changes_nothing(model, runs, la
     engine, prompt, baseline, _ = runs
     own = baseline.activations()
     rows = [patches_from(own, layer, range(3)) for layer in (THOUGHT, 0, 1, 2)]
-    run = engine.run(prompt, rows, READOUT, latents, baseline.thoughts[0])
+    frozen = baseline.thoughts[0] if latents == "frozen" else None
+    run = engine.run(prompt, rows, READOUT, frozen)
     for logits, unpatched in zip(run.answer_logits, baseline.answer_logits, strict=True):
         torch.testing.assert_close(logits, unpatched.expand_as(logits), **CLOSE)
 
@@ -74,7 +82,7 @@ def test_patching_a_run_with_its_own_activations_changes_nothing(model, runs, la
 def test_frozen_and_recomputed_agree_where_no_thought_comes_after(model, runs):
     engine, prompt, baseline, clean = runs
     rows = [patches_from(clean.activations(), layer, [2]) for layer in (THOUGHT, 0, 1, 2)]
-    frozen = engine.run(prompt, rows, READOUT, "frozen", baseline.thoughts[0])
+    frozen = engine.run(prompt, rows, READOUT, baseline.thoughts[0])
     recomputed = engine.run(prompt, rows, READOUT)
     torch.testing.assert_close(frozen.answer_logits, recomputed.answer_logits, **CLOSE)
 
@@ -82,7 +90,7 @@ def test_frozen_and_recomputed_agree_where_no_thought_comes_after(model, runs):
 def test_nothing_reads_the_last_layer_but_the_next_thought(model, runs):
     engine, prompt, baseline, clean = runs
     rows = [patches_from(clean.activations(), 2, [p]) for p in range(3)]
-    frozen = engine.run(prompt, rows, READOUT, "frozen", baseline.thoughts[0])
+    frozen = engine.run(prompt, rows, READOUT, baseline.thoughts[0])
     recomputed = engine.run(prompt, rows, READOUT)
     unpatched = baseline.answer_logits[0]
     change = (recomputed.answer_logits[0] - unpatched).abs().amax(dim=(1, 2))
@@ -113,10 +121,13 @@ def test_splitting_rows_changes_nothing(model, runs, max_rows):
     rows = [patches_from(clean.activations(), layer, [p]) for layer in range(3) for p in range(3)]
     done = []
     whole = ReferenceEngine(model).run(prompt, rows, READOUT)
-    split = ReferenceEngine(model, max_rows).run(prompt, rows, READOUT, on_rows_done=done.append)
+    engine = ReferenceEngine(model, max_rows)
+    start = engine.unpatched([(model.prompt_ids(CORRUPTED), READOUT)])[0]
+    watch = [[(2, 2)]] * 9
+    split = engine.patched(start, rows, watch=watch, on_rows_done=done.append)
     torch.testing.assert_close(split.answer_logits, whole.answer_logits, **CLOSE)
-    torch.testing.assert_close(split.resid, whole.resid, **CLOSE)
-    assert done[-1] == 9
+    torch.testing.assert_close(torch.cat(split.watched), whole.resid[:, 2, 2], **CLOSE)
+    assert done == [*range(max_rows, 9, max_rows), 9]
 
 
 def test_the_prompt_serves_many_runs_unchanged(model, runs):
@@ -132,25 +143,28 @@ def test_logits_are_float32_at_least_whatever_the_model(model):
     assert run.answer_logits[0].dtype == torch.float32
 
 
+@pytest.fixture
+def patched(model):
+    """Run rows on the corrupted question."""
+    engine = ReferenceEngine(model)
+    start = engine.unpatched([(model.prompt_ids(CORRUPTED), READOUT)])[0]
+    return lambda *rows: engine.patched(start, rows)
+
+
 @pytest.mark.parametrize("cell", [(3, 0), (0, 3), (-2, 0), (0, -1)])
-def test_a_cell_that_does_not_exist_is_refused(model, runs, cell):
-    engine, prompt, _, _ = runs
+def test_a_cell_that_does_not_exist_is_refused(patched, cell):
     with pytest.raises(ValueError, match=r"expected a layer in 0\.\.2"):
-        engine.run(prompt, [[Patch(*cell, torch.zeros(32))]], READOUT)
+        patched([Patch(*cell, torch.zeros(32))])
 
 
-def test_a_cell_patched_twice_is_refused(model, runs):
-    engine, prompt, _, _ = runs
+def test_a_cell_patched_twice_is_refused(patched):
     with pytest.raises(ValueError, match="each cell once"):
-        engine.run(prompt, [[Patch(0, 0, torch.zeros(32))] * 2], READOUT)
+        patched([Patch(0, 0, torch.zeros(32))] * 2)
 
 
-def test_frozen_needs_its_thoughts_and_rows_a_limit(model, runs):
-    engine, prompt, _, _ = runs
-    with pytest.raises(ValueError, match="expected frozen_thoughts"):
-        engine.run(prompt, [[]], READOUT, "frozen")
-    with pytest.raises(ValueError, match="max_rows"):
-        ReferenceEngine(model, 0)
+def test_what_a_later_row_generates_is_refused(patched):
+    with pytest.raises(ValueError, match=r"row 0 to be patched with what an earlier row .* row 0"):
+        patched([Patch(0, 1, Generated(0))], [])
 
 
 def test_zero_activations_are_zero_everywhere():

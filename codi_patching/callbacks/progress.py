@@ -20,20 +20,22 @@ class PatchingProgress(TQDMProgressBar):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        batch: Pair,
+        batch: list[Pair],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Name the pair, and follow its patched runs."""
+        """Follow the patched runs of these pairs."""
         assert isinstance(pl_module, PatchingExperiment)
         bar, experiment = self.predict_progress_bar, pl_module
         cells = math.prod(experiment.shape)
         if batch_idx == 0:
-            bar.reset(cells * int(trainer.num_predict_batches[dataloader_idx]))
+            bar.reset(cells * len(experiment.pairs))
+        before = {pair.pair_id: index * cells for index, pair in enumerate(batch)}
+        first = bar.n
 
-        def progress(count: int, name: str) -> None:
-            bar.set_description(f"pair {batch.pair_id}, {name}")
-            bar.update(batch_idx * cells + count - bar.n)
+        def progress(pair_id: str, done: int, name: str) -> None:
+            bar.set_description(f"pair {pair_id}, {name}")
+            bar.update(first + before[pair_id] + done - bar.n)
 
         experiment.on_progress = progress
 

@@ -32,7 +32,7 @@ from codi_patching.data.results import (
     write_results,
     write_table,
 )
-from codi_patching.experiments.base import ExcludedPair, PatchingExperiment
+from codi_patching.experiments.base import ExcludedPair, PairResult, PatchingExperiment
 
 _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
 
@@ -98,23 +98,27 @@ class ResultsWriter(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,
-        batch: Pair,
+        batch: list[Pair],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Append the pair to the partial file."""
-        if isinstance(outputs, ExcludedPair):
-            self.excluded.append(outputs)
-            rank_zero_warn(f"pair {outputs.pair_id} left out: {outputs.reason}")
+        """Append the pairs to the partial file."""
+        for result in outputs:
+            self._keep(result)
+
+    def _keep(self, result: PairResult | ExcludedPair) -> None:
+        if isinstance(result, ExcludedPair):
+            self.excluded.append(result)
+            rank_zero_warn(f"pair {result.pair_id} left out: {result.reason}")
             return
-        if outputs.activations is not None:
-            self.activations[outputs.pair_id] = outputs.activations
-        if outputs.trace:
-            write_table(self.folder / f"trace_{file_name(outputs.pair_id)}.csv", outputs.trace)
+        if result.activations is not None:
+            self.activations[result.pair_id] = result.activations
+        if result.trace:
+            write_table(self.folder / f"trace_{file_name(result.pair_id)}.csv", result.trace)
         line = {
-            "pair_id": outputs.pair_id,
-            "baseline": outputs.baseline,
-            "values": {name: value.tolist() for name, value in outputs.values.items()},
+            "pair_id": result.pair_id,
+            "baseline": result.baseline,
+            "values": {name: value.tolist() for name, value in result.values.items()},
         }
         with self._partial.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

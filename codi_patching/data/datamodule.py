@@ -1,4 +1,4 @@
-"""The pairs as a LightningDataModule, one pair a batch."""
+"""The pairs as a LightningDataModule, a few pairs a batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from codi_patching.data.pairs import SHIPPED_PAIRS, Pair, PairsFileError, read_p
 from codi_patching.model.checkpoint import file_sha256
 
 
-def _only_pair(batch: list[Pair]) -> Pair:
-    return batch[0]
+def _as_list(batch: list[Pair]) -> list[Pair]:
+    return batch
 
 
 class PairsDataModule(pl.LightningDataModule):
@@ -22,6 +22,7 @@ class PairsDataModule(pl.LightningDataModule):
     Args:
         pairs: File of pairs, in either form of `data.pairs`; the shipped ones if not given.
         max_pairs: Only the first so many, after filtering.
+        batch_size: Pairs whose unpatched runs are made side by side.
 
     Attributes:
         kept: The pairs that `predict` will see.
@@ -29,13 +30,16 @@ class PairsDataModule(pl.LightningDataModule):
         sha256: Of the file.
     """
 
-    def __init__(self, pairs: str | None = None, max_pairs: int | None = None) -> None:
+    def __init__(
+        self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int = 4
+    ) -> None:
         super().__init__()
-        if max_pairs is not None and max_pairs < 1:
-            raise ValueError(f"expected --data.max_pairs of at least 1, got {max_pairs}")
+        for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"expected --data.{name} of at least 1, got {value}")
         self.save_hyperparameters()
         self.path = Path(pairs) if pairs is not None else SHIPPED_PAIRS
-        self.max_pairs = max_pairs
+        self.max_pairs, self.batch_size = max_pairs, batch_size
         self.kept: list[Pair] = []
         self.filtered: list[str] = []
         self.sha256 = ""
@@ -65,5 +69,9 @@ class PairsDataModule(pl.LightningDataModule):
         )
 
     def predict_dataloader(self) -> DataLoader[Pair]:
-        """One pair a batch, in the file's order."""
-        return DataLoader(self.kept, batch_size=1, collate_fn=_only_pair)  # type: ignore[arg-type]
+        """A few pairs a batch, in the file's order."""
+        return DataLoader(
+            self.kept,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            collate_fn=_as_list,
+        )

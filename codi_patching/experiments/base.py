@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -28,11 +27,21 @@ from codi_patching.metrics.grid import grid_metrics
 from codi_patching.model.answers import PairError, build_readout, format_answer
 from codi_patching.model.checkpoint import LoadReport, load_checkpoint
 from codi_patching.model.codi import CodiModel
-from codi_patching.patching.interventions import THOUGHT, Activations, Latents, Row
-from codi_patching.patching.reference import Prompt, Readout, ReferenceEngine, Run
+from codi_patching.model.families import why_not_swept
+from codi_patching.model.memory import rows_in_memory
+from codi_patching.patching.engine import Engine, Patched, Readout, Unpatched
+from codi_patching.patching.interventions import THOUGHT, Activations, Cell, Latents, Row
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep import SweepEngine
 
 Direction = Literal["denoising", "noising"]
 Source = Literal["clean", "zero", "mean", "random_pair"]
+EngineName = Literal["sweep", "reference"]
+
+Request = tuple[list[int], Readout]
+"""A prompt and what is read after the thoughts."""
+
+_NOTHING = Readout((), ())
 
 
 @dataclass
@@ -68,18 +77,14 @@ class UnpatchedRuns:
 
     Attributes:
         pair_id: The pair.
-        prompt: Of the patched question.
-        readout: The patched question's answer, then the giving question's.
-        baseline: The patched question without patches, one row.
-        giving: The giving question, one row.
+        baseline: The patched question without patches.
+        giving: The giving question.
         given: The activations to patch in, by `source`.
     """
 
     pair_id: str
-    prompt: Prompt
-    readout: Readout
-    baseline: Run
-    giving: Run
+    baseline: Unpatched
+    giving: Unpatched
     given: Activations
 
 
@@ -117,7 +122,9 @@ class PatchingExperiment(pl.LightningModule, ABC):
         source: The activations that are patched in: `clean`, the pair's other run; `zero`; `mean`,
             of that cell over the giving runs of all pairs; `random_pair`, of another pair.
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
-        max_rows: Patched runs a batch.
+        engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
+            forward passes with hooks.
+        max_rows: Patched runs a batch; as many as fit the memory if not given.
     """
 
     name: ClassVar[str]
@@ -140,19 +147,22 @@ class PatchingExperiment(pl.LightningModule, ABC):
         direction: Direction = "denoising",
         source: Source = "clean",
         include_thought: bool = False,
-        max_rows: int = 40,
+        engine: EngineName = "sweep",
+        max_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.latents, self.direction, self.source = latents, direction, source
-        self.include_thought, self.max_rows = include_thought, max_rows
-        self.on_progress: Callable[[int, str], None] = lambda _count, _name: None
+        self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"expected --model.max_rows of at least 1, got {max_rows}")
+        self.on_progress: Callable[[str, int, str], None] = lambda _pair, _count, _name: None
         self.maps: dict[str, Tensor] = {}
         self._mean: Activations | None = None
 
     model: CodiModel
     report: LoadReport
-    engine: ReferenceEngine
+    engine: Engine
     metrics: MetricCollection
 
     # -- the grid: what the subclasses say ------------------------------------------------------
@@ -198,7 +208,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
             return
         loading = ("checkpoint", "num_latents", "base_model", "lora_alpha", "prompt_eos")
         self.model, self.report = load_checkpoint(**{key: self.hparams[key] for key in loading})
-        self.engine = ReferenceEngine(self.model, self.max_rows)
+        self.engine = self._build_engine()
         self.metrics = self.build_metrics()
         rank_zero_info(str(self.report))
 
@@ -213,12 +223,27 @@ class PatchingExperiment(pl.LightningModule, ABC):
         if self.source == "mean":
             self._mean = self._mean_activations(pairs)
 
-    def predict_step(self, batch: Pair, batch_idx: int) -> PairResult | ExcludedPair:
-        """Run a pair; one that cannot be run is named, not dropped."""
-        try:
-            return self.run_pair(batch)
-        except PairError as error:
-            return ExcludedPair(batch.pair_id, str(error))
+    def predict_step(self, batch: list[Pair], batch_idx: int) -> list[PairResult | ExcludedPair]:
+        """Run some pairs; one that cannot be run is named, not dropped.
+
+        Their unpatched runs are made side by side, then each pair's patched runs.
+        """
+        results: dict[str, PairResult | ExcludedPair] = {}
+        requests: dict[str, list[Request]] = {}
+        for pair in batch:
+            try:
+                requests[pair.pair_id] = self._requests(pair)
+            except PairError as error:
+                results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
+        runs = iter(self.engine.unpatched([r for own in requests.values() for r in own]))
+        for pair in batch:
+            if pair.pair_id in requests:
+                own = [next(runs) for _ in requests[pair.pair_id]]
+                try:
+                    results[pair.pair_id] = self.run_pair(pair, own)
+                except PairError as error:
+                    results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
+        return [results[pair.pair_id] for pair in batch]
 
     def on_predict_epoch_end(self) -> None:
         """Reduce the metrics to mean maps."""
@@ -226,69 +251,58 @@ class PatchingExperiment(pl.LightningModule, ABC):
 
     # -- one pair -------------------------------------------------------------------------------
 
-    def run_pair(self, pair: Pair) -> PairResult:
-        """Run a pair without and with patches.
+    def run_pair(self, pair: Pair, unpatched: Sequence[Unpatched]) -> PairResult:
+        """Run a pair's patched runs.
+
+        Args:
+            pair: The pair.
+            unpatched: Its runs as `_requests` asks for them.
 
         Raises:
-            PairError: It does not fit the model's context, its answers cannot be read at the same
-                place, or its logits are not finite.
+            PairError: Its logits are not finite.
         """
-        patched, giving = self._roles(pair)
-        settings = self.model.settings
-        readout = build_readout(
-            self.model.tokenizer,
-            settings.eot_id,
-            settings.answer_prefix,
-            (patched.answer, giving.answer),
-        )
-        prompt = self._encode(patched, readout)
-        baseline = self.engine.run(prompt, [[]], readout)
-        reference = self.engine.run(self._encode(giving, readout), [[]], readout)
-        _check_finite(baseline.answer_logits, lambda _: "the unpatched run")
-        _check_finite(reference.answer_logits, lambda _: "the giving run")
-        given, donor = self._given(pair, reference)
-        runs = self.patched_runs(
-            UnpatchedRuns(pair.pair_id, prompt, readout, baseline, reference, given)
-        )
+        baseline, giving = unpatched[:2]
+        _check_finite(baseline.run.answer_logits, lambda _: "the unpatched run")
+        _check_finite(giving.run.answer_logits, lambda _: "the giving run")
+        given = self._given(unpatched)
+        runs = self.patched_runs(UnpatchedRuns(pair.pair_id, baseline, giving, given))
         _check_finite(runs.answer_logits, self.cell_name)
-        own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in readout.answers)
+        answers = baseline.readout.answers
+        own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in answers)
         inputs = {
             "patched_own": runs.answer_logits[0],
             "patched_other": runs.answer_logits[1],
-            "baseline_own": baseline.answer_logits[0][0],
-            "baseline_other": baseline.answer_logits[1][0],
-            "giving_own": reference.answer_logits[0][0],
-            "giving_other": reference.answer_logits[1][0],
+            "baseline_own": baseline.run.answer_logits[0][0],
+            "baseline_other": baseline.run.answer_logits[1][0],
+            "giving_own": giving.run.answer_logits[0][0],
+            "giving_other": giving.run.answer_logits[1][0],
             "own_ids": own_ids,
             "other_ids": other_ids,
             **runs.metric_inputs,
         }
         values = {name: value.cpu() for name, value in self.metrics(**inputs).items()}
+        patched, other = self._roles(pair)
+        donor = self._donor(pair) if self.source == "random_pair" else None
         summary = {
             "patched_answer": format_answer(patched.answer),
-            "giving_answer": format_answer(giving.answer),
-            "patched_answer_tokens": list(readout.answers[0]),
-            "giving_answer_tokens": list(readout.answers[1]),
-            "source_pair": donor,
+            "giving_answer": format_answer(other.answer),
+            "patched_answer_tokens": list(answers[0]),
+            "giving_answer_tokens": list(answers[1]),
+            "source_pair": donor.pair_id if donor else None,
             **_describe_unpatched(inputs),
         }
         return PairResult(pair.pair_id, summary, values, runs.activations, runs.trace)
 
-    def run_rows(self, start: UnpatchedRuns, rows: Sequence[Row], done: int = 0) -> Run:
-        """Run rows on the experiment's latents.
-
-        Args:
-            start: Of the pair.
-            rows: Patches of each run.
-            done: How many patched runs of this pair came before, for the progress.
-        """
-        return self.engine.run(
-            start.prompt,
+    def run_rows(
+        self, start: UnpatchedRuns, rows: Sequence[Row], watch: Sequence[Sequence[Cell]] = ()
+    ) -> Patched:
+        """Run rows of patches on a pair, with the experiment's latents; see `Engine.patched`."""
+        return self.engine.patched(
+            start.baseline,
             rows,
-            start.readout,
             self.latents,
-            start.baseline.thoughts[0],
-            lambda count: self.on_progress(done + count, self.run_name(done + count - 1)),
+            watch,
+            lambda done: self.on_progress(start.pair_id, done, self.run_name(done - 1)),
         )
 
     @property
@@ -305,51 +319,90 @@ class PatchingExperiment(pl.LightningModule, ABC):
             return pair.corrupted, pair.clean
         return pair.clean, pair.corrupted
 
-    def _encode(self, question: Question, readout: Readout) -> Prompt:
+    def _requests(self, pair: Pair) -> list[Request]:
+        """The unpatched runs that a pair needs: patched question, giving question, any donor.
+
+        Raises:
+            PairError: One does not fit the model's context, or the answers cannot be read at the
+                same place.
+        """
+        patched, giving = self._roles(pair)
+        settings = self.model.settings
+        readout = build_readout(
+            self.model.tokenizer,
+            settings.eot_id,
+            settings.answer_prefix,
+            (patched.answer, giving.answer),
+        )
+        requests = [self._request(question, readout) for question in (patched, giving)]
+        if self.source == "random_pair":
+            requests.append(self._request(self._roles(self._donor(pair))[1], _NOTHING))
+        return requests
+
+    def _request(self, question: Question, readout: Readout) -> Request:
         ids = self.model.prompt_ids(question.text)
         length = len(ids) + self.model.num_latents + len(readout.prefix)
         length += max((len(a) - 1 for a in readout.answers), default=0)
-        limit = self.model.backbone.config.max_position_embeddings
+        config = self.model.backbone.config
+        limit, kind, advice = config.max_position_embeddings, "context", ""
+        window = getattr(config, "sliding_window", None)
+        if isinstance(self.engine, SweepEngine) and window is not None and window < limit:
+            limit, kind, advice = window, "attention window", ": set --model.engine reference"
         if length > limit:
             raise PairError(
-                f"expected at most {limit} tokens from prompt to answer, the model's context, "
-                f"got {length}"
+                f"expected at most {limit} tokens from prompt to answer, the model's {kind}, got "
+                f"{length}{advice}"
             )
-        return Prompt(*self.model.encode([ids]))
+        return ids, readout
 
-    def _activations(self, question: Question) -> Activations:
-        """The activations of an unpatched run."""
-        nothing = Readout((), ())
-        return self.engine.run(self._encode(question, nothing), [[]], nothing).activations()
+    def _donor(self, pair: Pair) -> Pair:
+        """Another pair, drawn from the seed among those whose giving run can be made."""
+        rng, pairs = Random(f"{self.seed}/{pair.pair_id}"), self.pairs
+        tried: set[int] = set()
+        while len(tried) < len(pairs):
+            index = rng.randrange(len(pairs))
+            other = pairs[index]
+            if index not in tried and other.pair_id != pair.pair_id and self._fits(other):
+                return other
+            tried.add(index)
+        raise PairError("no other pair can be run, to patch from")
 
-    def _given(self, pair: Pair, reference: Run) -> tuple[Activations, str | None]:
-        """The activations to patch in, and the id of the pair they come from if another."""
-        own = reference.activations()
+    def _fits(self, pair: Pair) -> bool:
+        """Whether the giving run of a pair can be made."""
+        try:
+            self._request(self._roles(pair)[1], _NOTHING)
+        except PairError:  # named when its turn comes
+            return False
+        return True
+
+    def _given(self, unpatched: Sequence[Unpatched]) -> Activations:
+        """The activations to patch in."""
+        own = unpatched[1].run.activations()
         if self.source == "zero":
-            return Activations.zeros_like(own), None
-        if self.source == "mean" and self._mean is not None:
-            return self._mean, None
-        if self.source == "random_pair":
-            others = [other for other in self.pairs if other.pair_id != pair.pair_id]
-            Random(f"{self.seed}/{pair.pair_id}").shuffle(others)
-            for donor in others:
-                with suppress(PairError):  # one that cannot run is named when its turn comes
-                    return self._activations(self._roles(donor)[1]), donor.pair_id
-            raise PairError("no other pair can be run, to patch from")
-        return own, None
+            return Activations.zeros_like(own)
+        if self._mean is not None:
+            return self._mean
+        return unpatched[-1].run.activations()  # the donor's, or the giving question's own
 
     def _mean_activations(self, pairs: Sequence[Pair]) -> Activations:
         """The mean of each cell over the giving runs of all pairs that can be run."""
-        total: Activations | None = None
-        count = 0
-        for pair in pairs:
-            with suppress(PairError):  # named when its turn comes
-                run = self._activations(self._roles(pair)[1])
-                count += 1
-                total = run if total is None else total.plus(run)
-        if total is None:
+        requests = [self._request(self._roles(p)[1], _NOTHING) for p in pairs if self._fits(p)]
+        if not requests:
             raise ValueError("no pair can be run, to take the mean of: set --data.pairs")
-        return Activations(total.thoughts / count, total.resid / count)
+        first, *others = (self.engine.unpatched([r])[0].run.activations() for r in requests)
+        total = first
+        for activations in others:
+            total = total.plus(activations)
+        return Activations(total.thoughts / len(requests), total.resid / len(requests))
+
+    def _build_engine(self) -> Engine:
+        """The engine that was asked for; the reference where a model cannot be swept."""
+        reason = why_not_swept(self.model.backbone) if self.engine_name == "sweep" else None
+        if reason is not None:
+            rank_zero_warn(f"the reference engine is used in place of the sweep: {reason}")
+        rows = self.max_rows or rows_in_memory(self.model)
+        swept = self.engine_name == "sweep" and reason is None
+        return SweepEngine(self.model, rows) if swept else ReferenceEngine(self.model, rows)
 
     @property
     def seed(self) -> int:

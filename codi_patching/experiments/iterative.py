@@ -18,6 +18,7 @@ patching with recomputed latents.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,14 @@ from torchmetrics import MetricCollection
 
 from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
 from codi_patching.metrics.grid import ITERATIVE_METRICS, grid_metrics
-from codi_patching.patching.interventions import Activations, Patch, Row
-from codi_patching.patching.reference import Run
+from codi_patching.patching.interventions import (
+    Activations,
+    Cell,
+    Generated,
+    Patch,
+    Row,
+    patches_from,
+)
 
 Strategy = Literal["relay", "cumulative"]
 
@@ -85,69 +92,78 @@ class IterativePatching(PatchingExperiment):
 
     def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
         """All layers' chains, iteration by iteration."""
-        iterations = range(self.model.num_latents)
-        activations = [start.given] * len(self.layers)  # what each layer's row is patched with
-        runs, generated, trace = [], [], []
-        for iteration in iterations:
-            rows = [self._row(layer, iteration, a) for layer, a in zip(self.layers, activations)]
-            run = self.run_rows(start, rows, done=iteration * len(rows))
-            if start.pair_id == self.trace_pair:
-                trace += self._trace(iteration, rows, run)
-            runs.append(run)
-            made = [run.activations(row) for row in range(len(rows))]
-            generated.append(self._at(made, iteration + 1))
-            if self.strategy == "relay":
-                activations = made
-        there = [
-            torch.stack([self._at([a] * len(self.layers), i + 1) for i in iterations], dim=1)
-            for a in (start.giving.activations(), start.baseline.activations())
+        iterations, count = range(self.model.num_latents), len(self.layers)
+        rows = [
+            self._row(start.given, iteration, index)
+            for iteration in iterations
+            for index in range(count)
         ]
-        chain = torch.stack(generated, dim=1)
+        watch = [self._watch(start, row) for row in rows]
+        run = self.run_rows(start, rows, watch)
+        hidden = start.given.thoughts.shape[-1]
+        absent = start.given.thoughts.new_full((hidden,), torch.nan)
+        made = [
+            kept[-1] if row[-1].position + 1 in iterations else absent
+            for row, kept in zip(rows, run.watched)
+        ]
+        chain = torch.stack(made).view(len(iterations), count, hidden).transpose(0, 1)
+        metric_inputs = {"generated": chain.flatten(0, 1)}
+        for name, question in (("giving", start.giving), ("baseline", start.baseline)):
+            activations = question.run.activations()
+            metric_inputs[f"{name}_there"] = torch.stack(
+                [
+                    activations.at(layer, i + 1) if i + 1 in iterations else absent
+                    for layer in self.layers
+                    for i in iterations
+                ]
+            )
+        logits = (part.unflatten(0, (-1, count)).transpose(0, 1) for part in run.answer_logits)
         return PatchedRuns(
-            tuple(_by_layer(logits) for logits in zip(*(run.answer_logits for run in runs))),
-            {
-                "generated": chain.flatten(0, 1),
-                "giving_there": there[0].flatten(0, 1),
-                "baseline_there": there[1].flatten(0, 1),
-            },
+            tuple(part.flatten(0, 1) for part in logits),
+            metric_inputs,
             chain[:, :-1].cpu(),
-            trace,
+            self._trace(rows, run.watched) if start.pair_id == self.trace_pair else [],
         )
 
-    def _row(self, layer: int, iteration: int, activations: Activations) -> Row:
-        """The patches of one layer in one iteration."""
-        first = 0 if self.strategy == "cumulative" else iteration
-        return [Patch(layer, p, activations.at(layer, p)) for p in range(first, iteration + 1)]
+    def _row(self, given: Activations, iteration: int, index: int) -> list[Patch]:
+        """The patches of one layer, the index-th, in one iteration."""
+        layer = self.layers[index]
+        if self.strategy == "cumulative":
+            return patches_from(given, layer, range(iteration + 1))
+        if iteration == 0:
+            return patches_from(given, layer, [0])
+        before = (iteration - 1) * len(self.layers) + index
+        return [Patch(layer, iteration, Generated(before))]
 
-    def _at(self, activations: list[Activations], position: int) -> Tensor:
-        """Each layer's activation at a position, `(layers, hidden)`; NaN past the last one."""
-        if position == self.model.num_latents:
-            return torch.full_like(self._at(activations, 0), torch.nan)
-        return torch.stack([a.at(layer, position) for layer, a in zip(self.layers, activations)])
+    def _watch(self, start: UnpatchedRuns, row: Sequence[Patch]) -> list[Cell]:
+        """What the iteration generates next; before it, for the trace, what it patched."""
+        patched = [(p.layer, p.position) for p in row] if start.pair_id == self.trace_pair else []
+        layer, position = row[-1].layer, row[-1].position + 1
+        return [*patched, *([(layer, position)] if position < self.model.num_latents else [])]
 
-    def _trace(self, iteration: int, rows: list[Row], run: Run) -> list[dict[str, Any]]:
+    def _trace(self, rows: Sequence[Row], watched: Sequence[Tensor]) -> list[dict[str, Any]]:
         """A line for each patched cell: what the run really held there, and what it made next."""
-        own = "giving run" if self.source == "clean" else f"source {self.source}"
-        relayed = self.strategy == "relay" and iteration > 0
+        given = "giving run" if self.source == "clean" else f"source {self.source}"
         lines = []
-        for index, row in enumerate(rows):
-            after = run.activations(index)
+        for row, kept in zip(rows, watched):
+            layer, iteration = row[-1].layer, row[-1].position
             following: dict[str, Any] = dict.fromkeys(
                 ("next_position", "next_norm", "next_hash"), ""
             )
-            if iteration + 1 < self.model.num_latents:
-                made = after.at(self.layers[index], iteration + 1)
-                following = {"next_position": iteration + 1, **_describe("next_", made)}
+            if len(kept) > len(row):
+                following = {"next_position": iteration + 1, **_describe("next_", kept[-1])}
             lines += [
                 {
-                    "layer": self.layer_names[index],
+                    "layer": self.layer_names[self.layers.index(layer)],
                     "iteration": iteration,
                     "position": patch.position,
-                    "source": f"generated in iteration {iteration - 1}" if relayed else own,
-                    **_describe("", after.at(patch.layer, patch.position)),
+                    "source": given
+                    if isinstance(patch.values, Tensor)
+                    else f"generated in iteration {iteration - 1}",
+                    **_describe("", held),
                     **following,
                 }
-                for patch in row
+                for patch, held in zip(row, kept)
             ]
         return lines
 
@@ -162,8 +178,3 @@ def short_hash(activation: Tensor) -> str:
     """First ten hexadecimal digits of the SHA-256 of an activation's bytes."""
     content = activation.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(content).hexdigest()[:10]
-
-
-def _by_layer(logits: tuple[Tensor, ...]) -> Tensor:
-    """Iterations of `(layers, tokens, vocabulary)` as `(layers * iterations, …)`."""
-    return torch.stack(logits, dim=1).flatten(0, 1)

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from transformers import PreTrainedTokenizerFast
 
-from codi_patching.patching.reference import Readout
+from codi_patching.patching.engine import Readout
 
 
 class PairError(ValueError):

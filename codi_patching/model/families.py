@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -18,12 +17,18 @@ class Family:
         decoder: The stack without the head; returns the hidden states after the final norm.
         blocks: The decoder blocks, whose outputs are the residual stream.
         embeddings: The token embeddings.
+        final_norm: The norm after the last block.
+        rotary: What makes rotary positions; empty if there are none.
+        position_embeddings: Embeddings added to the input; empty if there are none.
         transposed: Whether linear weights are kept as `(in, out)`.
     """
 
     decoder: str = "model"
     blocks: str = "model.layers"
     embeddings: str = "model.embed_tokens"
+    final_norm: str = "model.norm"
+    rotary: str = "model.rotary_emb"
+    position_embeddings: str = ""
     transposed: bool = False
 
 
@@ -32,9 +37,17 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(),
     "qwen3": Family(),
     "mistral": Family(),
-    "gpt2": Family("transformer", "transformer.h", "transformer.wte", transposed=True),
+    "gpt2": Family(
+        decoder="transformer",
+        blocks="transformer.h",
+        embeddings="transformer.wte",
+        final_norm="transformer.ln_f",
+        rotary="",
+        position_embeddings="transformer.wpe",
+        transposed=True,
+    ),
 }
-"""By `model_type`. Final norm and head are found by transformers' own accessors."""
+"""By `model_type`. The head is found by transformers' own accessor."""
 
 
 def family_of(backbone: PreTrainedModel) -> Family:
@@ -51,11 +64,16 @@ def family_of(backbone: PreTrainedModel) -> Family:
     return FAMILIES[model_type]
 
 
-def decoder_of(backbone: PreTrainedModel) -> nn.Module:
-    """The decoder stack of `backbone`, without the language-model head."""
-    return attrgetter(family_of(backbone).decoder)(backbone)
+def part_of(backbone: PreTrainedModel, path: str) -> Any:
+    """The module at one of a family's paths."""
+    return attrgetter(path)(backbone)
 
 
-def blocks_of(backbone: PreTrainedModel) -> Sequence[nn.Module]:
-    """The decoder blocks of `backbone`, in order."""
-    return attrgetter(family_of(backbone).blocks)(backbone)
+def why_not_swept(backbone: PreTrainedModel) -> str | None:
+    """Why a model cannot be run block by block, if it cannot."""
+    rope = getattr(backbone.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return f"its rotary positions ({rope['rope_type']}) depend on the length of the sequence"
+    if getattr(backbone.config, "reorder_and_upcast_attn", False):
+        return "its attention is of a kind of its own (reorder_and_upcast_attn)"
+    return None

@@ -51,13 +51,24 @@ class Activations:
         return cls(torch.zeros_like(other.thoughts), torch.zeros_like(other.resid))
 
 
+Cell = tuple[int, int]
+"""A layer (or `THOUGHT`) and a latent position."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The activation that an earlier row of the same call has in the patched cell."""
+
+    row: int
+
+
 @dataclass(frozen=True)
 class Patch:
-    """One overwritten cell: `values`, `(hidden,)`, at `(layer, position)`."""
+    """One overwritten cell: `values`, `(hidden,)` or generated, at `(layer, position)`."""
 
     layer: int
     position: int
-    values: Tensor
+    values: Tensor | Generated
 
 
 Row = Sequence[Patch]
@@ -70,12 +81,12 @@ def patches_from(activations: Activations, layer: int, positions: Sequence[int])
 
 
 def check_rows(rows: Sequence[Row], num_layers: int, num_latents: int) -> None:
-    """Refuse cells that do not exist and cells patched twice in one row.
+    """Refuse cells that do not exist or are patched twice in a row, and values not yet generated.
 
     Raises:
-        ValueError: Naming the cell and the grid.
+        ValueError: Naming the cell and the grid, or the rows.
     """
-    for row in rows:
+    for index, row in enumerate(rows):
         cells = [(patch.layer, patch.position) for patch in row]
         for layer, position in cells:
             if not (THOUGHT <= layer < num_layers and 0 <= position < num_latents):
@@ -85,3 +96,9 @@ def check_rows(rows: Sequence[Row], num_layers: int, num_latents: int) -> None:
                 )
         if len(set(cells)) != len(cells):
             raise ValueError(f"expected each cell once in a row, got {cells}")
+        for patch in row:
+            if isinstance(patch.values, Generated) and not 0 <= patch.values.row < index:
+                raise ValueError(
+                    f"expected row {index} to be patched with what an earlier row generated, got "
+                    f"row {patch.values.row}"
+                )

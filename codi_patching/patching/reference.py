@@ -6,15 +6,16 @@ the model through a few operations only (`LatentModel`), so it works for every f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from codi_patching.patching.engine import Engine, Patched, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
-from codi_patching.patching.interventions import THOUGHT, Activations, Latents, Row, check_rows
+from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, Row
 
 
 class Expandable(Protocol):
@@ -37,6 +38,9 @@ class LatentModel(Protocol):
     def blocks(self) -> Sequence[nn.Module]:
         """The L decoder blocks."""
 
+    def encode(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
+        """The hidden states at the end of prompts, and the context that ends with them."""
+
     def advance(self, context: Any, embeddings: Tensor) -> tuple[Tensor, Any]:
         """Read embeddings `(rows, length, hidden)` after a context, which stays as it was."""
 
@@ -44,7 +48,7 @@ class LatentModel(Protocol):
         """Input embeddings of token ids."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states after the final norm."""
+        """Logits of hidden states after the final norm, in float32 at least."""
 
 
 @dataclass(frozen=True)
@@ -60,41 +64,7 @@ class Prompt:
     context: Expandable
 
 
-@dataclass(frozen=True)
-class Readout:
-    """The tokens that follow the thoughts.
-
-    Attributes:
-        prefix: eot and the answer prefix.
-        answers: Token ids of each answer whose tokens are read; each is teacher-forced on itself.
-    """
-
-    prefix: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What `rows` runs gave.
-
-    Attributes:
-        thoughts: z as fed, `(rows, K, hidden)`.
-        resid: Output of every block at the latent positions, patches included,
-            `(rows, L, K, hidden)`.
-        answer_logits: For each answer the logits at the position before each of its tokens,
-            `(rows, tokens, vocabulary)`, in float32 at least.
-    """
-
-    thoughts: Tensor
-    resid: Tensor
-    answer_logits: tuple[Tensor, ...]
-
-    def activations(self, row: int = 0) -> Activations:
-        """The activations of one row."""
-        return Activations(self.thoughts[row], self.resid[row])
-
-
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """Runs patched rows by hooks.
 
     Args:
@@ -103,51 +73,51 @@ class ReferenceEngine:
     """
 
     def __init__(self, model: LatentModel, max_rows: int = 40) -> None:
-        if max_rows < 1:
-            raise ValueError(f"expected max_rows of at least 1, got {max_rows}: set max_rows")
         self.model, self.max_rows = model, max_rows
+
+    def unpatched(self, requests: Sequence[tuple[Sequence[int], Readout]]) -> list[Unpatched]:
+        """Run prompts without patches, one by one."""
+        runs = []
+        for ids, readout in requests:
+            prompt = Prompt(*self.model.encode([ids]))
+            runs.append(Unpatched(self.run(prompt, [[]], readout), readout, prompt))
+        return runs
+
+    def _batch(self, rows: Sequence[Row], first: int) -> int:
+        """Rows run together, so none may need what another of them generates."""
+        for index, row in enumerate(rows):
+            for item in row:
+                if isinstance(item.values, Generated) and item.values.row >= first:
+                    return index
+        return len(rows)
+
+    def _run_rows(
+        self, start: Unpatched, rows: Sequence[Row], latents: Latents, watch: list[list[Cell]]
+    ) -> Patched:
+        frozen = start.run.thoughts[0] if latents == "frozen" else None
+        run = self.run(start.state, rows, start.readout, frozen)
+        watched = []
+        for index, cells in enumerate(watch):
+            activations = run.activations(index)
+            kept = [activations.at(layer, position) for layer, position in cells]
+            watched.append(torch.stack(kept) if kept else run.thoughts.new_empty(0))
+        return Patched(run.answer_logits, watched)
 
     def run(
         self,
         prompt: Prompt,
         rows: Sequence[Row],
         readout: Readout,
-        latents: Latents = "recomputed",
-        frozen_thoughts: Tensor | None = None,
-        on_rows_done: Callable[[int], None] = lambda _: None,
+        frozen: Tensor | None = None,
     ) -> Run:
-        """Run every row after the prompt.
+        """Run every row after the prompt, all in one batch.
 
         Args:
             prompt: Shared by all rows.
             rows: The patches of each row.
             readout: What is read after the thoughts.
-            latents: `recomputed`: each thought comes from the patched states before it. `frozen`:
-                the thoughts are `frozen_thoughts` whatever is patched.
-            frozen_thoughts: `(K, hidden)`, the baseline's, for `frozen`.
-            on_rows_done: Told how many rows are done, after each batch of rows.
-
-        Raises:
-            ValueError: A cell does not exist; frozen thoughts are missing.
+            frozen: `(K, hidden)`, the thoughts of every row; recomputed if not given.
         """
-        check_rows(rows, len(self.model.blocks), self.model.num_latents)
-        if latents == "frozen" and frozen_thoughts is None:
-            raise ValueError("expected frozen_thoughts with latents='frozen', got None")
-        frozen = frozen_thoughts if latents == "frozen" else None
-        parts = []
-        for start in range(0, len(rows), self.max_rows):
-            chunk = rows[start : start + self.max_rows]
-            parts.append(self._run_chunk(prompt, chunk, readout, frozen))
-            on_rows_done(start + len(chunk))
-        return Run(
-            torch.cat([part.thoughts for part in parts]),
-            torch.cat([part.resid for part in parts]),
-            tuple(torch.cat(logits) for logits in zip(*(p.answer_logits for p in parts))),
-        )
-
-    def _run_chunk(
-        self, prompt: Prompt, rows: Sequence[Row], readout: Readout, frozen: Tensor | None
-    ) -> Run:
         context = prompt.context.expand(len(rows))
         if frozen is None:
             thoughts, resid, context = self._recompute(prompt, context, rows)
@@ -161,8 +131,7 @@ class ReferenceEngine:
                 ids = torch.tensor([[*readout.prefix, *forced]] * len(rows), device=thoughts.device)
                 hidden, _ = self.model.advance(context, self.model.embed(ids))
                 logits[forced] = self.model.logits(hidden[:, -len(answer) :])
-        wide = torch.promote_types(thoughts.dtype, torch.float32)
-        return Run(thoughts, resid, tuple(logits[a[:-1]].to(wide) for a in readout.answers))
+        return Run(thoughts, resid, tuple(logits[a[:-1]] for a in readout.answers))
 
     def _recompute(
         self, prompt: Prompt, context: Any, rows: Sequence[Row]
@@ -210,6 +179,8 @@ def _edits(rows: Sequence[Row], thoughts: Tensor, first: int) -> dict[int, tuple
                 mask = torch.zeros(count, positions, dtype=torch.bool, device=thoughts.device)
                 edits[item.layer] = (mask, torch.zeros_like(thoughts))
             mask, values = edits[item.layer]
+            if isinstance(item.values, Generated):
+                raise TypeError(f"row {index} is patched with what no earlier batch generated")
             mask[index, item.position - first] = True
             values[index, item.position - first] = item.values
     return edits
