@@ -12,7 +12,7 @@ from twin import run_twin
 
 from codi_patching.model.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import THOUGHT, Generated, Patch, patches_from
+from codi_patching.patching.interventions import Generated, Patch, patches_from
 from codi_patching.patching.plan import Suffix, make_plan
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep import SweepEngine
@@ -26,7 +26,9 @@ def family_model(family, num_layers, num_latents):
     model_class, config_class, shape = MODELS[family]
     layers = {"n_layer": num_layers} if family == "gpt2" else {"num_hidden_layers": num_layers}
     torch.manual_seed(num_layers)
-    config = config_class(vocab_size=VOCABULARY, **{**shape, **layers})
+    config = config_class(
+        vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **{**shape, **layers}
+    )
     model = CodiModel(
         model_class(config),
         build_projection(HIDDEN, 24),
@@ -59,7 +61,7 @@ def cases(draw):
     for index in range(draw(st.integers(1, 12))):
         row = []
         for cell in draw(some):
-            source = draw(st.integers(-1 - index, 1))  # an earlier row, a run, or noise
+            source = draw(st.integers(-index, 1))  # an earlier row, a run, or noise
             row.append((cell, source))
         rows.append(row)
         watch.append(draw(some))
@@ -74,8 +76,8 @@ def run(engine, case, latents):
     noise = torch.Generator().manual_seed(0)
 
     def values(cell, source):
-        if source < 0 and (THOUGHT, 0) != cell:
-            return Generated(-1 - source) if source < -1 else given.at(*cell)
+        if source < 0:
+            return Generated(-1 - source)
         drawn = torch.randn(HIDDEN, generator=noise, dtype=torch.float64)
         return given.at(*cell) if source == 0 else drawn
 
@@ -103,3 +105,113 @@ def assert_same(first, second):
 def test_equals_the_reference_on_anything(case, latents, max_rows):
     reference = run(ReferenceEngine(case[0]), case, latents)
     assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases(), st.sampled_from(["frozen", "recomputed"]))
+def test_gives_the_same_bits_again(case, latents):
+    first, second = (run(SweepEngine(case[0], 100), case, latents)[1] for _ in range(2))
+    for a, b in zip(first.answer_logits, second.answer_logits, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_float32_agrees_to_its_rounding(family):
+    model = family_model(family, 3, 3)
+    case = (model.float(), [[5, 6, 7, 8], [5, 6, 9, 8]], Readout((2, 4), ((5,), (6, 7))), [], [])
+    results = []
+    for engine in (ReferenceEngine(model), SweepEngine(model, 100)):
+        corrupted, clean = engine.unpatched([(prompt, case[2]) for prompt in case[1]])
+        given = clean.run.activations()
+        rows = [patches_from(given, layer, [p]) for layer in (-1, 0, 1, 2) for p in range(3)]
+        results.append(engine.patched(corrupted, rows).answer_logits)
+    model.double()
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * a.abs().max().item())
+
+
+def token_layers(shapes, latents, layers=16, watch=()):
+    suffix = Suffix.of(5, (2, 4, 4, 4, 4), ((7,), (8,)))
+    cells = tuple(watch) or ((),) * len(shapes)
+    plan = make_plan(suffix, layers, tuple(shapes), cells, latents, torch.device("cpu"))
+    return plan.token_layers
+
+
+GRID = [((layer, p, 16 * p + layer),) for layer in range(16) for p in range(5)]
+FORKS = sum(range(16))  # blocks above each layer
+
+
+def test_a_frozen_grid_takes_the_least_token_layers():
+    """Above the patch, from its position on; of the last layer's ten tokens one is read."""
+    below_last = sum(14 - layer for layer in range(15)) * (10 + 9 + 8 + 7 + 6)
+    assert token_layers(GRID, "frozen") == below_last + 15 * 5
+
+
+def test_a_recomputed_grid_takes_the_least_token_layers():
+    """The patched position above the patch, later ones and the readout in every layer."""
+    later = 16 * 16 * (4 + 3 + 2 + 1)
+    readout = 16 * 4 * (15 * 5 + 1)
+    last_position = sum(14 - layer for layer in range(15)) * 5 + 15
+    assert token_layers(GRID, "recomputed") == 5 * FORKS + later + readout + last_position
+
+
+def test_chains_share_what_they_have_in_common():
+    """Relay and cumulative cost what single positions do; a whole layer at once far less."""
+    relay = [
+        ((layer, p, layer if p == 0 else -1 - (16 * (p - 1) + layer)),)
+        for p in range(5)
+        for layer in range(16)
+    ]
+    held = [
+        tuple((layer, q, 16 * q + layer) for q in range(p + 1))
+        for p in range(5)
+        for layer in range(16)
+    ]
+    single = token_layers(GRID, "recomputed")
+    assert token_layers(relay, "recomputed") == single
+    # The last iteration's readout follows a patched chain: all layers of it are its own.
+    extra = 16 * (15 * 5 + 1) - (sum(14 - layer for layer in range(15)) * 5 + 15)
+    assert token_layers(held, "recomputed") == single + extra
+    whole = held[-16:]
+    free = 4 * sum(layer + 1 for layer in range(16))  # up to the layer that is patched
+    assert token_layers(whole, "recomputed") == 5 * FORKS + free + 16 * (15 * 5 + 1)
+
+
+def test_what_is_watched_in_the_last_layer_is_computed():
+    row = (((0, 0, 0),),)
+    assert token_layers(row, "frozen", layers=2, watch=[((1, 3),)]) == 2
+    assert token_layers(row, "frozen", layers=2) == 1
+
+
+def test_answers_share_the_beginnings_of_their_readout():
+    suffix = Suffix.of(2, (9, 8), ((1, 2, 3), (1, 2, 4), (5,)))
+    assert suffix.tokens == (9, 8, 1, 2)
+    assert suffix.parents == (-1, 0, 1, 2, 3, 4)
+    assert suffix.reads == ((3, 4, 5), (3, 4, 5), (3,))
+    assert suffix.depths == [0, 1, 2, 3, 4, 5]
+
+
+def test_logits_of_a_bf16_model_are_not_rounded_to_bf16():
+    model = random_model().bfloat16()
+    hidden = torch.randn(4, 32).bfloat16() * 8
+    weight = model.backbone.get_output_embeddings().weight
+    exact = hidden.double() @ weight.double().T
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    logits = model.logits(hidden)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), exact, rtol=0, atol=1e-5 * exact.abs().max())
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_sweep_equals_whole_sequences_without_any_cache():
+    model = random_model(num_layers=3, num_latents=3)
+    readout = Readout((4, 9), ((11, 12), (13,)))
+    question = "Tom has 18 pears. He eats 3."
+    engine = SweepEngine(model, 10)
+    start = engine.unpatched([(model.prompt_ids(question), readout)])[0]
+    row = [Patch(1, 0, torch.randn(32).double()), Patch(0, 2, torch.randn(32).double())]
+    for latents in ("frozen", "recomputed"):
+        patched = engine.patched(start, [row], latents)
+        _, _, logits = run_twin(model, question, row, readout, latents, start.run.thoughts[0])
+        for ours, theirs in zip(patched.answer_logits, logits, strict=True):
+            torch.testing.assert_close(ours[0], theirs, rtol=0, atol=1e-9)

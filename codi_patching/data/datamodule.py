@@ -31,7 +31,7 @@ class PairsDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int = 4
+        self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int = 8
     ) -> None:
         super().__init__()
         for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):

@@ -87,6 +87,21 @@ class UnpatchedRuns:
     giving: Unpatched
     given: Activations
 
+    def metric_inputs(self) -> dict[str, Tensor]:
+        """What the metrics compare patched runs to; see `metrics.grid`."""
+        logits = {
+            "baseline": self.baseline.run.answer_logits,
+            "giving": self.giving.run.answer_logits,
+        }
+        inputs = {
+            f"{run}_{answer}": both[index][0]
+            for run, both in logits.items()
+            for index, answer in enumerate(("own", "other"))
+        }
+        for answer, ids in zip(("own", "other"), self.baseline.readout.answers):
+            inputs[f"{answer}_ids"] = torch.tensor(ids, device=self.given.thoughts.device)
+        return inputs
+
 
 @dataclass(frozen=True)
 class PatchedRuns:
@@ -264,34 +279,29 @@ class PatchingExperiment(pl.LightningModule, ABC):
         baseline, giving = unpatched[:2]
         _check_finite(baseline.run.answer_logits, lambda _: "the unpatched run")
         _check_finite(giving.run.answer_logits, lambda _: "the giving run")
-        given = self._given(unpatched)
-        runs = self.patched_runs(UnpatchedRuns(pair.pair_id, baseline, giving, given))
+        start = UnpatchedRuns(pair.pair_id, baseline, giving, self._given(unpatched))
+        runs = self.patched_runs(start)
         _check_finite(runs.answer_logits, self.cell_name)
-        answers = baseline.readout.answers
-        own_ids, other_ids = (torch.tensor(ids, device=self.device) for ids in answers)
-        inputs = {
-            "patched_own": runs.answer_logits[0],
-            "patched_other": runs.answer_logits[1],
-            "baseline_own": baseline.run.answer_logits[0][0],
-            "baseline_other": baseline.run.answer_logits[1][0],
-            "giving_own": giving.run.answer_logits[0][0],
-            "giving_other": giving.run.answer_logits[1][0],
-            "own_ids": own_ids,
-            "other_ids": other_ids,
-            **runs.metric_inputs,
-        }
-        values = {name: value.cpu() for name, value in self.metrics(**inputs).items()}
+        values = self.measure(start, runs)
         patched, other = self._roles(pair)
         donor = self._donor(pair) if self.source == "random_pair" else None
+        own, others = baseline.readout.answers
         summary = {
             "patched_answer": format_answer(patched.answer),
             "giving_answer": format_answer(other.answer),
-            "patched_answer_tokens": list(answers[0]),
-            "giving_answer_tokens": list(answers[1]),
+            "patched_answer_tokens": list(own),
+            "giving_answer_tokens": list(others),
             "source_pair": donor.pair_id if donor else None,
-            **_describe_unpatched(inputs),
+            **_describe_unpatched(start.metric_inputs()),
         }
         return PairResult(pair.pair_id, summary, values, runs.activations, runs.trace)
+
+    def measure(self, start: UnpatchedRuns, runs: PatchedRuns) -> dict[str, Tensor]:
+        """A pair's value of each metric in each cell, in the grid's shape; adds to the metrics."""
+        own, other = runs.answer_logits
+        inputs = {"patched_own": own, "patched_other": other, **runs.metric_inputs}
+        values = self.metrics(**inputs, **start.metric_inputs())
+        return {name: value.cpu() for name, value in values.items()}
 
     def run_rows(
         self, start: UnpatchedRuns, rows: Sequence[Row], watch: Sequence[Sequence[Cell]] = ()
@@ -423,8 +433,9 @@ class PatchingExperiment(pl.LightningModule, ABC):
 
 def _check_finite(answer_logits: Sequence[Tensor], name: Callable[[int], str]) -> None:
     """Refuse NaN and infinity, naming the first rows that have them."""
-    for logits in answer_logits:
-        wrong = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    for logits in {id(logits): logits for logits in answer_logits}.values():
+        extremes = torch.stack(logits.flatten(1).aminmax(dim=1))
+        wrong = (~extremes.isfinite()).any(0).nonzero().flatten().tolist()
         if wrong:
             where = ", ".join(name(row) for row in wrong[:3])
             raise PairError(f"logits are not finite at {where}")

@@ -8,6 +8,9 @@ device has it: on nearly equal wide distributions a bf16 KL is off by two orders
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import repeat
+
 import torch
 from torch import Tensor
 
@@ -15,16 +18,58 @@ MIN_DENOMINATOR = 1e-3
 """Recovery is undefined where the two runs' logit differences are closer than this (logits)."""
 
 
+_CHUNK = 2**18
+"""Logits that are widened at a time: whole maps of them would not fit the caches."""
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits.float() if logits.device.type == "mps" else logits.double()
 
 
-def _check_shapes(logits: Tensor, other: Tensor) -> None:
-    if logits.shape[-2:] != other.shape[-2:]:
+def _check_shapes(logits: Tensor, reference: Tensor) -> None:
+    if logits.shape[-2:] != reference.shape[-2:]:
         raise ValueError(
             "expected logits of the same number of answer tokens and vocabulary, got "
-            f"{tuple(logits.shape[-2:])} and {tuple(other.shape[-2:])}"
+            f"{tuple(logits.shape[-2:])} and {tuple(reference.shape[-2:])}"
         )
+
+
+def _compare(
+    distance: Callable[[Tensor, Tensor], Tensor],
+    logits: Tensor,
+    reference: Tensor,
+    prepare: Callable[[Tensor], Tensor] = lambda wide: wide,
+) -> Tensor:
+    """Mean over tokens of a distance between widened logits, a few runs at a time.
+
+    Args:
+        distance: From two prepared `(runs, tokens, vocabulary)` to `(runs, tokens)`.
+        logits: `(…, tokens, vocabulary)`.
+        reference: The same; either may lack the batch.
+        prepare: What is done to each first, once where there is no batch.
+
+    Raises:
+        ValueError: Tokens or vocabulary differ.
+    """
+    _check_shapes(logits, reference)
+    batch = torch.broadcast_shapes(logits.shape[:-2], reference.shape[:-2])
+    tokens = logits.shape[-2:]
+    runs = max(1, _CHUNK // tokens.numel())
+
+    def chunks(values: Tensor) -> Iterable[Tensor]:
+        if values.ndim == 2:
+            return repeat(prepare(_wide(values)))
+        rows = values.expand(*batch, *tokens).reshape(-1, *tokens)
+        return (prepare(_wide(few)) for few in rows.split(runs))
+
+    both = zip(chunks(logits), chunks(reference))
+    if not batch:
+        return distance(*next(both)).mean(-1)
+    return torch.cat([distance(*few).mean(-1) for few in both]).reshape(batch)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def compute_kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
@@ -37,9 +82,7 @@ def compute_kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
         >>> round(compute_kl_divergence(p, q).item(), 4)  # 0.5 ln 2 + 0.5 ln 2/3
         0.1438
     """
-    _check_shapes(logits, reference)
-    p, q = _wide(logits).log_softmax(-1), _wide(reference).log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).mean(-1)
+    return _compare(_kl, logits, reference, lambda wide: wide.log_softmax(-1))
 
 
 def compute_l2_difference(logits: Tensor, reference: Tensor) -> Tensor:
@@ -50,8 +93,7 @@ def compute_l2_difference(logits: Tensor, reference: Tensor) -> Tensor:
         >>> compute_l2_difference(a, b).item()
         5.0
     """
-    _check_shapes(logits, reference)
-    return (_wide(logits) - _wide(reference)).norm(dim=-1).mean(-1)
+    return _compare(lambda a, b: (a - b).norm(dim=-1), logits, reference)
 
 
 def compute_prediction_change_rate(logits: Tensor, reference: Tensor) -> Tensor:
@@ -78,7 +120,7 @@ def mean_answer_logit(logits: Tensor, answer_ids: Tensor) -> Tensor:
             f"expected logits for {answer_ids.shape[-1]} answer tokens, got {logits.shape[-2]}"
         )
     index = answer_ids.expand(logits.shape[:-1]).unsqueeze(-1)
-    return _wide(logits).gather(-1, index).squeeze(-1).mean(-1)
+    return _wide(logits.gather(-1, index)).squeeze(-1).mean(-1)
 
 
 def compute_answer_logit_difference(

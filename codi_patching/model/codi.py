@@ -13,8 +13,8 @@ last latent step is not used. CODI: arXiv 2502.21074.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,8 @@ from codi_patching.model import attention
 from codi_patching.model.attention import Attend
 from codi_patching.model.families import family_of, part_of
 
-_HEAD_ROWS = 8192
+_HEAD_ROWS = 512
+"""Rows of the head that are widened at a time: a few megabytes, which caches can hold."""
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,14 @@ class CodiModel(nn.Module):
         head = self.backbone.get_output_embeddings()
         if torch.promote_types(hidden.dtype, torch.float32) == hidden.dtype:
             return head(hidden)
-        parts = [
-            functional.linear(hidden.float(), weight.float())
-            for weight in head.weight.split(_HEAD_ROWS)
-        ]
-        logits = torch.cat(parts, dim=-1)
+        wide = hidden.float()
+        logits = wide.new_empty(*hidden.shape[:-1], len(head.weight))
+        buffer = wide.new_empty(_HEAD_ROWS, hidden.shape[-1])
+        with _bf16_products(hidden):
+            for start in range(0, len(head.weight), _HEAD_ROWS):
+                weight = head.weight[start : start + _HEAD_ROWS]
+                widened = buffer[: len(weight)].copy_(weight)
+                logits[..., start : start + len(weight)] = functional.linear(wide, widened)
         return logits if head.bias is None else logits + head.bias.float()
 
     def advance(
@@ -319,6 +323,19 @@ class CodiModel(nn.Module):
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm between the last block and the head."""
         return part_of(self.backbone, self.family.final_norm)(hidden)
+
+
+@contextmanager
+def _bf16_products(hidden: Tensor) -> Iterator[None]:
+    """Let a CPU multiply float32 as bf16 and add up in float32: exact for what was bf16 before."""
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 class _KeysDoneError(Exception):

@@ -117,12 +117,30 @@ class SweepEngine(Engine):
         for place, layer, source in plan.constant:
             watched[place] = torch.cat([state.stream[layer + 1], values])[source]
         sweep = _Sweep(model, state, plan, values, watched)
-        hidden = sweep.run()
-        logits = torch.cat([model.logits(model.final_norm(hidden)), state.logits])
+        hidden = model.final_norm(sweep.run())
+        logits: dict[tuple[int, ...], Tensor] = {}
+        for tokens, reads in zip(state.suffix.reads, plan.reads):
+            if tokens not in logits:  # the answers of a pair are often read at the same place
+                logits[tokens] = self._logits(hidden, state.logits, reads)
         return Patched(
-            tuple(logits[reads] for reads in plan.reads),
+            tuple(logits[tokens] for tokens in state.suffix.reads),
             list(watched.split([len(row) for row in watch])),
         )
+
+    def _logits(self, hidden: Tensor, unpatched: Tensor, reads: Tensor) -> Tensor:
+        """Logits `(rows, tokens, vocabulary)`; a row that changed nothing has the unpatched run's.
+
+        Args:
+            hidden: Of the tokens that are read, after the final norm, `(heads, hidden)`.
+            unpatched: The unpatched run's logits.
+            reads: Place of each in `hidden`, or after it in `unpatched`, `(rows, tokens)`.
+        """
+        same = reads >= len(hidden)
+        if not len(hidden):
+            return unpatched[reads]
+        logits = self.model.logits(hidden[reads.clamp(max=len(hidden) - 1)])
+        logits[same] = unpatched[reads[same] - len(hidden)]
+        return logits
 
     # -- unpatched runs -------------------------------------------------------------------------
 
