@@ -1,4 +1,4 @@
-"""The command line: `codi-patching predict` runs an experiment, `codi-patching fit` trains.
+"""The command line: `predict` runs an experiment, `compare` compares several, `fit` trains.
 
 Every key of a configuration file is an option too, so `--model.latents frozen` on the command line
 changes what `configs/position.yaml` says.
@@ -6,27 +6,36 @@ changes what `configs/position.yaml` says.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
+from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from codi_patching.callbacks.comparison import Comparison, compare_folders
 from codi_patching.callbacks.figures import FigureWriter
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.callbacks.validity import ValidityReport
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.experiments.distillation import CodiDistillation, WordProblemsDataModule
 
-_USAGE = """usage: codi-patching {predict,fit} [--config FILE] [options]
+_USAGE = """usage: codi-patching {predict,compare,fit} [--config FILE] [options]
 
   predict   run a patching experiment:  codi-patching predict --config configs/position.yaml
+  compare   compare their results:      codi-patching compare --layer results/layer \\
+                --position results/position --iterative results/iterative --dir results/comparison
   fit       train a small CODI model:   codi-patching fit --config configs/train_codi_tiny.yaml
 
-codi-patching predict --help and codi-patching fit --help list every option.
+codi-patching predict --help (compare --help, fit --help) lists every option.
 """
+
+INVALID = 3
+"""Exit status of a run whose results are complete but fail a check of validity."""
 
 
 class PredictCLI(LightningCLI):
@@ -41,6 +50,8 @@ class PredictCLI(LightningCLI):
         """Give each of our callbacks a group of options."""
         parser.add_lightning_class_args(ResultsWriter, "results")
         parser.add_lightning_class_args(FigureWriter, "figures")
+        parser.add_lightning_class_args(ValidityReport, "validity")
+        parser.add_lightning_class_args(Comparison, "comparison")
         parser.add_lightning_class_args(PatchingProgress, "progress")
 
     def before_instantiate_classes(self) -> None:
@@ -57,8 +68,10 @@ class FitCLI(LightningCLI):
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
 
-def run() -> None:
-    """Run the command of `sys.argv`; errors are raised."""
+def run() -> int:
+    """Run the command of `sys.argv`; errors are raised. Returns the exit status."""
+    if sys.argv[1] == "compare":
+        return compare(sys.argv[2:])
     if sys.argv[1] == "fit":
         FitCLI(
             CodiDistillation,
@@ -66,16 +79,38 @@ def run() -> None:
             auto_configure_optimizers=False,
             seed_everything_default=42,
         )
-    else:
-        PredictCLI(
-            PatchingExperiment,
-            PairsDataModule,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=42,
-            trainer_defaults={"logger": False},
-        )
+        return 0
+    cli = PredictCLI(
+        PatchingExperiment,
+        PairsDataModule,
+        subclass_mode_model=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        seed_everything_default=42,
+        trainer_defaults={"logger": False},
+    )
+    checks = next(c for c in cli.trainer.callbacks if isinstance(c, ValidityReport))
+    return INVALID if checks.failed else 0
+
+
+def compare(args: list[str]) -> int:
+    """`compare`: what results folders say together; needs no model."""
+    parser = argparse.ArgumentParser(
+        "codi-patching compare", description="Compare results of layer, position and iterative."
+    )
+    parser.add_argument("--layer", type=Path, required=True, help="layer-patching results")
+    parser.add_argument("--position", type=Path, required=True, help="position-patching results")
+    parser.add_argument(
+        "--iterative",
+        type=Path,
+        required=True,
+        action="append",
+        help="iterative-patching results; given twice for both strategies",
+    )
+    parser.add_argument("--dir", type=Path, required=True, help="output folder")
+    found = parser.parse_args(args)
+    checks = compare_folders([found.layer, found.position, *found.iterative], found.dir)
+    return INVALID if any(check.status == "fail" for check in checks) else 0
 
 
 def main() -> None:
@@ -88,6 +123,6 @@ def main() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
     try:
-        run()
+        sys.exit(run())
     except (ValueError, OSError, MisconfigurationException) as error:
         sys.exit(f"codi-patching: {error}")

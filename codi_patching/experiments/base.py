@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -296,12 +297,43 @@ class PatchingExperiment(pl.LightningModule, ABC):
         }
         return PairResult(pair.pair_id, summary, values, runs.activations, runs.trace)
 
-    def measure(self, start: UnpatchedRuns, runs: PatchedRuns) -> dict[str, Tensor]:
-        """A pair's value of each metric in each cell, in the grid's shape; adds to the metrics."""
+    def measure(
+        self, start: UnpatchedRuns, runs: PatchedRuns, metrics: MetricCollection | None = None
+    ) -> dict[str, Tensor]:
+        """A pair's value of each metric in each cell, in the grid's shape.
+
+        Adds to `metrics`, the experiment's own if not given.
+        """
         own, other = runs.answer_logits
         inputs = {"patched_own": own, "patched_other": other, **runs.metric_inputs}
-        values = self.metrics(**inputs, **start.metric_inputs())
+        values = (metrics or self.metrics)(**inputs, **start.metric_inputs())
         return {name: value.cpu() for name, value in values.items()}
+
+    def probe(self, pair: Pair) -> dict[str, Tensor]:
+        """Run a pair's grid with activations that are not the clean run's, for validity.
+
+        Returns:
+            `self_patch`: KL with the patched question's own activations, which change nothing.
+            `control`: recovery with another pair's activations; absent if there is no other pair.
+            Both in the grid's shape; nothing is added to the experiment's metrics.
+
+        Raises:
+            PairError: It cannot be run.
+        """
+        requests = self._requests(pair)[:2]
+        with suppress(PairError):
+            requests.append(self._request(self._roles(self._donor(pair))[1], _NOTHING))
+        baseline, giving, *donors = self.engine.unpatched(requests)
+        sources = {"self_patch": (baseline, "kl_divergence")}
+        if donors:
+            sources["control"] = (donors[0], "recovery")
+        found = {}
+        for name, (source, metric) in sources.items():
+            given = source.run.activations()
+            start = UnpatchedRuns(pair.pair_id, baseline, giving, given)
+            values = self.measure(start, self.patched_runs(start), self.build_metrics())
+            found[name] = values[metric]
+        return found
 
     def run_rows(
         self, start: UnpatchedRuns, rows: Sequence[Row], watch: Sequence[Sequence[Cell]] = ()

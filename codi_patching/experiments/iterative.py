@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from codi_patching.data.pairs import Pair
 from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
 from codi_patching.metrics.grid import ITERATIVE_METRICS, grid_metrics
 from codi_patching.patching.interventions import (
@@ -92,13 +93,26 @@ class IterativePatching(PatchingExperiment):
 
     def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
         """All layers' chains, iteration by iteration."""
+        return self._chains(start, traced=start.pair_id == self.trace_pair)
+
+    def trace(self, pair: Pair) -> list[dict[str, Any]]:
+        """Every patch of a pair's chains, as `trace_pair` writes it.
+
+        Raises:
+            PairError: The pair cannot be run.
+        """
+        baseline, giving, *donor = self.engine.unpatched(self._requests(pair))
+        given = self._given([baseline, giving, *donor])
+        return self._chains(UnpatchedRuns(pair.pair_id, baseline, giving, given), True).trace
+
+    def _chains(self, start: UnpatchedRuns, traced: bool) -> PatchedRuns:
         iterations, count = range(self.model.num_latents), len(self.layers)
         rows = [
             self._row(start.given, iteration, index)
             for iteration in iterations
             for index in range(count)
         ]
-        watch = [self._watch(start, row) for row in rows]
+        watch = [self._watch(row, traced) for row in rows]
         run = self.run_rows(start, rows, watch)
         hidden = start.given.thoughts.shape[-1]
         absent = start.given.thoughts.new_full((hidden,), torch.nan)
@@ -122,7 +136,7 @@ class IterativePatching(PatchingExperiment):
             tuple(part.flatten(0, 1) for part in logits),
             metric_inputs,
             chain[:, :-1].cpu(),
-            self._trace(rows, run.watched) if start.pair_id == self.trace_pair else [],
+            self._trace(rows, run.watched) if traced else [],
         )
 
     def _row(self, given: Activations, iteration: int, index: int) -> list[Patch]:
@@ -135,9 +149,9 @@ class IterativePatching(PatchingExperiment):
         before = (iteration - 1) * len(self.layers) + index
         return [Patch(layer, iteration, Generated(before))]
 
-    def _watch(self, start: UnpatchedRuns, row: Sequence[Patch]) -> list[Cell]:
+    def _watch(self, row: Sequence[Patch], traced: bool) -> list[Cell]:
         """What the iteration generates next; before it, for the trace, what it patched."""
-        patched = [(p.layer, p.position) for p in row] if start.pair_id == self.trace_pair else []
+        patched = [(p.layer, p.position) for p in row] if traced else []
         layer, position = row[-1].layer, row[-1].position + 1
         return [*patched, *([(layer, position)] if position < self.model.num_latents else [])]
 
