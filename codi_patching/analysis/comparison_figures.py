@@ -121,6 +121,7 @@ def additivity(
 def _finish(axes: Axes, layers: Sequence[str], label: str, title: str) -> None:
     axes.axhline(0, color="0.6", lw=0.8, zorder=0)
     axes.set_xticks(range(len(layers)), layers, rotation=45 if "thought" in layers else 0)
+    axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.set_xlabel("layer")
     axes.set_ylabel(label)
     axes.set_title(title, fontsize=10)

@@ -39,7 +39,7 @@ class ValidityReport(pl.Callback):
             none.
     """
 
-    def __init__(self, pairs: int = 4) -> None:
+    def __init__(self, pairs: int = 8) -> None:
         self.pairs = pairs
         self.checks: list[Check] = []
 
@@ -85,7 +85,9 @@ def _check_results(results: Results) -> list[Check]:
     ceiling = [results.baseline[p]["giving"]["kl_to_clean"] for p in results.pair_ids]
     return [
         check_structural_zeros(kl, results.structural),
-        check_first_cell(mean_and_deviation(kl)[0], grid["layers"], grid["positions"]),
+        check_first_cell(
+            mean_and_deviation(kl)[0], grid["layers"], grid["positions"], _right(results)
+        ),
         check_ceiling(np.array(ceiling), _right(results)),
     ]
 
@@ -98,10 +100,10 @@ def _check_probes(
     if not probes:
         return []
     kl = np.stack([probe["self_patch"].numpy() for probe in probes.values()])
-    mean = np.where(results.structural, -np.inf, mean_and_deviation(results.values["recovery"])[0])
-    strongest = int(np.argmax(np.nan_to_num(mean, nan=-np.inf)))
+    mean = np.where(results.structural, 0, results.values["kl_divergence"].mean(0))
+    strongest = int(np.argmax(mean))
     rows = [results.pair_ids.index(pair) for pair in probes]
-    own = results.values["recovery"].reshape(len(results.pair_ids), -1)[rows, strongest]
+    own = results.values["kl_to_clean"].reshape(len(results.pair_ids), -1)[rows, strongest]
     control = [
         float(probe["control"].flatten()[strongest]) if "control" in probe else np.nan
         for probe in probes.values()

@@ -314,7 +314,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
 
         Returns:
             `self_patch`: KL with the patched question's own activations, which change nothing.
-            `control`: recovery with another pair's activations; absent if there is no other pair.
+            `control`: KL to clean with another pair's activations; absent if there is none.
             Both in the grid's shape; nothing is added to the experiment's metrics.
 
         Raises:
@@ -326,7 +326,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
         baseline, giving, *donors = self.engine.unpatched(requests)
         sources = {"self_patch": (baseline, "kl_divergence")}
         if donors:
-            sources["control"] = (donors[0], "recovery")
+            sources["control"] = (donors[0], "kl_to_clean")
         found = {}
         for name, (source, metric) in sources.items():
             given = source.run.activations()
