@@ -54,6 +54,7 @@ def test_position_patching_in_test_mode(position_run):
         "position_patching_results.json",
         "results.csv",
         "aggregate.json",
+        "validity.json",
         "kl_divergence.png",
         "recovery.png",
         "pairs",
@@ -138,6 +139,31 @@ def test_bad_input_is_one_clear_error(tmp_path, args, status, message):
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_three_experiments_and_their_comparison(tmp_path):
+    """The last one finds the others' results and compares; `compare` alone gives the same bytes."""
+    options = ["--data.max_pairs=4", "--figures.pairs=false", "--validity.pairs=1"]
+    for config in ("layer", "position", "iterative"):
+        named = [f"--comparison.{n}={tmp_path}/{n}" for n in ("layer", "position")]
+        done = codi_patching(
+            *("predict", f"--config=configs/{config}.yaml", f"--results.dir={tmp_path}/{config}"),
+            *options,
+            *(named if config == "iterative" else []),
+            f"--comparison.dir={tmp_path}/out",
+        )
+        assert done.returncode == 0, done.stderr
+    assert "Is iterative patching (relay) more effective than parallel patching?" in done.stderr
+    folders = [f"--{n}={tmp_path}/{n}" for n in ("layer", "position", "iterative")]
+    alone = codi_patching("compare", *folders, f"--dir={tmp_path}/alone")
+    assert alone.returncode == 0, alone.stderr
+    written = [tmp_path / folder / "comparison.json" for folder in ("out", "alone")]
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+    refused = codi_patching("compare", *folders, f"--iterative={tmp_path}/none", "--dir=x")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("codi-patching: expected one *_patching_results.json in")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import Colormap, ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -152,7 +152,8 @@ def trajectories(
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    colours, norm = colormaps["viridis"], Normalize(0, max(len(layers) - 1, 1))
+    norm = Normalize(0, max(len(layers) - 1, 1))
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0, 0.88, 256)))  # no light yellow
     mean, _, _ = mean_and_deviation(values)
     at = np.arange(len(points))
     ends = []
@@ -171,9 +172,10 @@ def trajectories(
                     at[known], low[known], high[known], color=colour, alpha=0.15, lw=0
                 )
             ends.append((float(mean[index][known][-1]), layer, colour, at[known][-1]))
-    axes.axhline(0, color="0.6", lw=0.8, zorder=1)
+    if np.nanmin(mean) <= 0:
+        axes.axhline(0, color="0.6", lw=0.8, zorder=1)
     axes.set_xticks(at, points)
-    axes.set_xlim(-0.2, len(points) - 0.35)
+    axes.set_xlim(-0.2, len(points) - 0.2)
     axes.margins(y=0.08)
     axes.set_xlabel("position patched last, before the answer is read")
     axes.set_ylabel(label)
@@ -196,7 +198,8 @@ def _spread(heights: Sequence[float], axes: Axes) -> list[float]:
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
-    return placed
+    beyond = max(0.0, placed[-1] + gap / 2 - high) if placed else 0.0
+    return [height - beyond for height in placed]
 
 
 def _colours(values: Array, diverging: bool) -> tuple[Normalize, Colormap]:
