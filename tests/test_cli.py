@@ -226,3 +226,21 @@ def test_random_checkpoints_of_the_published_layout_run(tmp_path):
     assert results.metadata["precision"] == "bf16-true"
     assert "LoRA merged into 21 weights with alpha 32" in done.stderr
     assert "WARNING: the model answers fewer than half" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_all_three_ways(tmp_path):
+    options = ["--pairs=1", "--sample=1", "--repeats=1", "--prompt=20", "--shared=8"]
+    run = [sys.executable, "scripts/benchmark.py", *options, f"--json={tmp_path}/out.json"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    results = {
+        r["experiment"]: r for r in json.loads((tmp_path / "out.json").read_text())["results"]
+    }
+    assert set(results) == {"layer", "position", "iterative"}
+    for result in results.values():
+        assert all(seconds > 0 for seconds in result["seconds_a_pair"].values())
+    tokens = results["position"]["token_layers"]
+    assert tokens["textbook"] == 97 * 16 * (20 + 5 + 5)
+    assert tokens["unpatched"] == 16 * (20 + 12 + 2 * 10)
+    assert tokens["computed"] < tokens["least"]

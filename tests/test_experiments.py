@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ import torch
 from conftest import QUESTIONS
 from twin import run_twin
 
+from codi_patching.experiments import base
 from codi_patching.experiments.base import ExcludedPair
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics.grid import grid_metrics
+from codi_patching.model import memory
 from codi_patching.model.answers import build_readout
 from codi_patching.model.checkpoint import load_checkpoint
+from codi_patching.model.families import why_not_swept
 from codi_patching.patching.interventions import THOUGHT, Activations, patches_from
+from codi_patching.patching.reference import ReferenceEngine
 
 
 def twin_maps(checkpoint, index, cells, latents="recomputed", direction="denoising", given=None):
@@ -205,3 +210,36 @@ def test_cells_in_words(checkpoint):
     layers = LayerPatching(checkpoint=checkpoint)
     layers.configure_model()
     assert layers.cell_name(2) == "layer 2"
+
+
+def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(checkpoint, monkeypatch):
+    config = SimpleNamespace(rope_parameters={"rope_type": "dynamic"})
+    reason = why_not_swept(SimpleNamespace(config=config))
+    assert reason == "its rotary positions (dynamic) depend on the length of the sequence"
+    monkeypatch.setattr(base, "why_not_swept", lambda _: reason)
+    experiment = PositionPatching(checkpoint)
+    with pytest.warns(UserWarning, match="reference engine is used in place of the sweep: its rot"):
+        experiment.configure_model()
+    assert isinstance(experiment.engine, ReferenceEngine)
+    asked = PositionPatching(checkpoint, engine="reference")
+    asked.configure_model()
+    assert isinstance(asked.engine, ReferenceEngine)
+
+
+def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_sweep(checkpoint, pair):
+    experiment = PositionPatching(checkpoint)
+    experiment.configure_model()
+    experiment.model.backbone.config.sliding_window = 12
+    (result,) = experiment.predict_step([pair], 0)
+    assert "at most 12 tokens" in result.reason  # of bos, 9, bot, 3 thoughts, eot, 4
+    assert result.reason.endswith("attention window, got 19: set --model.engine reference")
+
+
+def test_rows_in_memory_by_hand(checkpoint, monkeypatch):
+    """Ten tokens of 3 · 48 + 6 · 32 numbers of 4 bytes, and 32 bytes for each of the vocabulary."""
+    model, _ = load_checkpoint(checkpoint)
+    row = 10 * 4 * (3 * 48 + 6 * 32) + 32 * model.backbone.config.vocab_size
+    monkeypatch.setattr(memory, "free_memory", lambda _: 2**40)
+    assert memory.rows_in_memory(model) == 2**30 // row
+    monkeypatch.setattr(memory, "free_memory", lambda _: 10 * row)
+    assert memory.rows_in_memory(model) == 5

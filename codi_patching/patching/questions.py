@@ -1,0 +1,279 @@
+"""Unpatched runs of several questions, side by side: what the sweep starts from.
+
+Prompts are packed, common beginnings once; then come thoughts and readout, one row a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from codi_patching.patching.engine import Readout, Run, Unpatched
+from codi_patching.patching.plan import Suffix
+
+Rotations = tuple[Tensor, ...]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+class PackedModel(Protocol):
+    """What the sweep needs of a CODI model; see `CodiModel`."""
+
+    prj: nn.Module
+
+    @property
+    def num_latents(self) -> int:
+        """K."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The L decoder blocks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids."""
+
+    def enter(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        """What layer 0 reads of input embeddings."""
+
+    def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
+        """What blocks need to know of positions, `(1, tokens, …)` each."""
+
+    def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
+        """One decoder block on tokens `(tokens, hidden)`."""
+
+    def keys_and_values(
+        self, layer: int, hidden: Tensor, rotations: Rotations
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block, `(kv heads, tokens, size)`."""
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """The norm before the head."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states after the final norm, in float32 at least."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is kept of a question's unpatched run. S is the number of suffix tokens.
+
+    Attributes:
+        suffix: The tokens after the prompt.
+        length: Number of prompt tokens.
+        prompt: Keys and values of the prompt at each layer, `(L, 2, kv heads, length, size)`.
+        kept: Those of the suffix, `(L, 2, S, kv heads, size)`.
+        stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
+        logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
+    """
+
+    suffix: Suffix
+    length: int
+    prompt: Tensor
+    kept: Tensor
+    stream: Tensor
+    logits: Tensor
+
+
+class Questions:
+    """Unpatched runs of several questions, side by side.
+
+    Keys and values are kept as `(L, 2, questions, kv heads, places, size)`, a question's prompt
+    first, its suffix from the longest prompt's length on.
+    """
+
+    def __init__(
+        self, model: PackedModel, prompts: Sequence[Sequence[int]], suffixes: Sequence[Suffix]
+    ) -> None:
+        self.model, self.prompts, self.suffixes = model, prompts, suffixes
+        device = model.device
+        self.lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+        self.longest = max(map(len, prompts))
+        self.places = self.longest + max(map(len, suffixes))
+        self.visible = torch.arange(self.longest, device=device) < self.lengths[:, None]
+        self.kept = torch.empty(0)
+
+    def run(self, readouts: Sequence[Readout]) -> list[Unpatched]:
+        """Encode, think, read."""
+        model, count = self.model, len(self.prompts)
+        hidden = self._encode()
+        streams = []
+        for position in range(model.num_latents):
+            thought = model.prj(model.final_norm(hidden))
+            visible = torch.ones(count, 1, position + 1, dtype=torch.bool, device=hidden.device)
+            streams.append(self._suffix_pass(thought[:, None], position, visible))
+            hidden = streams[-1][-1, :, 0]
+        tokens = max(len(suffix.tokens) for suffix in self.suffixes)
+        if tokens:
+            ids = torch.zeros(count, tokens, dtype=torch.long, device=hidden.device)
+            visible = torch.zeros(count, tokens, model.num_latents + tokens, dtype=torch.bool)
+            for index, suffix in enumerate(self.suffixes):
+                ids[index, : len(suffix.tokens)] = torch.tensor(suffix.tokens)
+                for token in range(model.num_latents, len(suffix)):
+                    visible[index, token - model.num_latents, suffix.path(token)] = True
+            embeddings = model.embed(ids)
+            visible = visible.to(hidden.device)
+            streams.append(self._suffix_pass(embeddings, model.num_latents, visible))
+        return self._split(torch.cat(streams, dim=2), readouts)
+
+    def _encode(self) -> Tensor:
+        """The last block's outputs at bot `(questions, hidden)`, common beginnings run once."""
+        tree = _PromptTree(self.prompts, self.model.device)
+        embeddings = self.model.embed(tree.tokens)
+        rotations = self.model.rotations(embeddings, tree.depths)
+        hidden = self.model.enter(embeddings, tree.depths)
+        last = len(self.model.blocks) - 1
+        for layer in range(last + 1):
+            attend = self._prompt_attention(layer, tree)
+            if layer == last:  # of the others nothing but keys and values is read
+                keys, values = self.model.keys_and_values(layer, hidden, rotations)
+                self._keep_prompts(layer, tree, keys, values)
+                hidden = hidden[tree.ends]
+                rotations = tuple(part[:, tree.ends] for part in rotations)
+                attend = self._suffix_attention(layer, 0, self.visible[:, None], keep=False)
+            hidden = self.model.block(layer, hidden, rotations, attend)
+        return hidden
+
+    def _prompt_attention(self, layer: int, tree: _PromptTree) -> Attend:
+        """Each prompt's new tokens attend to its own path from the start."""
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            self._keep_prompts(layer, tree, keys, values)
+            mixed = [
+                scaled_dot_product_attention(
+                    query[None, :, own],
+                    keys[None, :, path],
+                    values[None, :, path],
+                    attn_mask=mask,
+                    scale=scaling,
+                    enable_gqa=True,
+                )[0]
+                for own, path, mask in zip(tree.own, tree.paths, tree.masks)
+                if own.stop > own.start
+            ]
+            return torch.cat(mixed, dim=1).transpose(0, 1)
+
+        return attend
+
+    def _keep_prompts(self, layer: int, tree: _PromptTree, keys: Tensor, values: Tensor) -> None:
+        if not self.kept.numel():
+            heads, _, size = keys.shape
+            shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.places, size)
+            self.kept = keys.new_zeros(shape)
+        for index, path in enumerate(tree.paths):
+            self.kept[layer, 0, index, :, : len(path)] = keys[:, path]
+            self.kept[layer, 1, index, :, : len(path)] = values[:, path]
+
+    def _suffix_pass(self, embeddings: Tensor, first: int, visible: Tensor) -> Tensor:
+        """Input and block outputs `(L + 1, questions, new, hidden)` of suffix tokens from `first`.
+
+        Args:
+            embeddings: `(questions, new, hidden)`.
+            first: Place of the first of them in the suffix.
+            visible: Which suffix tokens each attends to, `(questions, new, first + new)`.
+        """
+        count, new = embeddings.shape[:2]
+        depths = visible.sum(-1) - 1
+        positions = (self.lengths[:, None] + depths.clamp(min=0)).flatten()
+        mask = torch.cat([self.visible[:, None].expand(-1, new, -1), visible], dim=-1)
+        rotations = self.model.rotations(embeddings, positions)
+        stream = [embeddings.flatten(0, 1)]
+        hidden = self.model.enter(stream[0], positions)
+        for layer in range(len(self.model.blocks)):
+            attend = self._suffix_attention(layer, first, mask)
+            hidden = self.model.block(layer, hidden, rotations, attend)
+            stream.append(hidden)
+        return torch.stack(stream).unflatten(1, (count, new))
+
+    def _suffix_attention(self, layer: int, first: int, mask: Tensor, keep: bool = True) -> Attend:
+        """Tokens of each question attend to its prompt and suffix, up to the mask's last place."""
+        count, new, seen = mask.shape
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            place = self.longest + first
+            if keep:
+                for index, part in enumerate((keys, values)):
+                    self.kept[layer, index, :, :, place : place + new] = part.unflatten(
+                        1, (count, new)
+                    ).transpose(0, 1)
+            all_keys, all_values = self.kept[layer, :, :, :, :seen]
+            mixed = scaled_dot_product_attention(
+                query.unflatten(1, (count, new)).transpose(0, 1),
+                all_keys,
+                all_values,
+                attn_mask=mask[:, None],
+                scale=scaling,
+                enable_gqa=True,
+            )
+            return mixed.transpose(1, 2).flatten(0, 1)
+
+        return attend
+
+    def _split(self, stream: Tensor, readouts: Sequence[Readout]) -> list[Unpatched]:
+        """One start for each question, from the streams of all `(L + 1, questions, S, hidden)`."""
+        latents = self.model.num_latents
+        reads = [suffix.read_tokens for suffix in self.suffixes]
+        ends = torch.cat([stream[-1, i, tokens] for i, tokens in enumerate(reads)])
+        logits = self.model.logits(self.model.final_norm(ends)).split([len(r) for r in reads])
+        starts = []
+        for index, (suffix, readout) in enumerate(zip(self.suffixes, readouts)):
+            length = len(self.prompts[index])
+            place = {token: at for at, token in enumerate(reads[index])}
+            answers = tuple(logits[index][None, [place[t] for t in r]] for r in suffix.reads)
+            own = stream[:, index, : len(suffix)]
+            run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers)
+            kept = self.kept[:, :, index]
+            after = kept[..., self.longest : self.longest + len(suffix), :].transpose(2, 3)
+            state = Start(suffix, length, kept[..., :length, :], after, own, logits[index])
+            starts.append(Unpatched(run, readout, state))
+        return starts
+
+
+class _PromptTree:
+    """Prompts as one list of tokens, each common beginning once.
+
+    Attributes:
+        tokens: Token ids, `(tokens,)`.
+        depths: Their positions, `(tokens,)`.
+        own: For each prompt the slice of tokens that are new with it.
+        paths: For each prompt all its tokens, `(length,)`.
+        masks: For each prompt which of its path its new tokens attend to, `(new, length)`.
+        ends: The last token of each prompt, `(prompts,)`.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
+        tokens: list[int] = []
+        paths: list[list[int]] = []
+        self.own: list[slice] = []
+        self.masks: list[Tensor] = []
+        for index, prompt in enumerate(prompts):
+            shared: list[int] = []
+            for other, path in zip(prompts[:index], paths):
+                same = _common(prompt, other)
+                if same > len(shared):
+                    shared = path[:same]
+            new = range(len(tokens), len(tokens) + len(prompt) - len(shared))
+            paths.append([*shared, *new])
+            tokens += prompt[len(shared) :]
+            self.own.append(slice(new.start, new.stop))
+            everything = torch.ones(len(new), len(prompt), dtype=torch.bool, device=device)
+            self.masks.append(everything.tril(len(shared)))
+        self.tokens = torch.tensor(tokens, device=device)
+        self.depths = torch.empty(len(tokens), dtype=torch.long, device=device)
+        self.paths = [torch.tensor(path, device=device) for path in paths]
+        for whole_path in self.paths:
+            self.depths[whole_path] = torch.arange(len(whole_path), device=device)
+        self.ends = torch.stack([whole_path[-1] for whole_path in self.paths])
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two prompts have in common from the start."""
+    length = min(len(first), len(second))
+    return next((i for i in range(length) if first[i] != second[i]), length)
