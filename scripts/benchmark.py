@@ -166,7 +166,6 @@ class Textbook:
 
     def __init__(self, experiment: PatchingExperiment) -> None:
         self.experiment, self.model = experiment, experiment.model
-        self.last = [len(READOUT.prefix) + experiment.model.num_latents]
 
     def run(self, ids: list[int], thoughts: Tensor | None, layer: int, cells: list[int]) -> Tensor:
         """Logits before the answer; positions `cells` of a layer are overwritten (by zeros)."""
