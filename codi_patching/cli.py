@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from codi_patching.callbacks.comparison import Comparison, compare_folders
@@ -23,6 +24,7 @@ from codi_patching.callbacks.validity import ValidityReport
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.experiments.distillation import CodiDistillation, WordProblemsDataModule
+from codi_patching.model.arithmetic import fix_order_of_sums
 
 _USAGE = """usage: codi-patching {predict,compare,fit} [--config FILE] [options]
 
@@ -114,7 +116,10 @@ def compare(args: list[str]) -> int:
 
 
 def main() -> None:
-    """Entry point: bad input gives one line and exit status 1."""
+    """Entry point: bad input gives one line and exit status 1.
+
+    With `CODI_PATCHING_TRACEBACK` in the environment, the traceback too.
+    """
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -122,7 +127,11 @@ def main() -> None:
     # Of how Lightning calls its libraries; nothing that a user of this program could change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
+    fix_order_of_sums()
     try:
         sys.exit(run())
     except (ValueError, OSError, MisconfigurationException) as error:
-        sys.exit(f"codi-patching: {error}")
+        if os.environ.get("CODI_PATCHING_TRACEBACK"):
+            raise
+        process = f" (process {rank})" if (rank := rank_zero_only.rank) else ""
+        sys.exit(f"codi-patching{process}: {error}")

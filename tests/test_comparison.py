@@ -12,7 +12,8 @@ from codi_patching.analysis.findings import answer_questions
 from codi_patching.analysis.statistics import ROUNDING
 from codi_patching.callbacks.comparison import compare_folders
 from codi_patching.cli import compare
-from codi_patching.data.results import PairRecord, ResultsError, write_results
+from codi_patching.data.records import PairResult, ResultsError
+from codi_patching.data.results import write_results
 from codi_patching.metrics.grid import GRID_METRICS
 
 N, L, K = 16, 4, 3
@@ -92,7 +93,7 @@ def write(folder, name, kl, change=lambda metadata, records: None):
             "giving": {"answer_logit_difference": half, "kl_to_clean": 0.0},
         }
         own = {metric: v[index] for metric, v in values.items()}
-        records.append(PairRecord(f"p{index}", baseline, own))
+        records.append(PairResult(f"p{index}", baseline, own))
     change(described, records)
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / f"{experiment}_patching_results.json", described, records)

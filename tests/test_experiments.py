@@ -10,8 +10,8 @@ import torch
 from conftest import QUESTIONS
 from twin import run_twin
 
+from codi_patching.data.records import ExcludedPair
 from codi_patching.experiments import base
-from codi_patching.experiments.base import ExcludedPair
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics.grid import grid_metrics

@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from codi_patching.data.records import PairResult, ResultsError
 from codi_patching.data.results import (
-    PairRecord,
-    ResultsError,
     aggregate,
-    atomic_write,
     read_results,
+    text_file,
     write_csv,
     write_results,
 )
@@ -28,7 +27,7 @@ METADATA = {
     "metrics": ["kl_divergence", "recovery"],
 }
 RECORDS = [
-    PairRecord(
+    PairResult(
         "a",
         {"answer": "13"},
         {
@@ -36,7 +35,7 @@ RECORDS = [
             "recovery": np.array([[0.1, math.nan], [0.3, 0.0]]),
         },
     ),
-    PairRecord(
+    PairResult(
         'b "ü"',
         {"answer": "15"},
         {
@@ -82,7 +81,7 @@ def test_a_layer_can_be_one_cell(tmp_path):
         },
     }
     values = {m: np.array([1.0, 0.0]) for m in METADATA["metrics"]}
-    write_results(tmp_path / "layer_patching_results.json", metadata, [PairRecord("a", {}, values)])
+    write_results(tmp_path / "layer_patching_results.json", metadata, [PairResult("a", {}, values)])
     content = json.loads((tmp_path / "layer_patching_results.json").read_text())
     assert content["results"]["a"]["0"]["kl_divergence"] == 1.0
     assert read_results(tmp_path).values["recovery"].tolist() == [[1.0, 0.0]]
@@ -133,7 +132,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path.write_text("old")
 
     def fail():
-        with atomic_write(path) as file:
+        with text_file(path) as file:
             file.write("new")
             raise RuntimeError
 

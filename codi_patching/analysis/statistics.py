@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 ROUNDING = 1e-5
 """How far two runs of the same patches may differ in float32, relative to the largest value."""
 
+_PART = 2**20
+"""Numbers of the bootstrap's draws that are held at a time."""
+
 
 def bootstrap_interval(
     values: Array, seed: int, level: float = 0.95, resamples: int = 2000
@@ -33,10 +36,10 @@ def bootstrap_interval(
     flat = values.reshape(len(values), -1)
     present = ~np.isnan(flat)
     filled = np.where(present, flat, 0.0)
-    draws = _draws(len(flat), seed, resamples)
-    counts = draws @ present.astype(np.float64)
+    sums = _resampled(filled, seed, resamples)
+    counts = _resampled(present.astype(np.float64), seed, resamples)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.where(counts > 0, draws @ filled / counts, np.nan)
+        means = np.where(counts > 0, sums / counts, np.nan)
     tail = 100 * (1 - level) / 2
     bounds = np.full((2, flat.shape[1]), np.nan)
     enough = present.sum(0) >= 2
@@ -46,9 +49,22 @@ def bootstrap_interval(
     return low, high
 
 
+def _resampled(values: Array, seed: int, resamples: int) -> Array:
+    """Sums over pairs `(resamples, …)` of values `(pairs, …)` in each bootstrap sample.
+
+    A sum is a product with how often each pair was drawn; a few megabytes of those at a time,
+    however many pairs there are.
+    """
+    pairs = len(values)
+    rows = max(1, _PART // pairs)
+    firsts = range(0, resamples, rows)
+    draws = (_draw(pairs, (seed, f), min(rows, resamples - f)) for f in firsts)
+    return np.concatenate([drawn @ values for drawn in draws])
+
+
 @lru_cache(maxsize=4)
-def _draws(pairs: int, seed: int, resamples: int) -> Array:
-    """How often each pair is in each resample: sums over resamples are then matrix products."""
+def _draw(pairs: int, seed: tuple[int, int], resamples: int) -> Array:
+    """How often each pair is in each resample, `(resamples, pairs)`."""
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples)
     return drawn.astype(np.float64)
@@ -162,8 +178,7 @@ def _effect_interval(
 ) -> tuple[float | None, float | None]:
     """95 % percentile bootstrap interval of Cohen's d_z."""
     n = len(differences)
-    draws = _draws(n, seed, resamples) / n
-    mean, square = draws @ differences, draws @ differences**2
+    mean, square = (_resampled(v, seed, resamples) / n for v in (differences, differences**2))
     variance = (square - mean**2) * n / (n - 1)
     spread = variance > 1e-12 * square
     if spread.sum() < resamples / 2:
@@ -274,8 +289,8 @@ def correlate_means(
         return Correlation(len(a))
     test = stats.spearmanr(a, b)
     whole = np.isfinite(first[:, both]).all(1) & np.isfinite(second[:, both]).all(1)
-    draws = _draws(int(whole.sum()), seed, resamples)
-    ranks = [stats.rankdata(draws @ v[whole][:, both], axis=1) for v in (first, second)]
+    sums = [_resampled(v[whole][:, both], seed, resamples) for v in (first, second)]
+    ranks = [stats.rankdata(drawn, axis=1) for drawn in sums]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))

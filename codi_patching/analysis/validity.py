@@ -50,6 +50,17 @@ def check_self_patch(kl: Array, tolerance: float) -> Check:
     )
 
 
+def check_unchanged(changed: Mapping[str, Sequence[str]]) -> Check:
+    """Files are as the runs wrote them; names of changed files by experiment."""
+    found = [f"{name}: {', '.join(files)}" for name, files in changed.items() if files]
+    return _check(
+        "unchanged files",
+        "every file has the SHA-256 that its run wrote to SHA256SUMS",
+        "; ".join(found) or "no file is missing or changed",
+        not found,
+    )
+
+
 def check_structural_zeros(kl: Array, structural: NDArray[np.bool_]) -> Check:
     """Cells that nothing reads have no effect; KL `(pairs, *grid)`."""
     zeros = kl[:, structural]

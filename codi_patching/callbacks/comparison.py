@@ -27,8 +27,9 @@ from codi_patching.analysis.validity import (
     check_baselines,
     check_recovery,
     check_structural_zeros,
+    check_unchanged,
 )
-from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.callbacks.results import written_results
 from codi_patching.data.results import (
     Results,
     ResultsError,
@@ -64,9 +65,9 @@ class Comparison(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare; what is missing or does not belong together costs a warning, not the run."""
-        if not any(self.named.values()):
+        if not any(self.named.values()) or not trainer.is_global_zero:
             return
-        own = next(c.folder for c in trainer.callbacks if isinstance(c, ResultsWriter))
+        own, _ = written_results(trainer)
         folders = [own]
         folders += [
             Path(f) for f in (*self.named.values(), *self.iterative) if f and Path(f) != own
@@ -205,7 +206,8 @@ def check_together(
             identical = agree(first, second, rounding)
             by_construction = same_by_construction(end, layer)
             checks.append(check_arms(f"{name}'s end", "layer", identical, by_construction, "KL"))
-    return checks + _check_first_iterations(arms, rounding)
+    changed = check_unchanged({name: results.changed for name, results in everything.items()})
+    return [*checks, *_check_first_iterations(arms, rounding), changed]
 
 
 def _check_first_iterations(arms: Mapping[str, Arm], rounding: float) -> list[Check]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from codi_patching.analysis.figures import cell_map, layer_profile, trajectories
 from codi_patching.analysis.statistics import bootstrap_interval, mean_and_deviation
-from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.callbacks.results import written_results
 from codi_patching.data.results import (
     Results,
     ResultsError,
@@ -61,8 +61,9 @@ class FigureWriter(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw everything; results are on disk already."""
-        folder = next(c.folder for c in trainer.callbacks if isinstance(c, ResultsWriter))
-        results = read_results(folder)
+        if not trainer.is_global_zero:
+            return
+        folder, results = written_results(trainer)
         everything = slice(None)
         figures = {
             metric: draw(results, metric, everything, self.top)

@@ -29,7 +29,8 @@ class PatchingProgress(TQDMProgressBar):
         bar, experiment = self.predict_progress_bar, pl_module
         cells = math.prod(experiment.shape)
         if batch_idx == 0:
-            bar.reset(cells * len(experiment.pairs))
+            batches = trainer.datamodule.batches[trainer.global_rank :: trainer.world_size]
+            bar.reset(cells * sum(map(len, batches)))
         before = {pair.pair_id: index * cells for index, pair in enumerate(batch)}
         first = bar.n
 
@@ -39,8 +40,12 @@ class PatchingProgress(TQDMProgressBar):
 
         experiment.on_progress = progress
 
+        self._after = first + cells * len(batch)
+
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the patched runs have ticked already."""
+        """Catch up with pairs that were not run: known already, or left out."""
+        bar = self.predict_progress_bar
+        bar.update(self._after - bar.n)
 
     def init_predict_tqdm(self) -> Tqdm:
         """The bar, in patched runs."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import tempfile
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,37 +15,56 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from codi_patching.analysis.statistics import mean_and_deviation
 from codi_patching.data.pairs import Pair
-from codi_patching.data.results import (
+from codi_patching.data.records import (
+    ExcludedPair,
     Metadata,
-    PairRecord,
-    Results,
+    PairResult,
+    Records,
     ResultsError,
+)
+from codi_patching.data.results import (
+    Results,
     aggregate,
     file_name,
     read_results,
     results_name,
     write_activations,
+    write_checksums,
     write_csv,
     write_json,
     write_results,
     write_table,
 )
-from codi_patching.experiments.base import ExcludedPair, PairResult, PatchingExperiment
+from codi_patching.experiments.base import PatchingExperiment
+from codi_patching.model.arithmetic import describe_device
 
 _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
+_WRITTEN = (
+    results_name("*"), "results.csv", "aggregate.json", "validity.json", "SHA256SUMS",
+    "activations.safetensors", "trace_*.csv", "kl_divergence.png", "recovery.png",
+    "trajectory_*.png", "pairs/*.png",
+)  # fmt: skip
+_BYTES_A_VALUE = 64
+"""A value of a cell takes about so much: 8 kept, 30 as JSON, 20 in the table."""
 
 
 class ResultsWriter(pl.Callback):
-    """Keeps each pair on disk as it is made, and writes the results files when all are.
+    """Keeps each batch on disk as it is made, and writes the results files when all are.
+
+    The same command goes on where a killed one stopped. With several processes each keeps its own
+    batches and the first writes the files.
 
     Args:
         dir: Output folder; `results/<experiment>` if not given.
-        overwrite: Whether results of another configuration may be replaced.
+        overwrite: Whether results that are there may be replaced.
         top_k: Cells in the ranked table.
+
+    Attributes:
+        folder: The output folder.
+        results: What was written, read again, once it is.
     """
 
     def __init__(
@@ -52,46 +73,131 @@ class ResultsWriter(pl.Callback):
         overwrite: bool = False,
         top_k: int = 5,
     ) -> None:
+        if top_k < 1:
+            raise ValueError(f"expected --results.top_k of at least 1, got {top_k}")
         self.dir, self.overwrite, self.top_k = dir, overwrite, top_k
         self.folder = Path()
         self.metadata: Metadata = {}
-        self.excluded: list[ExcludedPair] = []
-        self.activations: dict[str, Tensor] = {}
+        self.results: Results | None = None
+        self._finished = False
+        self._first: dict[str, int] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder, before anything is computed.
+        """Find out whether the folder can be written, before anything is computed.
 
         Raises:
-            ResultsError: It cannot be written.
+            ResultsError: It cannot.
         """
         experiment = _as_experiment(pl_module)
         self.folder = Path(self.dir or f"results/{experiment.name}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise ResultsError(
-                f"{self.folder} cannot be written ({error.strerror}): set --results.dir"
-            ) from error
+        self.records = Records(self.folder)
+        if trainer.is_global_zero:
+            _check_writable(self.folder)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse to replace results of another configuration.
+        """Find what is done already; refuse a folder of another run.
 
         Raises:
-            ResultsError: Naming the keys that differ.
+            ResultsError: It is of another run, naming the keys that differ; or the disk is full.
         """
         experiment = _as_experiment(pl_module)
-        self.metadata = describe_run(trainer, experiment)
-        path = self.folder / results_name(experiment.name)
-        if path.exists() and not self.overwrite:
-            differing = _differences(read_results(self.folder).metadata, self.metadata)
-            if differing:
-                raise ResultsError(
-                    f"{path} holds results of another run, with another {', '.join(differing)}: "
-                    "set --results.dir to a new folder, or --results.overwrite true"
-                )
-        self._partial.write_text("")
+        self.metadata = json.loads(json.dumps(describe_run(trainer, experiment)))
+        refusal = ""
+        if trainer.is_global_zero:
+            try:
+                self._finished = self._prepare(experiment)
+            except (ResultsError, OSError) as error:
+                refusal = str(error)
+        refusal, self._finished = trainer.strategy.broadcast((refusal, self._finished))
+        if refusal:
+            raise ResultsError(refusal)
+        if self._finished:
+            self.results = read_results(self.folder)
+        batches = trainer.datamodule.batches
+        sizes = np.cumsum([0, *map(len, batches)]).tolist()
+        self._first = {batch[0].pair_id: first for batch, first in zip(batches, sizes)}
+        experiment.recall = self._recall
+
+    def _prepare(self, experiment: PatchingExperiment) -> bool:
+        """Make the folder ready; whether its results are complete already."""
+        begun, found = None, None
+        if self.overwrite:
+            with suppress(ResultsError):
+                begun = self.records.metadata()
+        else:
+            begun = self.records.metadata()
+            found = self._found()
+            for old in (begun, found.metadata if found is not None else None):
+                if old is not None:
+                    self._refuse_other(old)
+        if begun is not None and not _differences(begun, self.metadata):
+            rank_zero_info(f"going on with the run that was begun in {self.folder}")
+            return False
+        if found is not None:
+            rank_zero_info(
+                f"{self.folder} holds this run's results already; nothing is run again unless "
+                "--results.overwrite is true"
+            )
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = self._needed_bytes(experiment)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise ResultsError(
+                f"expected about {needed / 1e6:.0f} MB of free disk at {self.folder}, got "
+                f"{free / 1e6:.0f}: set --results.dir"
+            )
+        self.records.remove()
+        self.records.begin(self.metadata)
+        return False
+
+    def _found(self) -> Results | None:
+        """Results that are in the folder."""
+        written = sorted(self.folder.glob(results_name("*")))
+        if not written:
+            return None
+        advice = "set --results.dir to a new folder, or --results.overwrite true"
+        try:
+            found = read_results(self.folder)
+        except ResultsError as error:
+            raise ResultsError(f"{error}: {advice}") from error
+        if found.changed:
+            raise ResultsError(
+                f"{', '.join(found.changed)} in {self.folder} changed since the run wrote it: "
+                f"{advice}"
+            )
+        return found
+
+    def _refuse_other(self, old: Metadata) -> None:
+        differing = _differences(old, self.metadata)
+        if differing:
+            raise ResultsError(
+                f"{self.folder} holds results of another run, with another "
+                f"{', '.join(differing)}: set --results.dir to a new folder, or "
+                "--results.overwrite true"
+            )
+
+    def _needed_bytes(self, experiment: PatchingExperiment) -> int:
+        values = math.prod(experiment.shape) * len(experiment.metrics) * _BYTES_A_VALUE
+        kept = 0
+        if experiment.name == "iterative":
+            parameter = next(experiment.model.parameters())
+            hidden = experiment.model.backbone.config.hidden_size
+            kept = 2 * math.prod(experiment.shape) * hidden * parameter.itemsize
+        return int(self.metadata["num_pairs"] * (values + kept))
+
+    def _recall(self, batch: list[Pair]) -> list[PairResult | ExcludedPair] | None:
+        """A batch that an earlier run of the same command made."""
+        if self.results is None:
+            first = self._first[batch[0].pair_id]
+            return self.records.read(first, [pair.pair_id for pair in batch], activations=False)
+        excluded, results = self.results.metadata["excluded"], self.results
+        return [
+            ExcludedPair(pair.pair_id, excluded[pair.pair_id])
+            if pair.pair_id in excluded
+            else results.of_pair(pair.pair_id)
+            for pair in batch
+        ]
 
     def on_predict_batch_end(
         self,
@@ -102,61 +208,94 @@ class ResultsWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Append the pairs to the partial file."""
+        """Keep a batch."""
         for result in outputs:
-            self._keep(result)
-
-    def _keep(self, result: PairResult | ExcludedPair) -> None:
-        if isinstance(result, ExcludedPair):
-            self.excluded.append(result)
-            rank_zero_warn(f"pair {result.pair_id} left out: {result.reason}")
-            return
-        if result.activations is not None:
-            self.activations[result.pair_id] = result.activations
-        if result.trace:
-            write_table(self.folder / f"trace_{file_name(result.pair_id)}.csv", result.trace)
-        line = {
-            "pair_id": result.pair_id,
-            "baseline": result.baseline,
-            "values": {name: value.tolist() for name, value in result.values.items()},
-        }
-        with self._partial.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            if isinstance(result, ExcludedPair):
+                rank_zero_warn(f"pair {result.pair_id} left out: {result.reason}")
+        first = self._first[batch[0].pair_id]
+        if not self._finished and not self.records.has(first):
+            self.records.write(first, outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files, check the two means against each other, print the top cells.
 
         Raises:
-            ResultsError: No pair could be run.
+            ResultsError: No pair could be run, or a process kept its pairs elsewhere.
         """
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
         experiment = _as_experiment(pl_module)
-        self.metadata["excluded"] = {pair.pair_id: pair.reason for pair in self.excluded}
-        self.metadata["num_pairs"] -= len(self.excluded)
-        if not self.metadata["num_pairs"]:
+        if not self._finished:
+            self._write(experiment)
+        assert self.results is not None
+        summary = aggregate(self.results, self.top_k)
+        if not self._finished:
+            write_json(self.folder / "aggregate.json", summary)
+            write_checksums(self.folder)
+        _check_means(experiment, self.results)
+        rank_zero_info(_table(summary, self.results, self.folder))
+
+    def _write(self, experiment: PatchingExperiment) -> None:
+        """The files but the summary, from the records."""
+        for pattern in _WRITTEN:  # what another run left, which is about to be replaced
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        excluded: dict[str, str] = {}
+        pair_ids: list[str] = []
+        for result in self.records.everything(activations=False):
+            if isinstance(result, ExcludedPair):
+                excluded[result.pair_id] = result.reason
+                continue
+            pair_ids.append(result.pair_id)
+            if result.trace:
+                name = f"trace_{file_name(result.pair_id)}.csv"
+                write_table(self.folder / name, result.trace)
+        missing = self.metadata["num_pairs"] - len(pair_ids) - len(excluded)
+        if missing:
             raise ResultsError(
-                f"no pair could be run; the first was left out because {self.excluded[0].reason}"
+                f"expected the records of all pairs in {self.records.folder}, {missing} are not "
+                "there: set --results.dir to storage that all nodes share"
             )
-        path = self.folder / results_name(experiment.name)
-        write_results(path, self.metadata, self._records())
-        write_csv(self.folder / "results.csv", self.metadata, self._records())
-        if self.activations:
-            write_activations(self.folder / "activations.safetensors", self.activations)
-        results = read_results(self.folder)
-        _check_means(experiment, results)
-        summary = aggregate(results, self.top_k)
-        write_json(self.folder / "aggregate.json", summary)
-        self._partial.unlink()
-        rank_zero_info(_table(summary, results, self.folder))
+        if not pair_ids:
+            pair_id, reason = next(iter(excluded.items()))
+            raise ResultsError(f"no pair could be run; {pair_id} was left out because {reason}")
+        described = {**self.metadata, "num_pairs": len(pair_ids), "excluded": excluded}
+        write_csv(self.folder / "results.csv", described, self.records)
+        if "activations" in described:
+            path = self.folder / described["activations"]["file"]
+            whole = self.records.everything(activations=True)
+            tensors = (r.activations for r in whole if isinstance(r, PairResult))
+            write_activations(path, pair_ids, (t for t in tensors if t is not None))
+        write_results(self.folder / results_name(experiment.name), described, self.records)
+        self.results = read_results(self.folder)
 
-    @property
-    def _partial(self) -> Path:
-        return self.folder / "pairs.partial.jsonl"
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The whole run is through, figures and all: the records are not needed any more."""
+        if trainer.is_global_zero and self.results is not None:
+            self.records.remove()
 
-    def _records(self) -> Iterator[PairRecord]:
-        with self._partial.open(encoding="utf-8") as file:
-            for line in map(json.loads, file):
-                values = {name: np.array(value) for name, value in line["values"].items()}
-                yield PairRecord(line["pair_id"], line["baseline"], values)
+
+def written_results(trainer: pl.Trainer) -> tuple[Path, Results]:
+    """The output folder and what was written there, for the callbacks that come after."""
+    writer = next(c for c in trainer.callbacks if isinstance(c, ResultsWriter))
+    assert writer.results is not None
+    return writer.folder, writer.results
+
+
+def _check_writable(folder: Path) -> None:
+    """Write a file in a folder and delete it again, with what had to be made for it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for path in made:
+            path.rmdir()
+    except OSError as error:
+        raise ResultsError(
+            f"{folder} cannot be written ({error.strerror}): set --results.dir"
+        ) from error
 
 
 def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadata:
@@ -175,6 +314,7 @@ def describe_run(trainer: pl.Trainer, experiment: PatchingExperiment) -> Metadat
         "data_sha256": datamodule.sha256,
         "seed": experiment.seed,
         "precision": str(trainer.precision),
+        "device": describe_device(experiment.device, next(experiment.model.parameters()).dtype),
         "versions": {package: version(package) for package in _PACKAGES},
         "grid": {
             "shape": list(experiment.shape),
@@ -250,7 +390,9 @@ def _table(summary: dict[str, Any], results: Results, folder: Path) -> str:
             f"[{kl['ci_low']:.4f}, {kl['ci_high']:.4f}]".ljust(54)
             + f"{recovery['mean']:>8.3f}  {cell['prediction_change_rate']['mean']:>13.1%}"
         )
-    lines += ["", f"excluded: {len(results.metadata['excluded'])}; written to {folder}"]
+    excluded = results.metadata["excluded"]
+    names = f" ({', '.join(list(excluded)[:5])}{', …' * (len(excluded) > 5)})" if excluded else ""
+    lines += ["", f"excluded: {len(excluded)}{names}; written to {folder}"]
     if giving < len(baseline) / 2:
         lines.append(
             "WARNING: the model answers fewer than half of the giving questions: patching effects "

@@ -21,9 +21,9 @@ from codi_patching.analysis.validity import (
     check_self_patch,
     check_structural_zeros,
 )
-from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.callbacks.results import written_results
 from codi_patching.data.pairs import Pair
-from codi_patching.data.results import Results, read_results, write_json
+from codi_patching.data.results import Results, write_json
 from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.model.answers import PairError
@@ -52,8 +52,9 @@ class ValidityReport(pl.Callback):
         """Run the checks on the results and on a few pairs again."""
         assert isinstance(pl_module, PatchingExperiment)
         experiment = pl_module
-        folder = next(c.folder for c in trainer.callbacks if isinstance(c, ResultsWriter))
-        results = read_results(folder)
+        if not trainer.is_global_zero:
+            return
+        folder, results = written_results(trainer)
         known = set(results.pair_ids)
         sample = [p for p in experiment.pairs if p.pair_id in known][: self.pairs]
         experiment.on_progress = lambda _pair, _count, _name: None

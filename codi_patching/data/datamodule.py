@@ -12,7 +12,7 @@ from codi_patching.data.pairs import SHIPPED_PAIRS, Pair, PairsFileError, read_p
 from codi_patching.model.checkpoint import file_sha256
 
 
-def _as_list(batch: list[Pair]) -> list[Pair]:
+def _as_it_is(batch: list[Pair]) -> list[Pair]:
     return batch
 
 
@@ -68,10 +68,28 @@ class PairsDataModule(pl.LightningDataModule):
             len(self.kept),
         )
 
-    def predict_dataloader(self) -> DataLoader[Pair]:
-        """A few pairs a batch, in the file's order."""
+    @property
+    def batches(self) -> list[list[Pair]]:
+        """The pairs, a few a batch, in the file's order."""
+        firsts = range(0, len(self.kept), self.batch_size)
+        return [self.kept[first : first + self.batch_size] for first in firsts]
+
+    def predict_dataloader(self) -> DataLoader[list[Pair]]:
+        """The batches; of several processes each takes its share of whole batches.
+
+        Raises:
+            ValueError: There are more processes than batches.
+        """
+        batches = self.batches
+        processes = self.trainer.world_size if self.trainer is not None else 1
+        if processes > len(batches):
+            raise ValueError(
+                f"expected at most {len(batches)} processes, one for each batch of "
+                f"{self.batch_size} pairs, got {processes}: set --trainer.devices or "
+                "--data.batch_size"
+            )
         return DataLoader(
-            self.kept,  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            collate_fn=_as_list,
+            batches,  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=_as_it_is,
         )

@@ -7,6 +7,7 @@
     activations.safetensors              iterative: for each pair the activations that its
                                          iterations generated, (layers, iterations - 1, hidden)
     trace_<pair>.csv                     iterative: every patch of one pair
+    SHA256SUMS                           of all of these
 
 A pair's cells are kept as arrays in the grid's shape: `(layers, positions)`, or `(layers,)` where
 a layer is one cell. Undefined values are NaN here and null in JSON.
@@ -15,42 +16,34 @@ a layer is one cell. Undefined values are NaN here and null in JSON.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
-import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+import ijson
 import numpy as np
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from codi_patching.analysis.statistics import Array, bootstrap_interval, mean_and_deviation
+from codi_patching.data.records import Metadata, PairResult, ResultsError, whole_file
 
-Metadata = dict[str, Any]
-
-
-class ResultsError(ValueError):
-    """A results folder is not what it should be."""
-
-
-@dataclass
-class PairRecord:
-    """What is written of one pair.
-
-    Attributes:
-        pair_id: The pair.
-        baseline: Of its unpatched runs.
-        values: For each metric, the grid.
-    """
-
-    pair_id: str
-    baseline: dict[str, Any]
-    values: dict[str, Array]
+_CHECKSUMS = "SHA256SUMS"
+_DATA_FILES = ("*_patching_results.json", "*.csv", "aggregate.json", "*.safetensors")
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
 
 
 @dataclass
@@ -62,12 +55,14 @@ class Results:
         pair_ids: In the file's order.
         baseline: For each pair.
         values: For each metric `(pairs, *grid)`.
+        changed: Files of the folder that are not as they were written.
     """
 
     metadata: Metadata
     pair_ids: list[str]
     baseline: dict[str, dict[str, Any]]
     values: dict[str, Array]
+    changed: list[str] = field(default_factory=list)
 
     @property
     def structural(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -77,6 +72,12 @@ class Results:
             mask[tuple(cell)] = True
         return mask
 
+    def of_pair(self, pair_id: str) -> PairResult:
+        """A pair's values."""
+        row = self.pair_ids.index(pair_id)
+        values = {metric: values[row] for metric, values in self.values.items()}
+        return PairResult(pair_id, self.baseline[pair_id], values)
+
 
 def results_name(experiment: str) -> str:
     """Name of an experiment's results file."""
@@ -84,32 +85,32 @@ def results_name(experiment: str) -> str:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[TextIO]:
+def text_file(path: Path) -> Iterator[TextIO]:
     """Write a text file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
-def write_results(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> None:
-    """Write the results file, one line a pair."""
-    records = list(records)
-    with atomic_write(path) as file:
+def write_results(path: Path, metadata: Metadata, records: Iterable[PairResult]) -> None:
+    """Write the results file, one line a pair; `records` is gone through twice."""
+    with text_file(path) as file:
         file.write(f'{{"metadata": {_dump(metadata, indent=2)},\n"baseline": {{\n')
-        file.write(",\n".join(f"{_dump(r.pair_id)}: {_dump(r.baseline)}" for r in records))
+        _write_lines(file, (f"{_dump(r.pair_id)}: {_dump(r.baseline)}" for r in records))
         file.write('\n},\n"results": {\n')
         cells = (f"{_dump(r.pair_id)}: {_dump(_nested(r, metadata))}" for r in records)
-        file.write(",\n".join(cells))
+        _write_lines(file, cells)
         file.write("\n}}\n")
 
 
-def write_csv(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> None:
+def _write_lines(file: TextIO, lines: Iterable[str]) -> None:
+    for index, line in enumerate(lines):
+        file.write(",\n" * (index > 0) + line)
+
+
+def write_csv(path: Path, metadata: Metadata, records: Iterable[PairResult]) -> None:
     """Write a row for each pair, layer and position, for pandas and R."""
     structural = {tuple(cell) for cell in metadata["grid"]["structural_zeros"]}
-    with atomic_write(path) as file:
+    with text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         column = metadata["grid"]["column"]
         writer.writerow(["pair_id", "layer", column, "structural_zero", *metadata["metrics"]])
@@ -121,16 +122,34 @@ def write_csv(path: Path, metadata: Metadata, records: Iterable[PairRecord]) -> 
                 writer.writerow([record.pair_id, layer, position or "all", mark, *numbers])
 
 
-def write_activations(path: Path, activations: Mapping[str, Tensor]) -> None:
-    """Write a tensor for each pair."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({pair_id: tensor.contiguous() for pair_id, tensor in activations.items()}, partial)
-    partial.replace(path)
+def write_activations(path: Path, pair_ids: Sequence[str], activations: Iterable[Tensor]) -> None:
+    """Write a tensor for each pair as safetensors, one at a time.
+
+    Args:
+        path: The file.
+        pair_ids: Names of the tensors.
+        activations: As many, of one shape and dtype.
+    """
+    rest = iter(activations)
+    first = next(rest)
+    size = first.nbytes
+    described = {"dtype": _DTYPES[first.dtype], "shape": list(first.shape)}
+    header = json.dumps(
+        {
+            pair_id: {**described, "data_offsets": [index * size, (index + 1) * size]}
+            for index, pair_id in enumerate(pair_ids)
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for tensor in chain([first], rest):
+            file.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal keys as CSV."""
-    with atomic_write(path) as file:
+    with text_file(path) as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -139,6 +158,32 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def file_name(pair_id: str) -> str:
     """A pair's id as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", pair_id)[:60]
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of the data files, as `sha256sum --check SHA256SUMS` reads them."""
+    files = [path for pattern in _DATA_FILES for path in folder.glob(pattern)]
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(files)]
+    with text_file(folder / _CHECKSUMS) as file:
+        file.writelines(lines)
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Names of data files that are missing or not as they were written."""
+    path = folder / _CHECKSUMS
+    if not path.exists():
+        return []
+    expected = [line.partition("  ") for line in path.read_text("utf-8").splitlines()]
+    return [
+        name
+        for digest, _, name in expected
+        if not (folder / name).is_file() or _sha256(folder / name) != digest
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_results(folder: Path) -> Results:
@@ -151,24 +196,66 @@ def read_results(folder: Path) -> Results:
     if len(found) != 1:
         raise ResultsError(f"expected one {results_name('*')} in {folder}, got {len(found)}")
     try:
-        content = json.loads(found[0].read_text(encoding="utf-8"))
-        metadata, pair_ids = content["metadata"], list(content["results"])
-        values = {
-            metric: np.array(
-                [
-                    [
-                        _lookup(content["results"][pair], layer, position, metric)
-                        for _, layer, position in _cells(metadata)
-                    ]
-                    for pair in pair_ids
-                ],
-                dtype=np.float64,
-            ).reshape(len(pair_ids), *metadata["grid"]["shape"])
-            for metric in metadata["metrics"]
-        }
-        return Results(metadata, pair_ids, content["baseline"], values)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ResultsError(f"{found[0]} is not a complete results file: {error!r}") from error
+        metadata = _read_metadata(found[0])
+        baseline = dict(_items(found[0], "baseline"))
+        pair_ids, values = _read_values(found[0], metadata)
+        if not baseline.keys() >= set(pair_ids):
+            raise ValueError("expected a baseline for each pair")
+        return Results(metadata, pair_ids, baseline, values, changed_files(folder))
+    except (ValueError, KeyError, TypeError, OSError, ijson.JSONError) as error:
+        raise ResultsError(f"{found[0]} is not a complete results file: {error}") from error
+
+
+def _items(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """The entries of one of the file's objects, one at a time."""
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for name, value in ijson.kvitems(file, key, use_float=True):
+            if name in seen:
+                raise ValueError(f"{name!r} is there twice in {key}")
+            seen.add(name)
+            yield name, value
+
+
+def _read_metadata(path: Path) -> Metadata:
+    metadata = dict(_items(path, "metadata"))
+    grid, metrics = metadata["grid"], metadata["metrics"]
+    names = [*grid["layers"], *grid["positions"], *metrics, grid["column"], metadata["experiment"]]
+    if not all(isinstance(name, str) for name in names) or not metrics:
+        raise ValueError("expected layers, positions and metrics as lists of text in its metadata")
+    shape = [len(grid["layers"])] + [len(grid["positions"])] * bool(grid["positions"])
+    if grid["shape"] != shape:
+        raise ValueError(f"expected a grid of shape {shape}, got {grid['shape']}")
+    for cell in grid["structural_zeros"]:
+        if len(cell) != len(shape) or not all(0 <= i < n for i, n in zip(cell, shape)):
+            raise ValueError(f"expected structural zeros inside {shape}, got {cell}")
+    return metadata
+
+
+def _read_values(path: Path, metadata: Metadata) -> tuple[list[str], dict[str, Array]]:
+    """Ids, and for each metric `(pairs, *grid)`."""
+    cells, metrics = list(_cells(metadata)), metadata["metrics"]
+    pair_ids, numbers = [], array("d")
+    for pair_id, content in _items(path, "results"):
+        pair_ids.append(pair_id)
+        numbers.extend(
+            _number(_at(content, layer, position)[metric], pair_id)
+            for metric in metrics
+            for _, layer, position in cells
+        )
+    if not pair_ids:
+        raise ValueError("expected at least one pair")
+    shape = (len(pair_ids), len(metrics), *metadata["grid"]["shape"])
+    values = np.frombuffer(numbers).reshape(shape)
+    return pair_ids, {metric: values[:, index] for index, metric in enumerate(metrics)}
+
+
+def _number(value: Any, pair_id: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"pair {pair_id}: expected numbers or null, got {value!r}")
+    return float(value)
 
 
 def aggregate(results: Results, top_k: int) -> dict[str, Any]:
@@ -221,7 +308,7 @@ def top_cells(results: Results, count: int) -> list[tuple[str, str | None]]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file for people, NaN as null."""
-    with atomic_write(path) as file:
+    with text_file(path) as file:
         file.write(_dump(content, indent=2) + "\n")
 
 
@@ -235,7 +322,7 @@ def _cells(metadata: Metadata) -> Iterator[tuple[tuple[int, ...], str, str | Non
             yield (row, column), layer, position
 
 
-def _nested(record: PairRecord, metadata: Metadata) -> dict[str, Any]:
+def _nested(record: PairResult, metadata: Metadata) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     for index, layer, position in _cells(metadata):
         cell: dict[str, Any] = {m: record.values[m][index] for m in metadata["metrics"]}
@@ -255,11 +342,6 @@ def _put(cells: dict[str, Any], layer: str, position: str | None, value: Any) ->
 
 def _at(cells: dict[str, Any], layer: str, position: str | None) -> Any:
     return cells[layer] if position is None else cells[layer][position]
-
-
-def _lookup(cells: dict[str, Any], layer: str, position: str | None, metric: str) -> float:
-    value = _at(cells, layer, position)[metric]
-    return math.nan if value is None else value
 
 
 def _dump(value: Any, indent: int | None = None) -> str:

@@ -23,8 +23,9 @@ from torchmetrics import MetricCollection
 
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
+from codi_patching.data.records import ExcludedPair, PairResult
 from codi_patching.metrics import functional as F
-from codi_patching.metrics.grid import grid_metrics
+from codi_patching.metrics.grid import GridMetric, grid_metrics
 from codi_patching.model.answers import PairError, build_readout, format_answer
 from codi_patching.model.checkpoint import LoadReport, load_checkpoint
 from codi_patching.model.codi import CodiModel
@@ -43,33 +44,6 @@ Request = tuple[list[int], Readout]
 """A prompt and what is read after the thoughts."""
 
 _NOTHING = Readout((), ())
-
-
-@dataclass
-class PairResult:
-    """What a pair gave.
-
-    Attributes:
-        pair_id: The pair.
-        baseline: Of the two unpatched runs, ready for JSON.
-        values: For each metric a value for each cell, in the grid's shape, NaN where undefined.
-        activations: Generated activations worth keeping, in the model's dtype.
-        trace: Rows of a table that follows every patch of this pair.
-    """
-
-    pair_id: str
-    baseline: dict[str, Any]
-    values: dict[str, Tensor]
-    activations: Tensor | None = None
-    trace: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class ExcludedPair:
-    """A pair that could not be run, and why."""
-
-    pair_id: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -173,6 +147,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"expected --model.max_rows of at least 1, got {max_rows}")
         self.on_progress: Callable[[str, int, str], None] = lambda _pair, _count, _name: None
+        self.recall: Callable[[list[Pair]], list[PairResult | ExcludedPair] | None] = lambda _: None
         self.maps: dict[str, Tensor] = {}
         self._mean: Activations | None = None
 
@@ -229,21 +204,29 @@ class PatchingExperiment(pl.LightningModule, ABC):
         rank_zero_info(str(self.report))
 
     def on_predict_start(self) -> None:
-        """Find the mean activations, where they are the source."""
-        pairs = self.pairs
-        if self.source == "random_pair" and len(pairs) < 2:
+        """Check that there is another pair to patch from, where that is the source.
+
+        Raises:
+            ValueError: There is not.
+        """
+        if self.source == "random_pair" and len(self.pairs) < 2:
             raise ValueError(
                 "expected at least 2 pairs with source random_pair, got 1: "
                 "set --data.max_pairs or --model.source"
             )
-        if self.source == "mean":
-            self._mean = self._mean_activations(pairs)
 
     def predict_step(self, batch: list[Pair], batch_idx: int) -> list[PairResult | ExcludedPair]:
         """Run some pairs; one that cannot be run is named, not dropped.
 
-        Their unpatched runs are made side by side, then each pair's patched runs.
+        Their unpatched runs are made side by side, then each pair's patched runs. Pairs that
+        `recall` knows are not run again, but count in the metrics.
         """
+        known = self.recall(batch)
+        if known is not None:
+            for result in known:
+                if isinstance(result, PairResult):
+                    self._count(result)
+            return known
         results: dict[str, PairResult | ExcludedPair] = {}
         requests: dict[str, list[Request]] = {}
         for pair in batch:
@@ -283,7 +266,7 @@ class PatchingExperiment(pl.LightningModule, ABC):
         start = UnpatchedRuns(pair.pair_id, baseline, giving, self._given(unpatched))
         runs = self.patched_runs(start)
         _check_finite(runs.answer_logits, self.cell_name)
-        values = self.measure(start, runs)
+        values = {name: value.numpy() for name, value in self.measure(start, runs).items()}
         patched, other = self._roles(pair)
         donor = self._donor(pair) if self.source == "random_pair" else None
         own, others = baseline.readout.answers
@@ -308,6 +291,12 @@ class PatchingExperiment(pl.LightningModule, ABC):
         inputs = {"patched_own": own, "patched_other": other, **runs.metric_inputs}
         values = (metrics or self.metrics)(**inputs, **start.metric_inputs())
         return {name: value.cpu() for name, value in values.items()}
+
+    def _count(self, result: PairResult) -> None:
+        """Add a pair's values to the metrics, without running it."""
+        for name, metric in self.metrics.items():
+            assert isinstance(metric, GridMetric)
+            metric.recall(torch.from_numpy(result.values[name]))
 
     def probe(self, pair: Pair) -> dict[str, Tensor]:
         """Run a pair's grid with activations that are not the clean run's, for validity.
@@ -422,7 +411,9 @@ class PatchingExperiment(pl.LightningModule, ABC):
         own = unpatched[1].run.activations()
         if self.source == "zero":
             return Activations.zeros_like(own)
-        if self._mean is not None:
+        if self.source == "mean":
+            if self._mean is None:
+                self._mean = self._mean_activations(self.pairs)
             return self._mean
         return unpatched[-1].run.activations()  # the donor's, or the giving question's own
 

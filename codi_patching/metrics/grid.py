@@ -75,6 +75,11 @@ class GridMetric(Metric):
         self.total = self.total + grid.nan_to_num(0.0)
         self.count = self.count + (~grid.isnan())
 
+    def recall(self, values: Tensor) -> None:
+        """Add one pair whose values are known already, as `add`."""
+        self.add(values)
+        self._update_count += 1  # else torchmetrics warns that nothing was ever added
+
     def compute(self) -> Tensor:
         """The mean map; NaN where no pair had a value."""
         return self.total / self.count

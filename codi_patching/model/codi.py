@@ -27,6 +27,9 @@ from codi_patching.model import attention
 from codi_patching.model.attention import Attend
 from codi_patching.model.families import family_of, part_of
 
+_INVARIANT_ROWS = 4
+"""With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""
+
 _HEAD_ROWS = 512
 """Rows of the head that are widened at a time: a few megabytes, which caches can hold."""
 
@@ -198,7 +201,10 @@ class CodiModel(nn.Module):
         """
         head = self.backbone.get_output_embeddings()
         if torch.promote_types(hidden.dtype, torch.float32) == hidden.dtype:
-            return head(hidden)
+            rows = hidden.flatten(0, -2)
+            missing = max(0, _INVARIANT_ROWS - len(rows))
+            logits = head(functional.pad(rows, (0, 0, 0, missing)))
+            return logits[: len(rows)].view(*hidden.shape[:-1], logits.shape[-1])
         wide = hidden.float()
         logits = wide.new_empty(*hidden.shape[:-1], len(head.weight))
         buffer = wide.new_empty(_HEAD_ROWS, hidden.shape[-1])
