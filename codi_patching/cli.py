@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -57,8 +58,17 @@ class PredictCLI(LightningCLI):
         parser.add_lightning_class_args(PatchingProgress, "progress")
 
     def before_instantiate_classes(self) -> None:
-        """Pairs go to the results writer as they are made; keeping them all would cost memory."""
+        """Keep no predictions, which go to the results writer; refuse groups that are none.
+
+        Raises:
+            ValueError: A group of options is a single value.
+        """
         self.config.predict.return_predictions = False
+        for group in ("data", "results", "figures", "validity", "comparison", "progress"):
+            if not isinstance(self.config.predict[group], Namespace):
+                raise ValueError(
+                    f"expected a group of options under {group}, got {self.config.predict[group]!r}"
+                )
 
 
 class FitCLI(LightningCLI):
@@ -121,9 +131,12 @@ def main() -> None:
     With `CODI_PATCHING_TRACEBACK` in the environment, the traceback too.
     """
     args = sys.argv[1:]
-    if not args or args[0] in ("-h", "--help"):
+    if args and args[0] in ("-h", "--help"):
         print(_USAGE, end="")
-        sys.exit(0 if args else 2)
+        sys.exit(0)
+    if not args or args[0] not in ("predict", "compare", "fit"):
+        print(_USAGE, end="", file=sys.stderr)
+        sys.exit(2)
     # Of how Lightning calls its libraries; nothing that a user of this program could change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")

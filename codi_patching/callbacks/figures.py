@@ -45,6 +45,8 @@ class FigureWriter(pl.Callback):
     """
 
     def __init__(self, pairs: bool = True, top: int = 5, layer_results: str | None = None) -> None:
+        if top < 0:
+            raise ValueError(f"expected --figures.top of at least 0, got {top}")
         self.pairs, self.top, self.layer_results = pairs, top, layer_results
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -94,7 +94,7 @@ class ResultsWriter(pl.Callback):
         if trainer.is_global_zero:
             _check_writable(self.folder)
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find what is done already; refuse a folder of another run.
 
         Raises:

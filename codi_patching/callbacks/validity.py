@@ -40,6 +40,8 @@ class ValidityReport(pl.Callback):
     """
 
     def __init__(self, pairs: int = 8) -> None:
+        if pairs < 0:
+            raise ValueError(f"expected --validity.pairs of at least 0, got {pairs}")
         self.pairs = pairs
         self.checks: list[Check] = []
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
 """The pairs that come with the package, made for codi-tiny."""
 
 _VARIANTS = ("clean", "corrupted")
+_ID_LENGTH = 200
+_QUESTION_LENGTH = 100_000
+_EXACT = 2**53
+"""Whole numbers up to here are exact as floats."""
 
 
 class PairsFileError(ValueError):
@@ -58,7 +64,7 @@ def read_pairs(path: Path) -> list[Pair]:
     raw = any(isinstance(r, dict) and "variant" in r for r in records)
     pairs = _from_raw(records, path) if raw else _from_prepared(records, path)
     ids = [pair.pair_id for pair in pairs]
-    doubled = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+    doubled = [pair_id for pair_id, count in Counter(ids).items() if count > 1]
     if doubled:
         raise PairsFileError(f"{path}: expected each pair_id once, got {doubled[:5]} again")
     return pairs
@@ -92,14 +98,24 @@ def _read_records(path: Path) -> list[Any]:
         raise PairsFileError(f"{path}: expected UTF-8 text, {error}") from error
     try:
         if text.lstrip().startswith("["):
-            records = json.loads(text)
+            records = json.loads(text, object_pairs_hook=_object)
         else:
-            records = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except json.JSONDecodeError as error:
+            lines = (line for line in text.split("\n") if line.strip())
+            records = [json.loads(line, object_pairs_hook=_object) for line in lines]
+    except (ValueError, RecursionError) as error:  # a number of too many digits, nested too deeply
         raise PairsFileError(
             f"{path}: expected a JSON list or one JSON object a line, {error}"
         ) from error
     return list(records)
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two equal keys one would win in silence."""
+    found = dict(items)
+    if len(found) < len(items):
+        doubled = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
+        raise ValueError(f"but an object has the key {doubled[0]!r} twice")
+    return found
 
 
 def _from_prepared(records: Sequence[Any], path: Path) -> list[Pair]:
@@ -133,23 +149,47 @@ def _from_raw(records: Sequence[Any], path: Path) -> list[Pair]:
     return [Pair(pair_id, v["clean"], v["corrupted"]) for pair_id, v in found.items()]
 
 
+def shorten(value: Any) -> str:
+    """A value as an error message shows it."""
+    text = ascii(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def _pair_id(record: Any, where: str) -> str:
     if not isinstance(record, dict):
         raise PairsFileError(f"{where}: expected an object, got {type(record).__name__}")
     pair_id = record.get("pair_id")
     if isinstance(pair_id, bool) or not isinstance(pair_id, str | int) or pair_id == "":
-        raise PairsFileError(f"{where}: expected pair_id to be text or a number, got {pair_id!r}")
-    return str(pair_id)
+        raise PairsFileError(
+            f"{where}: expected pair_id to be text or a number, got {shorten(pair_id)}"
+        )
+    pair_id = str(pair_id)
+    if len(pair_id) > _ID_LENGTH or not pair_id.isprintable() or pair_id == "__metadata__":
+        raise PairsFileError(
+            f"{where}: expected pair_id of at most {_ID_LENGTH} printable characters (not "
+            f"__metadata__), got {shorten(pair_id)}"
+        )
+    return pair_id
 
 
 def _question(record: Any, where: str) -> Question:
     if not isinstance(record, dict):
         raise PairsFileError(
-            f"{where}: expected an object with question and answer, got {record!r}"
+            f"{where}: expected an object with question and answer, got {shorten(record)}"
         )
     text = record.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise PairsFileError(f"{where}: expected question to be text, got {text!r}")
+        raise PairsFileError(f"{where}: expected question to be text, got {shorten(text)}")
+    if len(text) > _QUESTION_LENGTH:
+        raise PairsFileError(
+            f"{where}: expected a question of at most {_QUESTION_LENGTH:,} characters, got "
+            f"{len(text):,}"
+        )
+    odd = next(
+        (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r"), None
+    )
+    if odd is not None:
+        raise PairsFileError(f"{where}: expected text, got a control character {odd!r} in question")
     return Question(text, _number(record.get("answer"), where))
 
 
@@ -161,7 +201,10 @@ def _number(answer: Any, where: str) -> float:
         if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", text):
             value = float(text)
     elif isinstance(answer, int | float) and not isinstance(answer, bool):
-        value = float(answer) if abs(answer) < 1e300 else math.inf
-    if not math.isfinite(value):
-        raise PairsFileError(f"{where}: expected answer to be a finite number, got {answer!r}")
+        value = float(answer) if abs(answer) <= _EXACT else math.inf
+    if not abs(value) <= _EXACT:  # NaN too
+        raise PairsFileError(
+            f"{where}: expected answer to be a finite number, at most 2^53 in size, got "
+            f"{shorten(answer)}"
+        )
     return value

@@ -366,6 +366,8 @@ class PatchingExperiment(pl.LightningModule, ABC):
             (patched.answer, giving.answer),
         )
         requests = [self._request(question, readout) for question in (patched, giving)]
+        if requests[0][0] == requests[1][0]:
+            raise PairError("expected two different questions, got the same tokens for both")
         if self.source == "random_pair":
             requests.append(self._request(self._roles(self._donor(pair))[1], _NOTHING))
         return requests

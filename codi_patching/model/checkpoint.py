@@ -149,7 +149,13 @@ def _load_folder(folder: Path, num_latents: int | None) -> tuple[CodiModel, Load
     tensors = len(weights)
     projection = {k[4:]: weights.pop(k) for k in list(weights) if k.startswith("prj.")}
     dtypes = _dtypes({"model": weights, "prj": projection})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    try:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise CheckpointError(
+            f"expected {folder / 'tokenizer.json'} to be a tokenizer, {error}: "
+            "set --model.checkpoint"
+        ) from error
     model = _assemble(
         AutoConfig.from_pretrained(folder), weights, projection, tokenizer, settings, path
     )

@@ -12,6 +12,7 @@ last latent step is not used. CODI: arXiv 2502.21074.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -201,7 +202,7 @@ class CodiModel(nn.Module):
         """
         head = self.backbone.get_output_embeddings()
         if torch.promote_types(hidden.dtype, torch.float32) == hidden.dtype:
-            rows = hidden.flatten(0, -2)
+            rows = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
             missing = max(0, _INVARIANT_ROWS - len(rows))
             logits = head(functional.pad(rows, (0, 0, 0, missing)))
             return logits[: len(rows)].view(*hidden.shape[:-1], logits.shape[-1])
