@@ -4,7 +4,6 @@ import json
 import pickle
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,9 @@ def snapshot(folder):
     return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
     """Runs the program in this process; gives its exit status and its error."""
@@ -35,8 +37,7 @@ def refused(tmp_path, monkeypatch, capsys):
     def run(*args):
         before = snapshot(tmp_path)
         monkeypatch.setattr(sys, "argv", ["codi-patching", *map(str, args)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
-            warnings.simplefilter("ignore")
+        with pytest.raises(SystemExit) as ended:
             cli.main()
         assert snapshot(tmp_path) == before
         code = ended.value.code

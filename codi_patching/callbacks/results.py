@@ -79,7 +79,7 @@ class ResultsWriter(pl.Callback):
         self.folder = Path()
         self.metadata: Metadata = {}
         self.results: Results | None = None
-        self._finished = False
+        self._finished = self._known = False
         self._first: dict[str, int] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -190,7 +190,9 @@ class ResultsWriter(pl.Callback):
         """A batch that an earlier run of the same command made."""
         if self.results is None:
             first = self._first[batch[0].pair_id]
-            return self.records.read(first, [pair.pair_id for pair in batch], activations=False)
+            known = self.records.read(first, [pair.pair_id for pair in batch], activations=False)
+            self._known = known is not None
+            return known
         excluded, results = self.results.metadata["excluded"], self.results
         return [
             ExcludedPair(pair.pair_id, excluded[pair.pair_id])
@@ -212,9 +214,8 @@ class ResultsWriter(pl.Callback):
         for result in outputs:
             if isinstance(result, ExcludedPair):
                 rank_zero_warn(f"pair {result.pair_id} left out: {result.reason}")
-        first = self._first[batch[0].pair_id]
-        if not self._finished and not self.records.has(first):
-            self.records.write(first, outputs)
+        if not self._finished and not self._known:
+            self.records.write(self._first[batch[0].pair_id], outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files, check the two means against each other, print the top cells.

@@ -143,10 +143,6 @@ class Records:
             found.append(result)
         return found
 
-    def has(self, first: int) -> bool:
-        """Whether the batch whose first pair is the `first`-th was kept."""
-        return self._path(first).exists()
-
     def __iter__(self) -> Iterator[PairResult]:
         """The pairs that could be run, in their order, without activations."""
         return (r for r in self.everything(False) if isinstance(r, PairResult))

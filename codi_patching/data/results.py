@@ -203,7 +203,8 @@ def read_results(folder: Path) -> Results:
             raise ValueError("expected a baseline for each pair")
         return Results(metadata, pair_ids, baseline, values, changed_files(folder))
     except (ValueError, KeyError, TypeError, OSError, ijson.JSONError) as error:
-        raise ResultsError(f"{found[0]} is not a complete results file: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ResultsError(f"{found[0]} is not a complete results file: {reason}") from error
 
 
 def _items(path: Path, key: str) -> Iterator[tuple[str, Any]]:
