@@ -40,6 +40,7 @@ from codi_patching.data.results import (
 )
 
 _SAME = ("checkpoint_sha256", "data_sha256", "seed", "direction", "source", "precision")
+_NEEDED = (*_SAME, "model", "strategy", "latents", "num_pairs")
 _BF16_ROUNDING = 2e-2
 
 
@@ -123,6 +124,9 @@ def _by_name(folders: Sequence[Path]) -> dict[str, Results]:
     found: dict[str, Results] = {}
     for folder in folders:
         results = read_results(folder)
+        lacking = [key for key in _NEEDED if key not in results.metadata]
+        if lacking:
+            raise ResultsError(f"expected metadata of {folder} to have {', '.join(lacking)}")
         name = str(results.metadata["strategy"] or results.metadata["experiment"])
         if name in found:
             raise ResultsError(f"expected one {name} experiment, got another in {folder}")

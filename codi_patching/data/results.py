@@ -222,6 +222,8 @@ def _read_metadata(path: Path) -> Metadata:
     metadata = dict(_items(path, "metadata"))
     grid, metrics = metadata["grid"], metadata["metrics"]
     names = [*grid["layers"], *grid["positions"], *metrics, grid["column"], metadata["experiment"]]
+    if "seed" not in metadata:
+        raise ValueError("expected a seed in its metadata")
     if not all(isinstance(name, str) for name in names) or not metrics:
         raise ValueError("expected layers, positions and metrics as lists of text in its metadata")
     shape = [len(grid["layers"])] + [len(grid["positions"])] * bool(grid["positions"])

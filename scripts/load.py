@@ -1,0 +1,75 @@
+"""Memory and rate of position patching by the number of pairs.
+
+    python scripts/load.py 100 1000 10000
+
+Pairs are drawn from the generator of word problems. Each number of pairs is a run of the program;
+its memory and the batches it has kept are looked at ten times a second. Printed is a table: peak
+memory while pairs run, and to the end of the run; pairs a second in each fifth of the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+import psutil
+from prepare_pairs import as_record, draw_pair
+
+_BATCH = 8
+
+
+def write_pairs(path: Path, count: int) -> None:
+    """A file of so many pairs with different answers."""
+    rng = Random(0)
+    records = (as_record(f"pair_{i:05d}", *draw_pair(rng, equal=False)) for i in range(count))
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+
+def measure(count: int, folder: Path) -> str:
+    """Run so many pairs; a row of the table."""
+    write_pairs(folder / "pairs.jsonl", count)
+    partial = folder / f"out{count}" / "partial"
+    command = [
+        *(sys.executable, "-m", "codi_patching", "predict", "--config=configs/position.yaml"),
+        *(f"--data.pairs={folder}/pairs.jsonl", f"--data.batch_size={_BATCH}"),
+        *(f"--results.dir={partial.parent}", "--figures.pairs=false"),
+    ]
+    running = ending = 0
+    times: list[float] = []
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            done = len(list(partial.glob("*.safetensors"))) if partial.exists() else 0
+            times += [time.monotonic()] * (done - len(times))
+            memory = watched.memory_info().rss
+            if done * _BATCH < count:
+                running = max(running, memory)
+            ending = max(ending, memory)
+            time.sleep(0.1)
+        if process.returncode:
+            sys.exit((process.stderr.read() if process.stderr else b"").decode())
+    fifth = max(1, len(times) // 5)
+    steps = [(times[i], times[i + fifth]) for i in range(0, len(times) - fifth, fifth)]
+    rates = ", ".join(f"{fifth * _BATCH / (b - a):.1f}" for a, b in steps if b > a)
+    return f"| {count:,} | {running / 1e6:.0f} MB | {ending / 1e6:.0f} MB | {rates} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("counts", type=int, nargs="+", help="numbers of pairs")
+    print("| pairs | peak memory while pairs run | of the whole run | pairs a second |")
+    print("|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for count in parser.parse_args().counts:
+            print(measure(count, Path(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
