@@ -42,18 +42,22 @@ def measure(count: int, folder: Path) -> str:
     ]
     running = ending = 0
     times: list[float] = []
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    log = folder / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             done = len(list(partial.glob("*.safetensors"))) if partial.exists() else 0
             times += [time.monotonic()] * (done - len(times))
             memory = watched.memory_info().rss
-            if done * _BATCH < count:
+            if len(times) * _BATCH < count:
                 running = max(running, memory)
             ending = max(ending, memory)
             time.sleep(0.1)
         if process.returncode:
-            sys.exit((process.stderr.read() if process.stderr else b"").decode())
+            sys.exit(log.read_text())
     fifth = max(1, len(times) // 5)
     steps = [(times[i], times[i + fifth]) for i in range(0, len(times) - fifth, fifth)]
     rates = ", ".join(f"{fifth * _BATCH / (b - a):.1f}" for a, b in steps if b > a)

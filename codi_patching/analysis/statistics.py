@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 ROUNDING = 1e-5
 """How far two runs of the same patches may differ in float32, relative to the largest value."""
 
-_PART = 2**20
+_PART = 2**18
 """Numbers of the bootstrap's draws that are held at a time."""
 
 
