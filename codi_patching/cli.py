@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from codi_patching.callbacks.comparison import Comparison, compare_folders
 from codi_patching.callbacks.figures import FigureWriter
+from codi_patching.callbacks.loggers import ResultsLogger
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.callbacks.validity import ValidityReport
@@ -36,6 +37,18 @@ _USAGE = """usage: codi-patching {predict,compare,fit} [--config FILE] [options]
 
 codi-patching predict --help (compare --help, fit --help) lists every option.
 """
+
+_LOGGERS = [
+    {
+        "class_path": "lightning.pytorch.loggers.WandbLogger",
+        "init_args": {"project": "codi_patching", "save_dir": "runs", "offline": True},
+    },
+    {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": "runs", "name": "csv"},
+    },
+]
+"""As `configs/loggers/wandb.yaml` and `csv.yaml` together."""
 
 INVALID = 3
 """Exit status of a run whose results are complete but fail a check of validity."""
@@ -99,7 +112,7 @@ def run() -> int:
         auto_configure_optimizers=False,
         save_config_callback=None,
         seed_everything_default=42,
-        trainer_defaults={"logger": False},
+        trainer_defaults={"logger": _LOGGERS, "callbacks": ResultsLogger()},
     )
     checks = next(c for c in cli.trainer.callbacks if isinstance(c, ValidityReport))
     return INVALID if checks.failed else 0

@@ -115,7 +115,7 @@ def write_csv(path: Path, metadata: Metadata, records: Iterable[PairResult]) -> 
         column = metadata["grid"]["column"]
         writer.writerow(["pair_id", "layer", column, "structural_zero", *metadata["metrics"]])
         for record in records:
-            for index, layer, position in _cells(metadata):
+            for index, layer, position in cells_of(metadata):
                 values = (record.values[m][index] for m in metadata["metrics"])
                 numbers = ["" if math.isnan(v) else repr(float(v)) for v in values]
                 mark = int(index in structural)
@@ -237,7 +237,7 @@ def _read_metadata(path: Path) -> Metadata:
 
 def _read_values(path: Path, metadata: Metadata) -> tuple[list[str], dict[str, Array]]:
     """Ids, and for each metric `(pairs, *grid)`."""
-    cells, metrics = list(_cells(metadata)), metadata["metrics"]
+    cells, metrics = list(cells_of(metadata)), metadata["metrics"]
     pair_ids, numbers = [], array("d")
     for pair_id, content in _items(path, "results"):
         pair_ids.append(pair_id)
@@ -272,7 +272,7 @@ def aggregate(results: Results, top_k: int) -> dict[str, Any]:
         mean, deviation, count = mean_and_deviation(values)
         low, high = bootstrap_interval(values, seed=metadata["seed"])
         cells: dict[str, Any] = {}
-        for index, layer, position in _cells(metadata):
+        for index, layer, position in cells_of(metadata):
             cell = (
                 {"structural_zero": True}
                 if results.structural[index]
@@ -303,7 +303,7 @@ def top_cells(results: Results, count: int) -> list[tuple[str, str | None]]:
     """The cells with the largest mean KL, structural zeros left out."""
     mean, _, _ = mean_and_deviation(results.values["kl_divergence"])
     ranked = sorted(
-        (cell for cell in _cells(results.metadata) if not results.structural[cell[0]]),
+        (cell for cell in cells_of(results.metadata) if not results.structural[cell[0]]),
         key=lambda cell: -mean[cell[0]],
     )
     return [(layer, position) for _, layer, position in ranked[:count]]
@@ -315,7 +315,7 @@ def write_json(path: Path, content: Any) -> None:
         file.write(_dump(content, indent=2) + "\n")
 
 
-def _cells(metadata: Metadata) -> Iterator[tuple[tuple[int, ...], str, str | None]]:
+def cells_of(metadata: Metadata) -> Iterator[tuple[tuple[int, ...], str, str | None]]:
     """Index, layer name and position name of every cell, in the grid's order."""
     grid = metadata["grid"]
     for row, layer in enumerate(grid["layers"]):
@@ -327,7 +327,7 @@ def _cells(metadata: Metadata) -> Iterator[tuple[tuple[int, ...], str, str | Non
 
 def _nested(record: PairResult, metadata: Metadata) -> dict[str, Any]:
     cells: dict[str, Any] = {}
-    for index, layer, position in _cells(metadata):
+    for index, layer, position in cells_of(metadata):
         cell: dict[str, Any] = {m: record.values[m][index] for m in metadata["metrics"]}
         if "activations" in metadata:
             last = index[-1] + 1 == metadata["grid"]["shape"][-1]
