@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from codi_patching.callbacks.comparison import Comparison, compare_folders
 from codi_patching.callbacks.figures import FigureWriter
-from codi_patching.callbacks.loggers import ResultsLogger
+from codi_patching.callbacks.loggers import ResultsLogger, build_loggers
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.callbacks.validity import ValidityReport
@@ -77,6 +77,7 @@ class PredictCLI(LightningCLI):
             ValueError: A group of options is a single value.
         """
         self.config.predict.return_predictions = False
+        self.config.predict.trainer.logger = build_loggers(self.config.predict.trainer.logger)
         for group in ("data", "results", "figures", "validity", "comparison", "progress"):
             if not isinstance(self.config.predict[group], Namespace):
                 raise ValueError(
@@ -153,6 +154,9 @@ def main() -> None:
     # Of how Lightning calls its libraries; nothing that a user of this program could change.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
+    # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     fix_order_of_sums()
     try:
         sys.exit(run())

@@ -1,8 +1,9 @@
 """Hands a run's results to the trainer's loggers: W&B, TensorBoard, CSV, MLflow.
 
     while pairs run   how many are done
-    W&B               `cells`, a table with a row for each pair and cell; `aggregate`, a row for each
-                      cell; the figures; the summary with the top cells; the configuration
+    W&B               `cells`, a table with a row for each pair and cell; `aggregate`, a row for
+                      each metric and cell; the figures; the summary with the top cells; the
+                      configuration
     CSV               a row for each pair and cell
     others            a value for each metric and cell at the step of each pair; means at the last
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
@@ -36,6 +38,24 @@ _TOP = 5
 def run_name(experiment: str) -> str:
     """Name of an experiment's run in a tracker."""
     return f"10-30_llama_gsm8k_{experiment}_patching"
+
+
+def build_loggers(configured: Any) -> Any:
+    """Loggers from their part of a configuration: classes with arguments, one or a list.
+
+    One that cannot be made costs a warning. Anything else (True, False, None) is left as it is.
+    """
+    if isinstance(configured, bool) or configured is None:
+        return configured
+    made = []
+    for one in configured if isinstance(configured, list) else [configured]:
+        try:
+            arguments = one.get("init_args", {})
+            arguments = {**arguments, **one.get("dict_kwargs", {})}
+            made.append(resolve_name(one.class_path)(**arguments))
+        except Exception as error:  # whatever it raises
+            _warn(one.class_path.rpartition(".")[2], error)
+    return made
 
 
 class ResultsLogger(pl.Callback):
@@ -90,11 +110,14 @@ class ResultsLogger(pl.Callback):
                 action(logger)
             except Exception as error:  # whatever a tracker raises, the results are what matters
                 self.loggers.remove(logger)
-                reason = " ".join(str(error).split()) or type(error).__name__
-                rank_zero_warn(
-                    f"{type(logger).__name__} failed and gets nothing more of this run; the "
-                    f"results are not affected: {reason}"
-                )
+                _warn(type(logger).__name__, error)
+
+
+def _warn(name: str, error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    rank_zero_warn(
+        f"{name} failed and gets nothing more of this run; the results are not affected: {reason}"
+    )
 
 
 def log_results(logger: Logger, folder: Path, results: Results) -> None:
