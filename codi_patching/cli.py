@@ -77,7 +77,9 @@ class PredictCLI(LightningCLI):
             ValueError: A group of options is a single value.
         """
         self.config.predict.return_predictions = False
-        self.config.predict.trainer.logger = build_loggers(self.config.predict.trainer.logger)
+        loggers = build_loggers(self.config.predict.trainer.logger)
+        self.config.predict.trainer.logger = False
+        self.trainer_defaults["callbacks"] = ResultsLogger(loggers)
         for group in ("data", "results", "figures", "validity", "comparison", "progress"):
             if not isinstance(self.config.predict[group], Namespace):
                 raise ValueError(
@@ -113,7 +115,7 @@ def run() -> int:
         auto_configure_optimizers=False,
         save_config_callback=None,
         seed_everything_default=42,
-        trainer_defaults={"logger": _LOGGERS, "callbacks": ResultsLogger()},
+        trainer_defaults={"logger": _LOGGERS},
     )
     checks = next(c for c in cli.trainer.callbacks if isinstance(c, ValidityReport))
     return INVALID if checks.failed else 0

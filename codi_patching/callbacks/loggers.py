@@ -13,6 +13,7 @@ The results are on disk before. A logger that fails, at whatever moment, costs a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -40,18 +41,19 @@ def run_name(experiment: str) -> str:
     return f"10-30_llama_gsm8k_{experiment}_patching"
 
 
-def build_loggers(configured: Any) -> Any:
-    """Loggers from their part of a configuration: classes with arguments, one or a list.
+def build_loggers(configured: Any) -> list[Logger]:
+    """Loggers from their part of a configuration; one that cannot be made costs a warning.
 
-    One that cannot be made costs a warning. Anything else (True, False, None) is left as it is.
+    Args:
+        configured: A class with arguments or a list of them; True for a `CSVLogger`; False or None
+            for none.
     """
-    if isinstance(configured, bool) or configured is None:
-        return configured
+    if configured is True:
+        return [CSVLogger("runs", name="csv")]
     made = []
-    for one in configured if isinstance(configured, list) else [configured]:
+    for one in configured if isinstance(configured, list) else filter(None, [configured]):
         try:
-            arguments = one.get("init_args", {})
-            arguments = {**arguments, **one.get("dict_kwargs", {})}
+            arguments = {**one.get("init_args", {}), **one.get("dict_kwargs", {})}
             made.append(resolve_name(one.class_path)(**arguments))
         except Exception as error:  # whatever it raises
             _warn(one.class_path.rpartition(".")[2], error)
@@ -59,16 +61,19 @@ def build_loggers(configured: Any) -> Any:
 
 
 class ResultsLogger(pl.Callback):
-    """Takes the loggers over from the trainer, so that none of them can end a run."""
+    """Keeps the loggers out of the trainer's hands, so that none of them can end a run.
 
-    def __init__(self) -> None:
-        self.loggers: list[Logger] = []
+    Args:
+        loggers: Beside those of the trainer, which are taken over.
+    """
+
+    def __init__(self, loggers: list[Logger] | None = None) -> None:
+        self.loggers = list(loggers or [])
         self.done = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the loggers; nothing is started yet."""
-        if trainer.is_global_zero:
-            self.loggers = list(trainer.loggers)
+        self.loggers = [*self.loggers, *trainer.loggers] if trainer.is_global_zero else []
         trainer.loggers = []
 
     def on_predict_batch_end(
@@ -110,7 +115,17 @@ class ResultsLogger(pl.Callback):
                 action(logger)
             except Exception as error:  # whatever a tracker raises, the results are what matters
                 self.loggers.remove(logger)
+                if isinstance(logger, WandbLogger):
+                    _abandon_wandb()
                 _warn(type(logger).__name__, error)
+
+
+def _abandon_wandb() -> None:
+    """Take back W&B's hook at exit, which would wait for a service that is gone."""
+    import wandb
+
+    with suppress(Exception):
+        wandb.teardown()
 
 
 def _warn(name: str, error: Exception) -> None:

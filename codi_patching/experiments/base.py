@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -39,6 +39,8 @@ from codi_patching.patching.sweep import SweepEngine
 Direction = Literal["denoising", "noising"]
 Source = Literal["clean", "zero", "mean", "random_pair"]
 EngineName = Literal["sweep", "reference"]
+
+_CHOICES = {"latents": Latents, "direction": Direction, "source": Source, "engine": EngineName}
 
 Request = tuple[list[int], Readout]
 """A prompt and what is read after the thoughts."""
@@ -144,6 +146,12 @@ class PatchingExperiment(pl.LightningModule, ABC):
         self.save_hyperparameters()
         self.latents, self.direction, self.source = latents, direction, source
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
+        for name, kind in _CHOICES.items():
+            if self.hparams[name] not in get_args(kind):
+                raise ValueError(
+                    f"expected --model.{name} to be one of {', '.join(get_args(kind))}, got "
+                    f"{self.hparams[name]!r}"
+                )
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"expected --model.max_rows of at least 1, got {max_rows}")
         self.on_progress: Callable[[str, int, str], None] = lambda _pair, _count, _name: None
