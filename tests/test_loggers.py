@@ -98,9 +98,9 @@ def test_wandb_has_every_metric_of_every_pair_and_cell(logged):
         np.testing.assert_array_equal(written, results.values[metric].reshape(-1))
     assert [row[0] for row in table["data"][::80]] == results.pair_ids
     aggregate = json.loads((logged / "out" / "aggregate.json").read_text())
-    assert (summary["top_1/layer"], summary["top_1/position"]) == ("15", "3")
-    best = aggregate["top_cells"][0]["kl_divergence"]["mean"]
-    assert summary["top_1/kl_divergence"] == best
+    top = summary["top_1"]
+    assert (top["layer"], top["position"]) == ("15", "3")
+    assert top["kl_divergence"] == aggregate["top_cells"][0]["kl_divergence"]["mean"]
     means = json.loads((run / "files" / history["aggregate/path"][0]).read_text())
     assert len(means["data"]) == 8 * 79
     assert {"figures/kl_divergence/path", "figures/recovery/path"} <= set(history)
