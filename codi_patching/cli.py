@@ -20,7 +20,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from codi_patching.callbacks.comparison import Comparison, compare_folders
 from codi_patching.callbacks.figures import FigureWriter
 from codi_patching.callbacks.loggers import ResultsLogger, build_loggers
+from codi_patching.callbacks.page import PageWriter
 from codi_patching.callbacks.progress import PatchingProgress
+from codi_patching.callbacks.report import ReportWriter
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.callbacks.validity import ValidityReport
 from codi_patching.data.datamodule import PairsDataModule
@@ -50,6 +52,8 @@ _LOGGERS = [
 ]
 """As `configs/loggers/wandb.yaml` and `csv.yaml` together."""
 
+_GROUPS = ("data", "results", "figures", "validity", "comparison", "page", "report", "progress")
+
 INVALID = 3
 """Exit status of a run whose results are complete but fail a check of validity."""
 
@@ -68,6 +72,8 @@ class PredictCLI(LightningCLI):
         parser.add_lightning_class_args(FigureWriter, "figures")
         parser.add_lightning_class_args(ValidityReport, "validity")
         parser.add_lightning_class_args(Comparison, "comparison")
+        parser.add_lightning_class_args(PageWriter, "page")
+        parser.add_lightning_class_args(ReportWriter, "report")
         parser.add_lightning_class_args(PatchingProgress, "progress")
 
     def before_instantiate_classes(self) -> None:
@@ -80,7 +86,7 @@ class PredictCLI(LightningCLI):
         loggers = build_loggers(self.config.predict.trainer.logger)
         self.config.predict.trainer.logger = False
         self.trainer_defaults["callbacks"] = ResultsLogger(loggers)
-        for group in ("data", "results", "figures", "validity", "comparison", "progress"):
+        for group in _GROUPS:
             if not isinstance(self.config.predict[group], Namespace):
                 raise ValueError(
                     f"expected a group of options under {group}, got {self.config.predict[group]!r}"

@@ -5,6 +5,7 @@ Reads results files only, so it needs no model. Writes
     comparison.json    what was compared, validity, findings, every statistic
     comparison.csv     the paired tests, a row each
     effects.png, differences.png, additivity.png
+    report.html        one page with all of it
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from codi_patching.analysis.validity import (
     check_structural_zeros,
     check_unchanged,
 )
+from codi_patching.callbacks.page import PAGE, write_page
 from codi_patching.callbacks.results import written_results
 from codi_patching.data.results import (
     Results,
@@ -63,6 +65,7 @@ class Comparison(pl.Callback):
     ) -> None:
         self.named = {"layer": layer, "position": position}
         self.iterative, self.dir = iterative or [], dir
+        self.made = False
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare; what is missing or does not belong together costs a warning, not the run."""
@@ -76,6 +79,7 @@ class Comparison(pl.Callback):
         there = [folder for folder in folders if any(folder.glob(results_name("*")))]
         try:
             compare_folders(there, Path(self.dir))
+            self.made = True
         except ResultsError as error:
             rank_zero_warn(f"no comparison: {error}")
 
@@ -115,6 +119,16 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Check]:
     )
     write_table(out / "comparison.csv", list(_rows(compared)))
     _draw(arms, compared, unpatched, seed, out)
+    effects = {
+        label: (list(arm.layers), arm.values["kl_divergence"]) for label, arm in _ends(arms).items()
+    }
+    write_page(
+        out / PAGE,
+        everything,
+        [("together", asdict(check)) for check in checks],
+        [asdict(finding) for finding in findings],
+        effects,
+    )
     rank_zero_info(_report(compared, findings, checks, out))
     return checks
 
@@ -263,14 +277,20 @@ def _rows(node: Any, path: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
             yield from _rows(item, (*path, next(names)))
 
 
+def _ends(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """What patches all positions of a layer, by a label."""
+    chains = {f"{n}, last iteration": arms[n].end() for n in ("relay", "cumulative") if n in arms}
+    return {f"layer patching ({arms['layer'].latents})": arms["layer"], **chains}
+
+
 def _draw(
     arms: Mapping[str, Arm], compared: Mapping[str, Any], unpatched: Array, seed: int, out: Path
 ) -> None:
     from codi_patching.analysis import comparison_figures as figures
 
-    ends = {f"layer patching ({arms['layer'].latents})": arms["layer"]}
-    ends |= {f"{n}, last iteration": arms[n].end() for n in ("relay", "cumulative") if n in arms}
-    figures.effects_by_layer(ends, "kl_divergence", seed).savefig(out / "effects.png", dpi=150)
+    figures.effects_by_layer(_ends(arms), "kl_divergence", seed).savefig(
+        out / "effects.png", dpi=150
+    )
     chains = {n: c["metrics"] for n, c in compared["iterative_against_parallel"].items()}
     drawn = figures.differences_by_layer(chains, ("kl_divergence", "recovery"))
     drawn.savefig(out / "differences.png", dpi=150)

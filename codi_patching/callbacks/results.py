@@ -45,7 +45,7 @@ _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetric
 _WRITTEN = (
     results_name("*"), "results.csv", "aggregate.json", "validity.json", "SHA256SUMS",
     "activations.safetensors", "trace_*.csv", "kl_divergence.png", "recovery.png",
-    "trajectory_*.png", "pairs/*.png",
+    "trajectory_*.png", "pairs/*.png", "report.html",
 )  # fmt: skip
 _BYTES_A_VALUE = 64
 """A value of a cell takes about so much: 8 kept, 30 as JSON, 20 in the table."""

@@ -279,6 +279,8 @@ class PatchingExperiment(pl.LightningModule, ABC):
         donor = self._donor(pair) if self.source == "random_pair" else None
         own, others = baseline.readout.answers
         summary = {
+            "patched_question": patched.text,
+            "giving_question": other.text,
             "patched_answer": format_answer(patched.answer),
             "giving_answer": format_answer(other.answer),
             "patched_answer_tokens": list(own),
