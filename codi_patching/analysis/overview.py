@@ -100,12 +100,10 @@ def implications(
             else "there is no evidence that they differ"
         )
         sentences.append(f"Mean KL over layers, nats, by {column}: {listed}; {said}.")
-    place = np.unravel_index(int(effects.mean(0).argmax()), effects.shape[1:])
-    strongest = [int(index) for index in place]
-    rate = float(changed[(slice(None), *strongest)].mean())
-    name = f"layer {layers[strongest[0]]}" + (
-        f", {column} {columns[strongest[1]]}" if columns else ""
-    )
+    strongest = int(effects.mean(0).argmax())
+    rate = float(changed.reshape(len(changed), -1)[:, strongest].mean())
+    layer, place = divmod(strongest, max(1, len(columns)))
+    name = f"layer {layers[layer]}" + (f", {column} {columns[place]}" if columns else "")
     sentences.append(
         f"Patching {name} changes the most probable token at {rate:.0%} of the answers' tokens."
     )

@@ -81,7 +81,8 @@ def write_page(
     text = environment().get_template("page.html.j2").render(
         title=f"{', '.join(arms)} patching of {model}",
         head=f"Model {model} ({metadata['model_type']}, SHA-256 "
-        f"{metadata['checkpoint_sha256'][:12]}…), {len(first.pair_ids)} pairs, {metadata['direction']}, source {metadata['source']}. "
+        f"{metadata['checkpoint_sha256'][:12]}…), {len(first.pair_ids)} pairs, "
+        f"{metadata['direction']}, source {metadata['source']}. "
         "KL is from the unpatched to the patched run, in nats.",
         plotly=Markup(get_plotlyjs()),
         arms=described,

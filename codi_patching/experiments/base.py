@@ -146,11 +146,12 @@ class PatchingExperiment(pl.LightningModule, ABC):
         self.save_hyperparameters()
         self.latents, self.direction, self.source = latents, direction, source
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
-        for name, kind in _CHOICES.items():
-            if self.hparams[name] not in get_args(kind):
+        chosen = {"latents": latents, "direction": direction, "source": source, "engine": engine}
+        for name, value in chosen.items():
+            if value not in get_args(_CHOICES[name]):
                 raise ValueError(
-                    f"expected --model.{name} to be one of {', '.join(get_args(kind))}, got "
-                    f"{self.hparams[name]!r}"
+                    f"expected --model.{name} to be one of {', '.join(get_args(_CHOICES[name]))}, "
+                    f"got {value!r}"
                 )
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"expected --model.max_rows of at least 1, got {max_rows}")
