@@ -116,7 +116,7 @@ def _describe(name: str, results: Results) -> dict[str, Any]:
         "columns": columns,
         "column": grid["column"],
         "chain": grid["column"] == "iteration",
-        "metrics": list(means),
+        "metrics": sorted(means, key=lambda metric: metric != "kl_divergence"),
         "structural": results.structural.reshape(shape).tolist(),
         "means": {metric: table(values) for metric, values in means.items()},
         "pairs": [
