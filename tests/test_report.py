@@ -186,9 +186,7 @@ def test_the_page_in_a_browser(page):
     baseline = results["baseline"][pair_id]
     assert page.locator("#patched").inner_text() == baseline["patched_question"].replace("  ", " ")
     marked = page.locator("#patched mark").all_inner_texts()
-    assert len(marked) == 1
-    assert marked[0] in baseline["patched_question"]
-    assert marked[0] not in re.findall(r"\d+", baseline["giving_question"])
+    assert (marked, page.locator("#giving mark").all_inner_texts()) == (["5"], ["8"])
     shown = hover(page, "pair-map", "3", "12")
     value = results["results"][pair_id]["12"]["3"]["kl_divergence"]
     assert float(re.search(r"kl_divergence (\S+?)(?=[a-z\n]|$)", shown)[1]) == pytest.approx(
