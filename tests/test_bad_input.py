@@ -177,6 +177,8 @@ OPTIONS = {
     "--results.top_k=0": (1, "expected --results.top_k of at least 1"),
     "--results.dir=/proc/none": (1, "/proc/none cannot be written"),
     "--results.dir=/dev/null": (1, "set --results.dir"),
+    "--report.docs=/proc/none": (1, "/proc/none cannot be written"),
+    "--report.docs=/dev/null": (1, "set --report.docs"),
     "--validity.pairs=-1": (1, "expected --validity.pairs of at least 0, got -1"),
     "--figures.layer_results=none": (1, "set --figures.layer_results"),
     "--figures.top=-1": (1, "expected --figures.top of at least 0, got -1"),
@@ -219,6 +221,16 @@ def test_configuration_files(refused, tmp_path, text, message):
     status, error = refused(*predict("--config=bad.yaml"))
     assert status in (1, 2)
     assert message in error
+
+
+def test_a_comparison_that_cannot_be_written(refused):
+    options = ("--comparison.layer=none", "--comparison.dir=/dev/null/x")
+    assert "set --comparison.dir" in refused(*predict(*options))[1]
+    shipped = Path(__file__).parent.parent / "docs" / "results"
+    folders = [f"--{n}={shipped / n}" for n in ("layer", "position", "iterative")]
+    status, error = refused("compare", *folders, "--dir=/dev/null/x")
+    assert status == 1
+    assert "/dev/null/x cannot be written (Not a directory): set --dir" in error
 
 
 def test_a_pair_to_trace_that_is_not_there(refused):

@@ -31,7 +31,7 @@ from codi_patching.analysis.validity import (
     check_unchanged,
 )
 from codi_patching.callbacks.page import PAGE, write_page
-from codi_patching.callbacks.results import written_results
+from codi_patching.callbacks.results import check_writable, written_results
 from codi_patching.data.results import (
     Results,
     ResultsError,
@@ -67,6 +67,15 @@ class Comparison(pl.Callback):
         self.iterative, self.dir = iterative or [], dir
         self.made = False
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out before the work whether the folder can be written.
+
+        Raises:
+            ResultsError: It cannot.
+        """
+        if any(self.named.values()) and trainer.is_global_zero:
+            check_writable(Path(self.dir), "--comparison.dir")
+
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare; what is missing or does not belong together costs a warning, not the run."""
         if not any(self.named.values()) or not trainer.is_global_zero:
@@ -99,6 +108,7 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Check]:
     """
     everything = _by_name(folders)
     _check_compatible(everything)
+    check_writable(out, "--dir or --comparison.dir")
     arms = {name: as_arm(name, results) for name, results in everything.items()}
     first = everything["layer"]
     seed = int(first.metadata["seed"])

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from codi_patching.analysis.overview import implications, negative_cells, unlike_the_rest
 from codi_patching.callbacks.comparison import Comparison
 from codi_patching.callbacks.loggers import run_name
-from codi_patching.callbacks.results import written_results
+from codi_patching.callbacks.results import check_writable, written_results
 from codi_patching.callbacks.templates import environment, with_interval
 from codi_patching.data.results import Results, aggregate, read_results, results_name, text_file
 
@@ -73,6 +73,15 @@ class ReportWriter(pl.Callback):
 
     def __init__(self, docs: str | None = None) -> None:
         self.docs = docs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out before the work whether the folder can be written.
+
+        Raises:
+            ResultsError: It cannot.
+        """
+        if self.docs is not None and trainer.is_global_zero:
+            check_writable(Path(self.docs), "--report.docs")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write; results and figures are on disk."""

@@ -92,7 +92,7 @@ class ResultsWriter(pl.Callback):
         self.folder = Path(self.dir or f"results/{experiment.name}")
         self.records = Records(self.folder)
         if trainer.is_global_zero:
-            _check_writable(self.folder)
+            check_writable(self.folder, "--results.dir")
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find what is done already; refuse a folder of another run.
@@ -284,8 +284,12 @@ def written_results(trainer: pl.Trainer) -> tuple[Path, Results]:
     return writer.folder, writer.results
 
 
-def _check_writable(folder: Path) -> None:
-    """Write a file in a folder and delete it again, with what had to be made for it."""
+def check_writable(folder: Path, option: str) -> None:
+    """Write a file in a folder and delete it again, with what had to be made for it.
+
+    Raises:
+        ResultsError: It cannot be written, naming the option that chose it.
+    """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,7 +299,7 @@ def _check_writable(folder: Path) -> None:
             path.rmdir()
     except OSError as error:
         raise ResultsError(
-            f"{folder} cannot be written ({error.strerror}): set --results.dir"
+            f"{folder} cannot be written ({error.strerror}): set {option}"
         ) from error
 
 
