@@ -55,6 +55,8 @@ def test_position_patching_in_test_mode(position_run):
         "results.csv",
         "aggregate.json",
         "validity.json",
+        "SHA256SUMS",
+        "report.html",
         "kl_divergence.png",
         "recovery.png",
         "pairs",
@@ -113,7 +115,7 @@ def test_the_same_command_writes_the_same_bytes_and_others_are_refused(position_
 
     refused = codi_patching(*command, "--model.direction=noising")
     assert refused.returncode == 1
-    assert "with another config, direction" in refused.stderr
+    assert "with another config.model.init_args.direction, direction: set" in refused.stderr
     assert "--results.overwrite true" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert path.read_bytes() == before

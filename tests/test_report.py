@@ -1,6 +1,7 @@
 """Reports, frames and the page say what is in the results."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ import pytest
 
 import codi_patching as cp
 from codi_patching.analysis.overview import implications, negative_cells, unlike_the_rest
-from codi_patching.callbacks.page import mark_changes
-from codi_patching.callbacks.report import replace_entry, write_report
+from codi_patching.callbacks.page import mark_changes, write_page
+from codi_patching.callbacks.report import replace_entry, title_of, write_report
+from codi_patching.callbacks.templates import with_interval
+from codi_patching.data.records import ResultsError
 from codi_patching.data.results import read_results
+from codi_patching.experiments.position import PositionPatching
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "docs" / "results"
@@ -75,6 +79,28 @@ def test_shipped_reports_are_what_the_shipped_results_say(tmp_path, name):
     assert not read_results(docs / "results" / name).changed
 
 
+def test_a_report_about_another_model_is_not_replaced(tmp_path):
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", docs)
+    path = docs / "experiments" / "10-30_llama_gsm8k_layer_patching.md"
+    path.write_text(path.read_text().replace("SHA-256 `", "SHA-256 `0"))
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match="about another model or other data: set --report.docs"):
+        write_report(docs / "results" / "layer", docs)
+    assert path.read_bytes() == before
+
+
+def test_one_pair_has_no_interval_but_a_mean():
+    assert with_interval({"mean": 0.25, "ci_low": math.nan, "ci_high": math.nan}) == "0.25"
+    assert with_interval({"mean": 1.0, "ci_low": 0.5, "ci_high": 2}) == "1 [0.5, 2]"
+    assert with_interval({"mean": None, "ci_low": None, "ci_high": None}) == "undefined"
+
+
+def test_a_control_has_a_report_of_its_own(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint, source="random_pair", direction="noising"))
+    assert title_of(results) == "10-30_llama_gsm8k_position_patching_noising_random_pair"
+
+
 def test_links_of_reports_lead_somewhere():
     files = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     links = [(f, link) for f in files for link in re.findall(r"\]\(([^)#]+)\)", f.read_text())]
@@ -132,8 +158,8 @@ FLAGS = (
 
 
 @pytest.fixture
-def page():
-    """The shipped page in a real browser, without a network; no test may leave an error in it."""
+def open_page():
+    """Opens pages in a real browser, without a network; no test may leave an error in one."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -145,8 +171,12 @@ def page():
         )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto((SHIPPED / "comparison" / "report.html").as_uri())
-        yield page
+
+        def open_page(path):
+            page.goto(path.as_uri())
+            return page
+
+        yield open_page
         browser.close()
     assert problems == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
@@ -171,7 +201,8 @@ def hover(page, plot, column, layer):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_page_in_a_browser(page):
+def test_the_page_in_a_browser(open_page):
+    page = open_page(SHIPPED / "comparison" / "report.html")
     results = json.loads((SHIPPED / "position" / "position_patching_results.json").read_text())
     aggregate = json.loads((SHIPPED / "position" / "aggregate.json").read_text())
     mean = aggregate["metrics"]["kl_divergence"]["15"]["3"]["mean"]
@@ -194,3 +225,18 @@ def test_the_page_in_a_browser(page):
     )
     page.select_option("#metric-1", "recovery")
     assert "mean recovery over pairs" in page.locator("#map-1 .gtitle").text_content()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("name", ["layer", "iterative"])
+def test_the_page_of_one_run_and_a_question_that_would_break_it(open_page, tmp_path, name):
+    results = read_results(SHIPPED / name)
+    odd = "<!-- <script> 3 </script> & <b>pens</b>"
+    results.baseline["pair_00"]["patched_question"] = odd
+    write_page(tmp_path / "report.html", {name: results}, [])
+    page = open_page(tmp_path / "report.html")
+    assert page.locator("#patched").inner_text() == odd
+    assert "layer 3" in hover(
+        page, "map-0", results.metadata["grid"]["positions"][0] if name != "layer" else "all", "3"
+    )

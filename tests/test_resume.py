@@ -23,6 +23,7 @@ from codi_patching.data.records import ExcludedPair, PairResult, Records, Result
 from codi_patching.data.results import read_results, write_activations
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.model.answers import PairError
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,10 +94,12 @@ def test_a_folder_of_another_run_is_refused_by_key(run, tmp_path, finished):
     run("out", fail_at=None if finished else "p1")
     before = contents(tmp_path / "out")
     with pytest.raises(
-        ResultsError, match=r"another run, with another config, direction, source: set"
+        ResultsError,
+        match=r"another run, with another config\.model\.init_args\.direction, "
+        r"config\.model\.init_args\.source, direction, source: set",
     ):
         run("out", direction="noising", source="zero")
-    with pytest.raises(ResultsError, match=r"with another .*experiment, grid, metrics, strategy"):
+    with pytest.raises(ResultsError, match=r"with another .*experiment, grid\.column, .*strategy"):
         run("out", IterativePatching)
     assert contents(tmp_path / "out") == before
     assert run("out", IterativePatching, overwrite=True) == ["p0", "p1", "p2"]
@@ -125,6 +128,28 @@ def test_results_that_are_not_whole_are_refused(run, tmp_path):
     path.write_text(path.read_text()[:-40])
     with pytest.raises(ResultsError, match=r"not a complete results file.*results.overwrite true"):
         run("out")
+
+
+def test_files_of_someone_else_are_not_replaced(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.csv").write_text("mine")
+    with pytest.raises(ResultsError, match=r"out has results.csv, which this run would replace"):
+        run("out")
+    assert contents(tmp_path / "out") == {Path("results.csv"): b"mine"}
+
+
+def test_a_run_that_gives_nothing_keeps_what_was_there(run, tmp_path, monkeypatch):
+    run("out")
+    before = contents(tmp_path / "out")
+    monkeypatch.setattr(PositionPatching, "run_pair", refuse)
+    with pytest.raises(ResultsError, match="no pair could be run; p0 was left out because no"):
+        run("out", overwrite=True)
+    kept = contents(tmp_path / "out")
+    assert {path: kept[path] for path in before} == before
+
+
+def refuse(*_):
+    raise PairError("no")
 
 
 def test_a_damaged_record_is_made_again(run, tmp_path):

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codi_patching.analysis.statistics import Array, bootstrap_interval, friedman
+from codi_patching.analysis.statistics import (
+    Array,
+    bootstrap_interval,
+    friedman,
+    mean_and_deviation,
+)
 
 _FENCE = 3.0
 """Interquartile ranges beyond the upper quartile (Tukey's outer fence, 1977)."""
@@ -29,6 +34,21 @@ class Outlier:
     fence: float
 
 
+def cell_label(layer: str, column: str = "", position: str | None = None) -> str:
+    """A cell in words: `layer 3, position 2`.
+
+    Example:
+        >>> cell_label("3", "position", "2"), cell_label("thought")
+        ('layer 3, position 2', 'the thought row')
+    """
+    name = "the thought row" if layer == "thought" else f"layer {layer}"
+    return name if position is None else f"{name}, {column} {position}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
+
+
 def unlike_the_rest(kl: Array, pair_ids: Sequence[str]) -> list[Outlier]:
     """Pairs whose mean KL lies beyond the outer fence, the largest first; `kl` is `(pairs, …)`."""
     means = np.nanmean(kl.reshape(len(kl), -1), axis=1)
@@ -42,8 +62,7 @@ def negative_cells(
     recovery: Array, structural: NDArray[np.bool_], seed: int
 ) -> list[tuple[tuple[int, ...], float, float, float]]:
     """Cells whose mean recovery is under 0, its interval too: index, mean, interval."""
-    with np.errstate(invalid="ignore"):
-        mean = np.array(np.nansum(recovery, axis=0) / (~np.isnan(recovery)).sum(axis=0))
+    mean, _, _ = mean_and_deviation(recovery)
     low, high = bootstrap_interval(recovery, seed)
     wrong = np.argwhere((high < 0) & ~structural)
     cells = [tuple(int(i) for i in index) for index in wrong]
@@ -78,12 +97,12 @@ def implications(
     top = int(mean.argmax())
     if mean[top] < 1e-6:
         return ["No cell has an effect beyond rounding: nothing can be said of where."]
-    half = len(layers) // 2
-    early, late = mean[:half].sum(), mean[half:].sum()
+    blocks = mean[[layer != "thought" for layer in layers]]
+    late = blocks[len(blocks) // 2 :].sum() / blocks.sum()
     sentences = [
-        f"Layer {layers[top]} has the largest mean effect, {mean[top]:.4g} nats "
-        f"[{low[top]:.4g}, {high[top]:.4g}]{f' over its {column}s' if columns else ''}; the later "
-        f"half of the layers has {late / (early + late):.0%} of the sum over layers."
+        f"{cell_label(layers[top]).capitalize()} has the largest mean effect, {mean[top]:.4g} nats"
+        f"{_interval(low[top], high[top])}{f' over its {column}s' if columns else ''}; the later "
+        f"half of the layers has {late:.0%} of the sum over layers."
     ]
     if columns:
         by_column = effects.mean(1)
@@ -91,7 +110,7 @@ def implications(
         low, high = bootstrap_interval(by_column, seed)
         order = np.argsort(-means)
         listed = "; ".join(
-            f"{columns[i]}: {means[i]:.4g} [{low[i]:.4g}, {high[i]:.4g}]" for i in order
+            f"{columns[i]}: {means[i]:.4g}{_interval(low[i], high[i])}" for i in order
         )
         test = friedman(by_column)
         said = (
@@ -103,7 +122,7 @@ def implications(
     strongest = int(effects.mean(0).argmax())
     rate = float(changed.reshape(len(changed), -1)[:, strongest].mean())
     layer, place = divmod(strongest, max(1, len(columns)))
-    name = f"layer {layers[layer]}" + (f", {column} {columns[place]}" if columns else "")
+    name = cell_label(layers[layer], column, columns[place] if columns else None)
     sentences.append(
         f"Patching {name} changes the most probable token at {rate:.0%} of the answers' tokens."
     )

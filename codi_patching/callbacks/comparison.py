@@ -31,7 +31,7 @@ from codi_patching.analysis.validity import (
     check_unchanged,
 )
 from codi_patching.callbacks.page import PAGE, write_page
-from codi_patching.callbacks.results import check_writable, written_results
+from codi_patching.callbacks.results import check_writable, on_first, written_results
 from codi_patching.data.results import (
     Results,
     ResultsError,
@@ -73,8 +73,8 @@ class Comparison(pl.Callback):
         Raises:
             ResultsError: It cannot.
         """
-        if any(self.named.values()) and trainer.is_global_zero:
-            check_writable(Path(self.dir), "--comparison.dir")
+        if any(self.named.values()):
+            on_first(trainer, lambda: check_writable(Path(self.dir), "--comparison.dir"))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare; what is missing or does not belong together costs a warning, not the run."""
@@ -112,7 +112,7 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Check]:
     arms = {name: as_arm(name, results) for name, results in everything.items()}
     first = everything["layer"]
     seed = int(first.metadata["seed"])
-    rounding = ROUNDING if "32" in str(first.metadata["precision"]) else _BF16_ROUNDING
+    rounding = ROUNDING if str(first.metadata["precision"])[:2] in ("32", "64") else _BF16_ROUNDING
     unpatched = _unpatched(first, "baseline")
     compared = compare_arms(arms, unpatched, seed, rounding)
     findings = answer_questions(compared)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count, islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -85,7 +86,7 @@ class ResultsLogger(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say how many pairs are done."""
+        """Say how many pairs are done, in this process."""
         if batch_idx == 0:
             self._each(lambda logger: _start(logger, run_name(str(pl_module.name))))
         self.done += len(batch)
@@ -148,7 +149,8 @@ def log_results(logger: Logger, folder: Path, results: Results) -> None:
     if isinstance(logger, WandbLogger):
         _log_to_wandb(logger, results, summary, figures)
         return
-    logger.log_hyperparams(dict(_flat(results.metadata)))
+    excluded = ", ".join(results.metadata["excluded"])  # ids, which are no names of parameters
+    logger.log_hyperparams(dict(_flat({**results.metadata, "excluded": excluded[:250]})))
     if isinstance(logger, CSVLogger):
         for step, row in enumerate(_rows(results)):
             logger.log_metrics(row, step)
@@ -197,10 +199,12 @@ def _log_to_wandb(
     run.config.update(results.metadata)
     column, metrics = results.metadata["grid"]["column"], results.metadata["metrics"]
     names = ["pair_id", "layer", column, "structural_zero", *metrics]
-    rows = [list(row.values()) for row in _rows(results)]
-    size = wandb.Table.MAX_ROWS
-    for part, first in enumerate(range(0, len(rows), size)):
-        table = wandb.Table(columns=names, data=rows[first : first + size])
+    rows = (list(row.values()) for row in _rows(results))
+    for part in count():
+        data = list(islice(rows, wandb.Table.MAX_ROWS))
+        if not data:
+            break
+        table = wandb.Table(columns=names, data=data)
         run.log({f"cells_{part}" if part else "cells": table})
     statistics = ("mean", "std", "ci_low", "ci_high", "n")
     data = [

@@ -17,6 +17,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from markupsafe import Markup
 
+from codi_patching.analysis.overview import cell_label
 from codi_patching.analysis.statistics import Array, bootstrap_interval, mean_and_deviation
 from codi_patching.callbacks.results import written_results
 from codi_patching.callbacks.templates import environment
@@ -80,7 +81,7 @@ def write_page(
     model = Path(metadata["model"]).name
     text = environment().get_template("page.html.j2").render(
         title=f"{', '.join(arms)} patching of {model}",
-        head=f"Model {model} ({metadata['model_type']}, SHA-256 "
+        head=f"Model {model} (SHA-256 "
         f"{metadata['checkpoint_sha256'][:12]}…), {len(first.pair_ids)} pairs, "
         f"{metadata['direction']}, source {metadata['source']}. "
         "KL is from the unpatched to the patched run, in nats.",
@@ -90,7 +91,7 @@ def write_page(
         left_out=len(first.pair_ids) - len(chosen),
         findings=findings,
         validity=validity,
-        data=Markup(json.dumps(data, ensure_ascii=False).replace("</", "<\\/")),
+        data=Markup(json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")),
     )  # fmt: skip
     with text_file(path) as file:
         file.write(text)
@@ -111,7 +112,7 @@ def _describe(name: str, results: Results) -> dict[str, Any]:
     return {
         "title": f"{name} patching, {results.metadata['latents']} latents",
         "tldr": f"The largest mean KL, {means['kl_divergence'].flat[strongest]:.4g} nats, is at "
-        f"layer {grid['layers'][layer]}, {grid['column']} {columns[column]}.",
+        f"{cell_label(grid['layers'][layer], grid['column'], columns[column])}.",
         "layers": grid["layers"],
         "columns": columns,
         "column": grid["column"],
@@ -127,7 +128,9 @@ def _describe(name: str, results: Results) -> dict[str, Any]:
 
 
 def _pair(pair_id: str, baseline: Mapping[str, Any]) -> dict[str, Any]:
-    giving, patched = mark_changes(baseline["giving_question"], baseline["patched_question"])
+    giving, patched = mark_changes(
+        *(baseline.get(f"{which}_question", "") for which in ("giving", "patched"))
+    )
     return {
         "id": pair_id,
         "giving": giving,

@@ -20,14 +20,28 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from codi_patching.analysis.overview import implications, negative_cells, unlike_the_rest
+from codi_patching.analysis.overview import (
+    cell_label,
+    implications,
+    negative_cells,
+    unlike_the_rest,
+)
 from codi_patching.callbacks.comparison import Comparison
 from codi_patching.callbacks.loggers import run_name
-from codi_patching.callbacks.results import check_writable, written_results
+from codi_patching.callbacks.results import check_writable, on_first, written_results
 from codi_patching.callbacks.templates import environment, with_interval
-from codi_patching.data.results import Results, aggregate, read_results, results_name, text_file
+from codi_patching.data.records import ResultsError
+from codi_patching.data.results import (
+    Results,
+    aggregate,
+    cells_of,
+    entries,
+    read_results,
+    results_name,
+    text_file,
+)
 
 _TITLES = {
     "research_journal.md": "# Research journal\n\nAn entry for each experiment.\n",
@@ -35,15 +49,22 @@ _TITLES = {
 }
 _METHODS = {
     "layer": "For each pair and layer, the outputs of that layer at all latent positions are "
-    "overwritten at once by those of the other question.",
+    "overwritten at once by {given}.",
     "position": "For each pair, the output of every single layer at every single latent position "
-    "is overwritten by that of the other question, one cell at a time.",
-    "relay": "For each pair and layer a chain of runs: iteration 0 overwrites position 0 by the "
-    "other question's activation; each later iteration N overwrites position N alone, by what the "
-    "iteration before it generated there.",
+    "is overwritten by {given}, one cell at a time.",
+    "relay": "For each pair and layer a chain of runs: iteration 0 overwrites position 0 by "
+    "{given}; each later iteration N overwrites position N alone, by what the iteration before it "
+    "generated there.",
     "cumulative": "For each pair and layer a chain of runs: iteration N holds positions 0 to N at "
-    "the other question's activations; the later thoughts are generated.",
+    "{given}; the later thoughts are generated.",
 }
+_GIVEN = {
+    "clean": "the pair's other question's activations there",
+    "zero": "zeros",
+    "mean": "the mean activations there over the giving questions of all pairs",
+    "random_pair": "the activations there of another pair, drawn from the seed (a control)",
+}
+_THOUGHT = ' The row "thought" is of the latent thoughts themselves, before the first layer.'
 _FROZEN = {
     "frozen": " Thoughts after the patch stay those of the unpatched run (frozen latents).",
     "recomputed": " Thoughts after the patch are generated anew (recomputed latents).",
@@ -80,8 +101,9 @@ class ReportWriter(pl.Callback):
         Raises:
             ResultsError: It cannot.
         """
-        if self.docs is not None and trainer.is_global_zero:
-            check_writable(Path(self.docs), "--report.docs")
+        if self.docs is not None:
+            docs = Path(self.docs)
+            on_first(trainer, lambda: check_writable(docs, "--report.docs"))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write; results and figures are on disk."""
@@ -90,15 +112,22 @@ class ReportWriter(pl.Callback):
         folder, _ = written_results(trainer)
         compared = next(c for c in trainer.callbacks if isinstance(c, Comparison))
         comparison = Path(compared.dir) if compared.made else None
-        path = write_report(folder, Path(self.docs), comparison)
+        try:
+            path = write_report(folder, Path(self.docs), comparison)
+        except ResultsError as error:
+            rank_zero_warn(f"no report: {error}")
+            return
         rank_zero_info(f"report: {path}, and entries in {', '.join(_TITLES)}")
 
 
 def title_of(results: Results) -> str:
-    """Name of an experiment's report; the relay is *the* iterative experiment."""
+    """Name of an experiment's report, with what is unusual about it; relay is *the* iterative."""
     metadata = results.metadata
-    cumulative = metadata["strategy"] == "cumulative"
-    return run_name(metadata["experiment"] + "_cumulative" * cumulative)
+    kind = metadata["experiment"] + "_cumulative" * (metadata["strategy"] == "cumulative")
+    usual = "frozen" if metadata["experiment"] == "layer" else "recomputed"
+    others = {"latents": usual, "direction": "denoising", "source": "clean"}
+    unusual = [f"_{metadata[key]}" for key, value in others.items() if metadata[key] != value]
+    return run_name(kind) + "".join(unusual)
 
 
 def write_report(folder: Path, docs: Path, comparison: Path | None = None) -> Path:
@@ -111,9 +140,13 @@ def write_report(folder: Path, docs: Path, comparison: Path | None = None) -> Pa
 
     Returns:
         The report.
+
+    Raises:
+        ResultsError: There is a report of that name about another model or other data.
     """
     described = describe(folder, docs, comparison)
     path = docs / "experiments" / f"{described['title']}.md"
+    _refuse_other(path, described["metadata"])
     path.parent.mkdir(parents=True, exist_ok=True)
     templates = environment()
     with text_file(path) as file:
@@ -125,6 +158,15 @@ def write_report(folder: Path, docs: Path, comparison: Path | None = None) -> Pa
         text = templates.get_template(template).render(described)
         replace_entry(docs / name, described["title"], text.strip() + "\n", _TITLES[name])
     return path
+
+
+def _refuse_other(path: Path, metadata: Mapping[str, Any]) -> None:
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    of_this = all(metadata[key][:12] in known for key in ("checkpoint_sha256", "data_sha256"))
+    if known and not of_this:
+        raise ResultsError(
+            f"{path} is about another model or other data: set --report.docs to another folder"
+        )
 
 
 def replace_entry(path: Path, name: str, text: str, heading: str) -> None:
@@ -175,7 +217,10 @@ def describe(folder: Path, docs: Path, comparison: Path | None) -> dict[str, Any
         "data": Path(data).name if data else "the pairs that ship with codi_patching",
         "pairs": len(results.pair_ids),
         "cells": math.prod(grid["shape"]),
-        "method": _METHODS[kind] + _FROZEN[metadata["latents"]],
+        "num_layers": sum(layer != "thought" for layer in grid["layers"]),
+        "method": _METHODS[kind].format(given=_GIVEN[metadata["source"]])
+        + _FROZEN[metadata["latents"]]
+        + _THOUGHT * ("thought" in grid["layers"]),
         "settings": _settings(metadata),
         "tldr": _tldr(results, summary),
         "top": summary["top_cells"],
@@ -197,7 +242,7 @@ def describe(folder: Path, docs: Path, comparison: Path | None) -> dict[str, Any
         "comparison": os.path.relpath(comparison, beside) if comparison else "",
         "folder": os.path.relpath(folder, beside),
         "data_folder": os.path.relpath(folder, docs),
-        "root": f"{docs.name}/",
+        "root": f"{docs.name}/" if docs.name else "",
         "files": [(results_file, "everything: metadata, unpatched runs, each metric of each cell")]
         + [(name, _FILES[name]) for name in there],
         "results_file": results_file,
@@ -220,9 +265,7 @@ def _settings(metadata: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _tldr(results: Results, summary: Mapping[str, Any]) -> str:
     metadata, top = results.metadata, summary["top_cells"][0]
-    where = f"layer {top['layer']}"
-    if top["position"] is not None:
-        where += f", {metadata['grid']['column']} {top['position']}"
+    where = cell_label(top["layer"], metadata["grid"]["column"], top["position"])
     kl, recovery = top["kl_divergence"], top["recovery"]
     kind = " ".join(filter(None, [metadata["strategy"], metadata["experiment"]]))
     return (
@@ -248,22 +291,19 @@ def _negative(results: Results) -> list[dict[str, Any]]:
     grid = results.metadata["grid"]
     seed = results.metadata["seed"]
     cells = negative_cells(results.values["recovery"], results.structural, seed)
-    names = [
-        f"layer {grid['layers'][cell[0]]}"
-        + (f", {grid['column']} {grid['positions'][cell[1]]}" if grid["positions"] else "")
-        for cell, *_ in cells
-    ]
+    names = {
+        cell: cell_label(layer, grid["column"], position)
+        for cell, layer, position in cells_of(results.metadata)
+    }
     return [
-        {"name": name, "mean": mean, "low": low, "high": high}
-        for name, (_, mean, low, high) in zip(names, cells)
+        {"name": names[cell], "mean": mean, "low": low, "high": high}
+        for cell, mean, low, high in cells
     ]
 
 
 def _example(path: Path, metadata: Mapping[str, Any]) -> str:
     """The file's shape: some metadata, one pair, one cell."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    pair_id = next(iter(content["results"]))
-    cells = content["results"][pair_id]
+    (_, baseline), (pair_id, cells) = (next(entries(path, k)) for k in ("baseline", "results"))
     layer = metadata["grid"]["layers"][0]
     cell = cells[layer]
     if metadata["grid"]["positions"]:
@@ -275,7 +315,7 @@ def _example(path: Path, metadata: Mapping[str, Any]) -> str:
             "latents": metadata["latents"],
             "…": "…",
         },
-        "baseline": {pair_id: content["baseline"][pair_id], "…": "…"},
+        "baseline": {pair_id: baseline, "…": "…"},
         "results": {pair_id: {layer: cell, "…": "…"}, "…": "…"},
     }
     return json.dumps(shown, indent=1, ensure_ascii=False)

@@ -6,11 +6,12 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -41,12 +42,16 @@ from codi_patching.data.results import (
 from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.model.arithmetic import describe_device
 
+T = TypeVar("T")
+
 _PACKAGES = ("codi_patching", "torch", "transformers", "lightning", "torchmetrics")
 _WRITTEN = (
     results_name("*"), "results.csv", "aggregate.json", "validity.json", "SHA256SUMS",
     "activations.safetensors", "trace_*.csv", "kl_divergence.png", "recovery.png",
     "trajectory_*.png", "pairs/*.png", "report.html",
 )  # fmt: skip
+_ADVICE = "set --results.dir to a new folder, or --results.overwrite true"
+
 _BYTES_A_VALUE = 64
 """A value of a cell takes about so much: 8 kept, 30 as JSON, 20 in the table."""
 
@@ -91,8 +96,7 @@ class ResultsWriter(pl.Callback):
         experiment = _as_experiment(pl_module)
         self.folder = Path(self.dir or f"results/{experiment.name}")
         self.records = Records(self.folder)
-        if trainer.is_global_zero:
-            check_writable(self.folder, "--results.dir")
+        on_first(trainer, lambda: check_writable(self.folder, "--results.dir"))
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find what is done already; refuse a folder of another run.
@@ -102,15 +106,15 @@ class ResultsWriter(pl.Callback):
         """
         experiment = _as_experiment(pl_module)
         self.metadata = json.loads(json.dumps(describe_run(trainer, experiment)))
-        refusal = ""
-        if trainer.is_global_zero:
-            try:
-                self._finished = self._prepare(experiment)
-            except (ResultsError, OSError) as error:
-                refusal = str(error)
-        refusal, self._finished = trainer.strategy.broadcast((refusal, self._finished))
-        if refusal:
-            raise ResultsError(refusal)
+        self._finished, self.metadata = on_first(
+            trainer, lambda: (self._prepare(experiment), self.metadata)
+        )
+        shared = self._finished or self.records.metadata() == self.metadata
+        if not trainer.strategy.reduce_boolean_decision(shared):
+            raise ResultsError(
+                f"expected {self.folder} to be the same folder for all processes: set "
+                "--results.dir to storage that all nodes share"
+            )
         if self._finished:
             self.results = read_results(self.folder)
         batches = trainer.datamodule.batches
@@ -133,6 +137,12 @@ class ResultsWriter(pl.Callback):
         if begun is not None and not _differences(begun, self.metadata):
             rank_zero_info(f"going on with the run that was begun in {self.folder}")
             return False
+        foreign = [path.name for path in self._outputs()] if not self.overwrite else []
+        if found is None and foreign:
+            raise ResultsError(
+                f"{self.folder} has {', '.join(foreign[:5])}, which this run would replace: "
+                f"{_ADVICE}"
+            )
         if found is not None:
             rank_zero_info(
                 f"{self.folder} holds this run's results already; nothing is run again unless "
@@ -156,15 +166,14 @@ class ResultsWriter(pl.Callback):
         written = sorted(self.folder.glob(results_name("*")))
         if not written:
             return None
-        advice = "set --results.dir to a new folder, or --results.overwrite true"
         try:
             found = read_results(self.folder)
         except ResultsError as error:
-            raise ResultsError(f"{error}: {advice}") from error
+            raise ResultsError(f"{error}: {_ADVICE}") from error
         if found.changed:
             raise ResultsError(
                 f"{', '.join(found.changed)} in {self.folder} changed since the run wrote it: "
-                f"{advice}"
+                f"{_ADVICE}"
             )
         return found
 
@@ -173,8 +182,7 @@ class ResultsWriter(pl.Callback):
         if differing:
             raise ResultsError(
                 f"{self.folder} holds results of another run, with another "
-                f"{', '.join(differing)}: set --results.dir to a new folder, or "
-                "--results.overwrite true"
+                f"{', '.join(differing)}: {_ADVICE}"
             )
 
     def _needed_bytes(self, experiment: PatchingExperiment) -> int:
@@ -239,37 +247,45 @@ class ResultsWriter(pl.Callback):
 
     def _write(self, experiment: PatchingExperiment) -> None:
         """The files but the summary, from the records."""
-        for pattern in _WRITTEN:  # what another run left, which is about to be replaced
-            for path in self.folder.glob(pattern):
-                path.unlink()
         excluded: dict[str, str] = {}
         pair_ids: list[str] = []
         for result in self.records.everything(activations=False):
             if isinstance(result, ExcludedPair):
                 excluded[result.pair_id] = result.reason
-                continue
-            pair_ids.append(result.pair_id)
-            if result.trace:
-                name = f"trace_{file_name(result.pair_id)}.csv"
-                write_table(self.folder / name, result.trace)
+            else:
+                pair_ids.append(result.pair_id)
         missing = self.metadata["num_pairs"] - len(pair_ids) - len(excluded)
         if missing:
             raise ResultsError(
                 f"expected the records of all pairs in {self.records.folder}, {missing} are not "
-                "there: set --results.dir to storage that all nodes share"
+                "there: run the same command again"
             )
         if not pair_ids:
             pair_id, reason = next(iter(excluded.items()))
             raise ResultsError(f"no pair could be run; {pair_id} was left out because {reason}")
         described = {**self.metadata, "num_pairs": len(pair_ids), "excluded": excluded}
+        old = set(self._outputs())
         write_csv(self.folder / "results.csv", described, self.records)
         if "activations" in described:
             path = self.folder / described["activations"]["file"]
             whole = self.records.everything(activations=True)
             tensors = (r.activations for r in whole if isinstance(r, PairResult))
             write_activations(path, pair_ids, (t for t in tensors if t is not None))
-        write_results(self.folder / results_name(experiment.name), described, self.records)
+            old.discard(path)
+        for result in self.records:
+            if result.trace:
+                path = self.folder / f"trace_{file_name(result.pair_id)}.csv"
+                write_table(path, result.trace)
+                old.discard(path)
+        path = self.folder / results_name(experiment.name)
+        write_results(path, described, self.records)
+        for stale in old - {path, self.folder / "results.csv"}:
+            stale.unlink()
         self.results = read_results(self.folder)
+
+    def _outputs(self) -> list[Path]:
+        """Files in the folder that a run writes, this one or another."""
+        return sorted(path for pattern in _WRITTEN for path in self.folder.glob(pattern))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The whole run is through, figures and all: the records are not needed any more."""
@@ -284,6 +300,24 @@ def written_results(trainer: pl.Trainer) -> tuple[Path, Results]:
     return writer.folder, writer.results
 
 
+def on_first(trainer: pl.Trainer, action: Callable[[], T]) -> T:
+    """Do something in the first process alone; what it gives, or its error, comes to all.
+
+    Raises:
+        ResultsError: The action raised one, or an `OSError`.
+    """
+    value, refusal = None, ""
+    if trainer.is_global_zero:
+        try:
+            value = action()
+        except (ResultsError, OSError) as error:
+            refusal = str(error)
+    value, refusal = trainer.strategy.broadcast((value, refusal))
+    if refusal:
+        raise ResultsError(refusal)
+    return value
+
+
 def check_writable(folder: Path, option: str) -> None:
     """Write a file in a folder and delete it again, with what had to be made for it.
 
@@ -296,7 +330,8 @@ def check_writable(folder: Path, option: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
         for path in made:
-            path.rmdir()
+            with suppress(OSError):  # another run is there by now
+                path.rmdir()
     except OSError as error:
         raise ResultsError(
             f"{folder} cannot be written ({error.strerror}): set {option}"
@@ -355,10 +390,15 @@ def _public(hparams: Any) -> dict[str, Any]:
     return {key: value for key, value in sorted(hparams.items()) if not key.startswith("_")}
 
 
-def _differences(old: Metadata, new: Metadata) -> list[str]:
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Keys whose values differ, except those that only the end of a run knows."""
-    keys = (old.keys() | new.keys()) - {"num_pairs", "excluded"}
-    return sorted(key for key in keys if old.get(key) != new.get(key))
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [path] if old != new else []
+    found = []
+    for key in sorted((old.keys() | new.keys()) - {"num_pairs", "excluded"}):
+        name = f"{path}.{key}" if path else key
+        found += _differences(old.get(key), new.get(key), name)
+    return found
 
 
 def _as_experiment(module: pl.LightningModule) -> PatchingExperiment:

@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -64,7 +65,7 @@ class Results:
     values: dict[str, Array]
     changed: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def structural(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Cells that cannot have an effect, in the grid's shape."""
         mask = np.zeros(self.metadata["grid"]["shape"], dtype=bool)
@@ -197,7 +198,7 @@ def read_results(folder: Path) -> Results:
         raise ResultsError(f"expected one {results_name('*')} in {folder}, got {len(found)}")
     try:
         metadata = _read_metadata(found[0])
-        baseline = dict(_items(found[0], "baseline"))
+        baseline = dict(entries(found[0], "baseline"))
         pair_ids, values = _read_values(found[0], metadata)
         if not baseline.keys() >= set(pair_ids):
             raise ValueError("expected a baseline for each pair")
@@ -207,8 +208,8 @@ def read_results(folder: Path) -> Results:
         raise ResultsError(f"{found[0]} is not a complete results file: {reason}") from error
 
 
-def _items(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """The entries of one of the file's objects, one at a time."""
+def entries(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """The entries of `metadata`, `baseline` or `results`, one at a time."""
     seen: set[str] = set()
     with path.open("rb") as file:
         for name, value in ijson.kvitems(file, key, use_float=True):
@@ -219,7 +220,7 @@ def _items(path: Path, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_metadata(path: Path) -> Metadata:
-    metadata = dict(_items(path, "metadata"))
+    metadata = dict(entries(path, "metadata"))
     grid, metrics = metadata["grid"], metadata["metrics"]
     names = [*grid["layers"], *grid["positions"], *metrics, grid["column"], metadata["experiment"]]
     if "seed" not in metadata:
@@ -239,7 +240,7 @@ def _read_values(path: Path, metadata: Metadata) -> tuple[list[str], dict[str, A
     """Ids, and for each metric `(pairs, *grid)`."""
     cells, metrics = list(cells_of(metadata)), metadata["metrics"]
     pair_ids, numbers = [], array("d")
-    for pair_id, content in _items(path, "results"):
+    for pair_id, content in entries(path, "results"):
         pair_ids.append(pair_id)
         numbers.extend(
             _number(_at(content, layer, position)[metric], pair_id)
