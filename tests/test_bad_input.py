@@ -107,11 +107,11 @@ PAIR_FILES = {
     "words for an answer": (changed(answer="eighteen"), "got 'eighteen'"),
     "list for an answer": (changed(answer=[18]), "got [18]"),
     "true for an answer": (changed(answer=True), "got True"),
-    "NaN": (changed(answer=float("nan")), "expected answer to be a finite number, at most 2^53"),
+    "NaN": (changed(answer=float("nan")), "expected answer to be a finite number, got nan"),
     "infinity": (changed(answer=float("inf")), "expected answer to be a finite number"),
     "NaN as text": (changed(answer="nan"), "expected answer to be a finite number"),
     "huge number": (changed(answer=10**30), "at most 2^53 in size"),
-    "huge number as text": (changed(answer="9" * 400), "at most 2^53 in size"),
+    "huge number as text": (changed(answer="9" * 40), "at most 2^53 in size"),
     "number of 5,000 digits": (
         two().replace("18", "1" * 5000),
         "expected a JSON list or one JSON object a line",

@@ -138,6 +138,7 @@ def test_files_of_someone_else_are_not_replaced(run, tmp_path):
     assert contents(tmp_path / "out") == {Path("results.csv"): b"mine"}
 
 
+@pytest.mark.filterwarnings("ignore:pair p")
 def test_a_run_that_gives_nothing_keeps_what_was_there(run, tmp_path, monkeypatch):
     run("out")
     before = contents(tmp_path / "out")

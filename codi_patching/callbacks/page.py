@@ -135,8 +135,7 @@ def _pair(pair_id: str, baseline: Mapping[str, Any]) -> dict[str, Any]:
         "id": pair_id,
         "giving": giving,
         "patched": patched,
-        "giving_answer": baseline["giving_answer"],
-        "patched_answer": baseline["patched_answer"],
+        **{key: baseline.get(key, "") for key in ("giving_answer", "patched_answer")},
     }
 
 

@@ -201,10 +201,13 @@ def _number(answer: Any, where: str) -> float:
         if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", text):
             value = float(text)
     elif isinstance(answer, int | float) and not isinstance(answer, bool):
-        value = float(answer) if abs(answer) <= _EXACT else math.inf
-    if not abs(value) <= _EXACT:  # NaN too
+        value = float(answer) if abs(answer) < 1e300 else math.inf
+    if not math.isfinite(value):
         raise PairsFileError(
-            f"{where}: expected answer to be a finite number, at most 2^53 in size, got "
-            f"{shorten(answer)}"
+            f"{where}: expected answer to be a finite number, got {shorten(answer)}"
+        )
+    if abs(value) > _EXACT:
+        raise PairsFileError(
+            f"{where}: expected answer to be at most 2^53 in size, got {shorten(answer)}"
         )
     return value
