@@ -301,6 +301,7 @@ def test_files_and_figures(folders, tmp_path, capsys):
         "effects.png",
         "differences.png",
         "additivity.png",
+        "report.html",
     }
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
