@@ -100,7 +100,11 @@ def clear_error(kind, start):
         assert "\n" not in message
 
 
-few = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @few
