@@ -49,7 +49,7 @@ def load_results(folder: str | Path) -> Frames:
     """
     import pandas as pd
 
-    from codi_patching.data.results import read_results
+    from codi_patching.data.results import aggregate_rows, read_results
 
     folder = Path(folder)
     results = read_results(folder)
@@ -63,12 +63,8 @@ def load_results(folder: str | Path) -> Frames:
     pairs = pd.json_normalize([results.baseline[pair] for pair in results.pair_ids])
     pairs.index = pd.Index(results.pair_ids, name="pair_id")
     summary = json.loads((folder / "aggregate.json").read_text(encoding="utf-8"))
-    rows = []
-    for metric, layers in summary["metrics"].items():
-        for layer, found in layers.items():
-            for position, cell in (
-                found if results.metadata["grid"]["positions"] else {"all": found}
-            ).items():
-                if "mean" in cell:
-                    rows.append({"metric": metric, "layer": layer, column: position, **cell})
+    rows = [
+        {"metric": metric, "layer": layer, column: position, **cell}
+        for metric, layer, position, cell in aggregate_rows(summary)
+    ]
     return Frames(results.metadata, cells, pairs, pd.DataFrame(rows))

@@ -32,7 +32,7 @@ from matplotlib.image import imread
 
 from codi_patching.callbacks.results import written_results
 from codi_patching.data.pairs import Pair
-from codi_patching.data.results import Results, aggregate, cells_of
+from codi_patching.data.results import Results, aggregate, aggregate_rows, cells_of
 
 _TOP = 5
 
@@ -209,7 +209,7 @@ def _log_to_wandb(
     statistics = ("mean", "std", "ci_low", "ci_high", "n")
     data = [
         [metric, layer, position, *(cell.get(name) for name in statistics)]
-        for metric, layer, position, cell in _aggregates(summary)
+        for metric, layer, position, cell in aggregate_rows(summary)
     ]
     columns = ["metric", "layer", column, *statistics]
     run.log({"aggregate": wandb.Table(columns=columns, data=data)})
@@ -250,18 +250,8 @@ def _by_pair(results: Results) -> Iterator[dict[str, float]]:
         yield {name: v for name, v in values.items() if v == v}
 
 
-def _aggregates(summary: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Metric, layer, position and statistics of each cell that can have an effect."""
-    for metric, layers in summary["metrics"].items():
-        for layer, cells in layers.items():
-            single = "mean" in cells or "structural_zero" in cells
-            for position, cell in {"all": cells}.items() if single else cells.items():
-                if "mean" in cell:
-                    yield metric, layer, position, cell
-
-
 def _means(summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for metric, layer, position, cell in _aggregates(summary):
+    for metric, layer, position, cell in aggregate_rows(summary):
         if cell["mean"] == cell["mean"]:
             yield f"{metric}/layer {layer}/{position}", float(cell["mean"])
 

@@ -300,6 +300,21 @@ def aggregate(results: Results, top_k: int) -> dict[str, Any]:
     }
 
 
+def aggregate_rows(
+    summary: Mapping[str, Any],
+) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Metric, layer, position and statistics of each cell of a summary that can have an effect.
+
+    The position is `all` where a layer is one cell.
+    """
+    for metric, layers in summary["metrics"].items():
+        for layer, cells in layers.items():
+            single = "mean" in cells or "structural_zero" in cells
+            for position, cell in {"all": cells}.items() if single else cells.items():
+                if "mean" in cell:
+                    yield metric, layer, position, cell
+
+
 def top_cells(results: Results, count: int) -> list[tuple[str, str | None]]:
     """The cells with the largest mean KL, structural zeros left out."""
     mean, _, _ = mean_and_deviation(results.values["kl_divergence"])
