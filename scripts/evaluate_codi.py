@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from codi_patching.data.pairs import Question, read_questions
 from codi_patching.data.word_problems import sample_problem
-from codi_patching.model.accuracy import is_correct, latent_answers, reasoned_answers
-from codi_patching.model.checkpoint import load_checkpoint
-from codi_patching.model.codi import CodiModel
+from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.codi import CodiModel
 
 MODES: dict[str, Callable[[CodiModel, list[str]], list[str]]] = {
     "own thoughts": lambda model, questions: latent_answers(model, questions, "own"),

@@ -18,9 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from codi_patching.data.word_problems import Problem, is_held_out, sample_problem, twins
-from codi_patching.model.accuracy import is_correct, latent_answers
-from codi_patching.model.checkpoint import load_checkpoint
-from codi_patching.model.codi import CodiModel
+from codi_patching.models.accuracy import is_correct, latent_answers
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.codi import CodiModel
 
 _BATCH = 64
 

@@ -3,9 +3,9 @@ from conftest import WORDS
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from codi_patching.model.accuracy import is_correct, read_number
-from codi_patching.model.answers import PairError, answer_tokens, build_readout, format_answer
-from codi_patching.model.codi_tiny import build_tokenizer
+from codi_patching.models.accuracy import is_correct, read_number
+from codi_patching.models.answers import PairError, answer_tokens, build_readout, format_answer
+from codi_patching.training.codi_tiny import build_tokenizer
 
 PREFIX = "The answer is:"
 

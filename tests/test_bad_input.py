@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from codi_patching import cli
-from codi_patching.model.checkpoint import SHIPPED
+from codi_patching.models.loading.checkpoint import SHIPPED
 
 QUESTION = "Tom has 3 pens. How many pens?"
 CLEAN = {"question": QUESTION, "answer": 18}

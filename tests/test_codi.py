@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from codi_patching.model.codi import CodiSettings, pad_left
+from codi_patching.models.codi import CodiSettings, pad_left
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
 

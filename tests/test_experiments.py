@@ -15,10 +15,10 @@ from codi_patching.experiments import base
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics.grid import grid_metrics
-from codi_patching.model import memory
-from codi_patching.model.answers import build_readout
-from codi_patching.model.checkpoint import load_checkpoint
-from codi_patching.model.families import why_not_swept
+from codi_patching.models import memory
+from codi_patching.models.answers import build_readout
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.families import why_not_swept
 from codi_patching.patching.interventions import THOUGHT, Activations, patches_from
 from codi_patching.patching.reference import ReferenceEngine
 

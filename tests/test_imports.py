@@ -6,7 +6,7 @@ from pathlib import Path
 import codi_patching
 
 ROOT = Path(codi_patching.__file__).parent
-ORDER = ["analysis", "patching", "metrics", "model", "data", "experiments", "callbacks", "cli"]
+ORDER = ["analysis", "patching", "metrics", "models", "data", "training", "experiments", "callbacks", "cli"]
 
 
 def imported_parts(path):

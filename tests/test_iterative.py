@@ -15,8 +15,8 @@ from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS
-from codi_patching.model.answers import build_readout
-from codi_patching.model.checkpoint import load_checkpoint
+from codi_patching.models.answers import build_readout
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Generated, Patch, patches_from
 
 L = K = 3

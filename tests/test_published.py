@@ -25,15 +25,15 @@ from transformers import (
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.model.accuracy import latent_answers
-from codi_patching.model.answers import build_readout
-from codi_patching.model.checkpoint import load_checkpoint
-from codi_patching.model.families import FAMILIES
-from codi_patching.model.published import CheckpointError
+from codi_patching.models.accuracy import latent_answers
+from codi_patching.models.answers import build_readout
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.families import FAMILIES
+from codi_patching.models.loading.published import CheckpointError
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep import SweepEngine
+from codi_patching.patching.sweep.engine import SweepEngine
 from scripts.make_random_checkpoint import train_tokenizer
 
 QUESTION = "Tom has 16 pears. He buys 4 more."

@@ -23,7 +23,7 @@ from codi_patching.data.records import ExcludedPair, PairResult, Records, Result
 from codi_patching.data.results import read_results, write_activations
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.model.answers import PairError
+from codi_patching.models.answers import PairError
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from test_published import MODELS
 from twin import run_twin
 
-from codi_patching.model.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, patches_from
-from codi_patching.patching.plan import Suffix, make_plan
+from codi_patching.patching.sweep.plan import Suffix, make_plan
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep import SweepEngine
+from codi_patching.patching.sweep.engine import SweepEngine
 
 VOCABULARY, HIDDEN = 40, 32
 

@@ -40,7 +40,7 @@ from codi_patching.data.results import (
     write_table,
 )
 from codi_patching.experiments.base import PatchingExperiment
-from codi_patching.model.arithmetic import describe_device
+from codi_patching.models.arithmetic import describe_device
 
 T = TypeVar("T")
 

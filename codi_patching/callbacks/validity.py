@@ -26,7 +26,7 @@ from codi_patching.data.pairs import Pair
 from codi_patching.data.results import Results, write_json
 from codi_patching.experiments.base import PatchingExperiment
 from codi_patching.experiments.iterative import IterativePatching
-from codi_patching.model.answers import PairError
+from codi_patching.models.answers import PairError
 
 _SELF_PATCH = {"64": 1e-12, "32": 1e-6}
 

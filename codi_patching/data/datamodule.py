@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from codi_patching.data.pairs import SHIPPED_PAIRS, Pair, PairsFileError, read_pairs, split_equal
-from codi_patching.model.checkpoint import file_sha256
+from codi_patching.models.loading.checkpoint import file_sha256
 
 
 def _as_it_is(batch: list[Pair]) -> list[Pair]:

@@ -26,15 +26,15 @@ from codi_patching.data.pairs import Pair, Question
 from codi_patching.data.records import ExcludedPair, PairResult
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GridMetric, grid_metrics
-from codi_patching.model.answers import PairError, build_readout, format_answer
-from codi_patching.model.checkpoint import LoadReport, load_checkpoint
-from codi_patching.model.codi import CodiModel
-from codi_patching.model.families import why_not_swept
-from codi_patching.model.memory import rows_in_memory
+from codi_patching.models.answers import PairError, build_readout, format_answer
+from codi_patching.models.loading.checkpoint import LoadReport, load_checkpoint
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import why_not_swept
+from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine, Patched, Readout, Unpatched
 from codi_patching.patching.interventions import THOUGHT, Activations, Cell, Latents, Row
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep import SweepEngine
+from codi_patching.patching.sweep.engine import SweepEngine
 
 Direction = Literal["denoising", "noising"]
 Source = Literal["clean", "zero", "mean", "random_pair"]

@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from codi_patching.model.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 
 _SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")
 

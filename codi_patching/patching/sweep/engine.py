@@ -15,8 +15,8 @@ from torch import Tensor
 
 from codi_patching.patching.engine import Engine, Patched, Readout, Unpatched
 from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, Row
-from codi_patching.patching.plan import Plan, RowShape, Suffix, Wave, make_plan
-from codi_patching.patching.questions import Attend, PackedModel, Questions, Rotations, Start
+from codi_patching.patching.sweep.plan import Plan, RowShape, Suffix, Wave, make_plan
+from codi_patching.patching.sweep.questions import Attend, PackedModel, Questions, Rotations, Start
 
 
 class SweepEngine(Engine):

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from codi_patching.model import attention
-from codi_patching.model.attention import Attend
-from codi_patching.model.families import family_of, part_of
+from codi_patching.models import attention
+from codi_patching.models.attention import Attend
+from codi_patching.models.families import family_of, part_of
 
 _INVARIANT_ROWS = 4
 """With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""

@@ -33,10 +33,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from codi_patching.data.word_problems import MAX_VALUE, sample_problem, vocabulary
-from codi_patching.model.accuracy import is_correct, latent_answers, reasoned_answers
-from codi_patching.model.checkpoint import save_checkpoint
-from codi_patching.model.codi import Context
-from codi_patching.model.codi_tiny import build_codi_tiny
+from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
+from codi_patching.models.loading.checkpoint import save_checkpoint
+from codi_patching.models.codi import Context
+from codi_patching.training.codi_tiny import build_codi_tiny
 from codi_patching.patching.hooks import capture
 
 _IGNORE = -100

@@ -32,12 +32,12 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from codi_patching.model import published
-from codi_patching.model.codi import CodiModel, CodiSettings, build_projection
-from codi_patching.model.families import FAMILIES, family_of
-from codi_patching.model.published import CheckpointError, file_sha256, shorten
+from codi_patching.models.loading import published
+from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.families import FAMILIES, family_of
+from codi_patching.models.loading.published import CheckpointError, file_sha256, shorten
 
-SHIPPED = {"codi-tiny": Path(__file__).parent.parent / "assets" / "codi_tiny"}
+SHIPPED = {"codi-tiny": Path(__file__).parents[2] / "assets" / "codi_tiny"}
 """Models that come with the package."""
 
 _FILES = ("config.json", "tokenizer.json", "model.safetensors", "codi.json")

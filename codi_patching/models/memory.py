@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-from codi_patching.model.codi import CodiModel
+from codi_patching.models.codi import CodiModel
 
 _BATCH = 2**30
 """Bytes that one batch of patched runs may take, if there are as many."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
-from codi_patching.patching.plan import Suffix
+from codi_patching.patching.sweep.plan import Suffix
 
 Rotations = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]

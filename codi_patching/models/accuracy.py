@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from codi_patching.model.codi import CodiModel, Context
+from codi_patching.models.codi import CodiModel, Context
 
 ThoughtSource = Literal["own", "zeroed", "exchanged"]
 

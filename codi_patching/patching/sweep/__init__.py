@@ -1,0 +1,1 @@
+"""The fast engine: computes what patches change, and nothing else."""

@@ -1,0 +1,1 @@
+"""Training a small CODI model from nothing."""
