@@ -51,7 +51,10 @@ def answer_tokens(
 
 
 def build_readout(
-    tokenizer: PreTrainedTokenizerFast, eot_id: int, prefix: str, answers: Sequence[float]
+    tokenizer: PreTrainedTokenizerFast,
+    eot_ids: Sequence[int],
+    prefix: str,
+    answers: Sequence[float],
 ) -> Readout:
     """The readout for several numeric answers, which must share the tokens before them.
 
@@ -66,4 +69,4 @@ def build_readout(
             f"{[tokenizer.convert_ids_to_tokens(ids) for ids in before]} "
             f"for {[format_answer(a) for a in answers]}"
         )
-    return Readout((eot_id, *before[0]), tuple(tuple(ids) for _, ids in split))
+    return Readout((*eot_ids, *before[0]), tuple(tuple(ids) for _, ids in split))

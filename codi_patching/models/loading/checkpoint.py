@@ -32,9 +32,9 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from codi_patching.models.loading import published
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.models.families import FAMILIES, family_of
+from codi_patching.models.loading import published
 from codi_patching.models.loading.published import CheckpointError, file_sha256, shorten
 
 SHIPPED = {"codi-tiny": Path(__file__).parents[2] / "assets" / "codi_tiny"}
@@ -107,7 +107,8 @@ def load_checkpoint(
         num_latents: K, if other than the checkpoint's own; 5 for the published layout.
         base_model: Hugging Face id or folder with config and tokenizer, for the published layout.
         lora_alpha: For the published layout; by the checkpoint's own record, else 32.
-        prompt_eos: Whether the prompt ends with eos and bot, not bot alone; published layout.
+        prompt_eos: Whether prompts end with eos and bot, not bot alone, and readouts begin with
+            eot and eos, not eot alone; published layout.
 
     Raises:
         CheckpointError: A file is missing or unreadable, or any weight is missing, unexpected or
@@ -189,7 +190,7 @@ def _load_published(
     settings = CodiSettings(
         num_latents=num_latents,
         bot_ids=(tokenizer.eos_token_id, first + 1) if prompt_eos else (first + 1,),
-        eot_id=first + 2,
+        eot_ids=(first + 2, tokenizer.eos_token_id) if prompt_eos else (first + 2,),
         eos_id=tokenizer.eos_token_id,
     )
     model = _assemble(config, parts.base, parts.projection, tokenizer, settings, path)
@@ -269,7 +270,8 @@ def _assemble(
 def _read_settings(path: Path) -> CodiSettings:
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
-        return CodiSettings(**{**fields, "bot_ids": tuple(fields["bot_ids"])})
+        ids = {key: tuple(fields[key]) for key in ("bot_ids", "eot_ids")}
+        return CodiSettings(**{**fields, **ids})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} does not hold CODI's settings: {error}") from error
 
