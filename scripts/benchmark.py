@@ -46,7 +46,7 @@ from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine, Readout
 from codi_patching.patching.hooks import capture, patch
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep.engine import SweepEngine
+from codi_patching.patching.sweep.run import SweepEngine
 
 EXPERIMENTS: dict[str, Callable[..., PatchingExperiment]] = {
     "layer": LayerPatching,

@@ -21,6 +21,7 @@ from torchmetrics import MetricCollection
 
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.data.pairs import Pair
+from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.controls import ControlKind, match_pairs
 from codi_patching.experiments.pair_runs import (
@@ -51,7 +52,7 @@ from codi_patching.patching.interventions import (
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.results.records import ExcludedPair, PairResult
-from codi_patching.results.schema import Control, Grid, cell_label
+from codi_patching.results.schema import Array, Control, Grid, cell_label
 
 EngineName = Literal["sweep", "reference"]
 
@@ -120,7 +121,7 @@ class PatchingExperiment(Experiment, ABC):
             ("self_patch_pairs", self_patch_pairs, 0),
         ):
             if value is not None and value < least:
-                raise ValueError(f"expected --model.{name} of at least {least}, got {value}")
+                raise InputError(f"expected --model.{name} of at least {least}, got {value}")
         self.latents, self.direction, self.source = latents, direction, source
         self.control: ControlKind = control if source == "clean" else "none"
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
@@ -348,31 +349,29 @@ class PatchingExperiment(Experiment, ABC):
         inputs = start.metric_inputs()
         order = torch.tensor(self.run_order).argsort().to(start.source_activations.resid.device)
         logits = AnswerLogits(*patched.answer_logits)
-        results: list[dict[str, Tensor]] = []
+        values: list[dict[str, Array]] = []
         ceilings: list[dict[str, float]] = []
         extras: list[Extras] = []
         for first in range(0, len(sets), cells + 1):
-            own = slice(first, first + cells)
-            extra = self.extras(start, sets[own], patched.watched[own])
-            mine = inputs.of(logits.map(lambda rows: rows[own][order]), extra.generated)
-            if first == 0:
-                results.append({k: v.cpu() for k, v in self.metrics(mine).items()})
-            else:
-                results.append(row_values(mine, self.metric_classes))
-            ceiling = inputs.of(logits.map(lambda rows: rows[first + cells : first + cells + 1]))
-            ceilings.append({k: v.item() for k, v in row_values(ceiling).items()})
-            extras.append(extra)
-        shaped = [
-            {name: value.reshape(self.grid.shape).double().numpy() for name, value in own.items()}
-            for own in results
-        ]
+            last = first + cells
+            extras.append(self.extras(start, sets[first:last], patched.watched[first:last]))
+            mine = inputs.of(logits.take(order + first), extras[-1].generated)
+            rows = row_values(mine, self.metric_classes) if first else self.metrics(mine)
+            values.append({name: self._as_map(value) for name, value in rows.items()})
+            ceiling = row_values(inputs.of(logits.take(torch.tensor([last]))))
+            ceilings.append({name: value.item() for name, value in ceiling.items()})
         return PairResult(
             start.pair.pair_id,
             describe_pair(start, self.model.tokenizer, ceilings, extras[0], self_patch),
-            *[shaped[0], shaped[1] if len(shaped) > 1 else {}],
+            values[0],
+            values[1] if len(values) > 1 else {},
             extras[0].activations,
             extras[0].trace,
         )
+
+    def _as_map(self, values: Tensor) -> Array:
+        """Values of all cells in the grid's shape."""
+        return values.double().cpu().reshape(self.grid.shape).numpy()
 
     def _self_patch(self, start: PairStart) -> float:
         """The largest KL in any cell with the base run's own activations."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from codi_patching.errors import InputError
 from codi_patching.metrics.functional import widest_float
 from codi_patching.patching.interventions import Activations
 
@@ -20,7 +21,7 @@ def mean_activations(runs: Iterable[Callable[[], Activations]]) -> Activations:
     by more.
 
     Raises:
-        ValueError: There are none.
+        InputError: There are none.
     """
     total: Activations | None = None
     count, dtype = 0, torch.float32
@@ -31,5 +32,5 @@ def mean_activations(runs: Iterable[Callable[[], Activations]]) -> Activations:
         total = wide if total is None else total.plus(wide)
         count += 1
     if total is None:
-        raise ValueError("no pair can be run, to take the mean of: set --data.pairs")
+        raise InputError("no pair can be run, to take the mean of: set --data.pairs")
     return Activations(total.thoughts / count, total.resid / count).to(dtype)

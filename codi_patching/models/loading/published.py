@@ -24,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codi_patching.errors import InputError
+
 DEFAULT_ALPHA = 32.0
 """LoRA's alpha in the published training code."""
 
@@ -32,7 +34,7 @@ _DROPPED = ("dynamic_cls.", "decoder.")
 _BASE, _DOWN, _UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be loaded completely."""
 
 
