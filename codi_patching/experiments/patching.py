@@ -26,6 +26,7 @@ from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.controls import ControlKind, match_pairs
 from codi_patching.experiments.pair_runs import (
     Extras,
+    Measured,
     PairRequests,
     PairStart,
     check_finite,
@@ -301,11 +302,29 @@ class PatchingExperiment(Experiment, ABC):
         return self.engine.unpatched([request])[0].run.activations()
 
     def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
-        """Run a pair's patched runs and measure them.
+        """Run a pair's patched runs, measure them and describe the pair.
 
         Args:
             start: Its unpatched runs.
             self_patch: Whether to run the grid once more with the base run's own activations.
+
+        Raises:
+            PairError: Its logits are not finite.
+        """
+        measured = self.measure(start)
+        worst = self._self_patch(start) if self_patch else None
+        own = measured.extras[0]
+        return PairResult(
+            start.pair.pair_id,
+            describe_pair(start, self.model.tokenizer, measured.ceilings, own, worst),
+            measured.values[0],
+            measured.values[1] if len(measured.values) > 1 else {},
+            own.activations,
+            own.trace,
+        )
+
+    def measure(self, start: PairStart) -> Measured:
+        """All patched runs of a pair, own, control and ceilings, and their metrics.
 
         Raises:
             PairError: Its logits are not finite.
@@ -321,53 +340,33 @@ class PatchingExperiment(Experiment, ABC):
             own = self.patch_sets(activations)
             watch += [*self.watch(own), []]
             sets += shifted([*own, all_patches(ceiling)], len(sets))
-        patched = self.run_rows(start, sets, watch)
-        check_finite(patched.answer_logits, self._run_name)
-        return self._measure(start, sets, patched, self._self_patch(start) if self_patch else None)
-
-    def run_rows(
-        self, start: PairStart, sets: Sequence[PatchSet], watch: Sequence[Sequence[Cell]] = ()
-    ) -> Patched:
-        """Run rows of patches on a pair, with the experiment's latents; see `Engine.patched`."""
-        return self.engine.patched(
+        patched = self.engine.patched(
             start.base,
             sets,
             self.latents,
             watch,
             lambda done: self._report_progress(start.pair.pair_id, done, len(sets)),
         )
+        check_finite(patched.answer_logits, self._run_name)
+        return self._measure(start, sets, patched)
 
-    def _measure(
-        self,
-        start: PairStart,
-        sets: Sequence[PatchSet],
-        patched: Patched,
-        self_patch: float | None,
-    ) -> PairResult:
-        """Metrics of own and control runs, of the ceilings and of the unpatched runs."""
-        cells = self.grid.size
-        inputs = start.metric_inputs()
-        order = torch.tensor(self.run_order).argsort().to(start.source_activations.resid.device)
+    def _measure(self, start: PairStart, sets: Sequence[PatchSet], patched: Patched) -> Measured:
+        """Metrics of rows that are own runs, their ceiling, control runs, their ceiling."""
+        cells, inputs = self.grid.size, start.metric_inputs()
+        device = start.source_activations.resid.device
+        order = torch.tensor(self.run_order, device=device).argsort()
         logits = AnswerLogits(*patched.answer_logits)
-        values: list[dict[str, Array]] = []
-        ceilings: list[dict[str, float]] = []
-        extras: list[Extras] = []
+        measured = Measured([], [], [])
         for first in range(0, len(sets), cells + 1):
             last = first + cells
-            extras.append(self.extras(start, sets[first:last], patched.watched[first:last]))
-            mine = inputs.of(logits.take(order + first), extras[-1].generated)
+            extras = self.extras(start, sets[first:last], patched.watched[first:last])
+            mine = inputs.of(logits.take(order + first), extras.generated)
             rows = row_values(mine, self.metric_classes) if first else self.metrics(mine)
-            values.append({name: self._as_map(value) for name, value in rows.items()})
-            ceiling = row_values(inputs.of(logits.take(torch.tensor([last]))))
-            ceilings.append({name: value.item() for name, value in ceiling.items()})
-        return PairResult(
-            start.pair.pair_id,
-            describe_pair(start, self.model.tokenizer, ceilings, extras[0], self_patch),
-            values[0],
-            values[1] if len(values) > 1 else {},
-            extras[0].activations,
-            extras[0].trace,
-        )
+            ceiling = row_values(inputs.of(logits.take(torch.tensor([last], device=device))))
+            measured.values.append({name: self._as_map(value) for name, value in rows.items()})
+            measured.ceilings.append({name: value.item() for name, value in ceiling.items()})
+            measured.extras.append(extras)
+        return measured
 
     def _as_map(self, values: Tensor) -> Array:
         """Values of all cells in the grid's shape."""
@@ -385,7 +384,8 @@ class PatchingExperiment(Experiment, ABC):
 
     def _report_progress(self, pair_id: str, done: int, total: int) -> None:
         """Tell the callbacks that follow patched runs."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        trainer = self._trainer
+        for callback in trainer.callbacks if trainer else ():  # type: ignore[attr-defined]
             if isinstance(callback, FollowsPatchedRuns):
                 callback.on_patched_runs_end(pair_id, done, total, self._run_name(done - 1))
 
