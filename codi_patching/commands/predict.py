@@ -103,5 +103,5 @@ def run(args: list[str]) -> int:
         )
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
-    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))  # type: ignore[attr-defined]
+    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))
     return INVALID if report.failed else 0

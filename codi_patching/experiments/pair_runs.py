@@ -78,8 +78,9 @@ class PairStart:
             for run in (self.base, self.source)
         )
         device = self.source_activations.thoughts.device
-        ids = (torch.tensor(answer, device=device) for answer in self.base.readout.answers)
-        return MetricInputs(base, base, source, *ids, self.direction == "denoising")
+        ids = [torch.tensor(answer, device=device) for answer in self.base.readout.answers]
+        denoising = self.direction == "denoising"
+        return MetricInputs(base, base, source, ids[0], ids[1], denoising)
 
 
 @dataclass(frozen=True)
