@@ -101,14 +101,15 @@ def assert_same(first, second):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None)
 @given(cases(), st.sampled_from(["frozen", "recomputed"]), st.sampled_from([1, 3, 100]))
 def test_equals_the_reference_on_anything(case, latents, max_rows):
     reference = run(ReferenceEngine(case[0]), case, latents)
     assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(cases(), st.sampled_from(["frozen", "recomputed"]))
 def test_gives_the_same_bits_again(case, latents):
     first, second = (run(SweepEngine(case[0], 100), case, latents)[1] for _ in range(2))
