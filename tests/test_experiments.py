@@ -129,11 +129,10 @@ def test_noising_is_denoising_of_the_pair_the_other_way_round(checkpoint, predic
     for record in records:
         record["clean"], record["corrupted"] = record["corrupted"], record["clean"]
     (tmp_path / "swapped.json").write_text(json.dumps(records))
-    noising = predict(
-        PositionPatching(checkpoint=checkpoint, direction="noising", control="none")
-    )
+    noising = predict(PositionPatching(checkpoint=checkpoint, direction="noising", control="none"))
     swapped = predict(
-        PositionPatching(checkpoint=checkpoint, control="none"), pairs=str(tmp_path / "swapped.json")
+        PositionPatching(checkpoint=checkpoint, control="none"),
+        pairs=str(tmp_path / "swapped.json"),
     )
     assert (noising.control, swapped.control) == ({}, {})
     same = ("kl_divergence", "l2_difference", "prediction_change_rate", "kl_to_source", "recovery")
@@ -188,7 +187,9 @@ def test_a_value_that_is_none_of_the_choices_is_refused(option, value, choices):
 
 @pytest.mark.parametrize(("option", "least"), [("max_rows", 1), ("self_patch_pairs", 0)])
 def test_numbers_that_are_too_small_are_refused(option, least):
-    with pytest.raises(InputError, match=rf"--model\.{option} of at least {least}, got {least - 1}"):
+    with pytest.raises(
+        InputError, match=rf"--model\.{option} of at least {least}, got {least - 1}"
+    ):
         PositionPatching(**{option: least - 1})
 
 

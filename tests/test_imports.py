@@ -59,7 +59,9 @@ def test_no_two_files_of_a_room_import_each_other():
     wanted = {}
     for path in files():
         module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
-        wanted[module] = {m for name in imported_names(path) for m in (name, name.rpartition(".")[0])}
+        wanted[module] = {
+            m for name in imported_names(path) for m in (name, name.rpartition(".")[0])
+        }
 
     def reach(module, path):
         assert module not in path, f"imports go round: {' -> '.join([*path, module])}"
