@@ -168,7 +168,7 @@ def run_on_rank_zero(trainer: pl.Trainer, action: Callable[[], T]) -> T:
     value, refusal = trainer.strategy.broadcast((value, refusal))
     if refusal:
         raise ResultsError(refusal)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _needed_bytes(run: RunDescription, experiment: PatchingExperiment) -> int:

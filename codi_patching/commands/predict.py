@@ -16,7 +16,13 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
+
+EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching)
+"""Imported so that `--model PositionPatching` finds them by their short names."""
 
 INVALID = 3
 """Exit status of a run whose results are complete but fail a check of validity."""
@@ -66,7 +72,7 @@ class PredictCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
-        loggers = build_loggers(self.config.predict.trainer.logger, self.config.predict)
+        loggers = build_loggers(self.config.predict.trainer.logger, "run")
         return super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
 
 
@@ -97,5 +103,5 @@ def run(args: list[str]) -> int:
         )
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
-    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))  # type: ignore[attr-defined]
+    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))
     return INVALID if report.failed else 0

@@ -119,5 +119,5 @@ class PairsDataModule(pl.LightningDataModule):
         return DataLoader(
             self.missing,  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
         )

@@ -22,8 +22,8 @@ from codi_patching.results.schema import ResultsError, RunDescription
 
 ADVICE = "set --results.dir to a new folder, or --results.overwrite true"
 
-_ONLY_AT_THE_END = {"num_pairs", "excluded"}
-_ONLY_RECORDED = {"version", "git_commit", "git_changed"}
+_ONLY_AT_THE_END = frozenset({"num_pairs", "excluded"})
+_ONLY_RECORDED = frozenset({"version", "git_commit", "git_changed"})
 
 
 class FolderLock:
@@ -148,13 +148,13 @@ def differences(old: RunDescription, new: RunDescription, resuming: bool) -> lis
         new: The other.
         resuming: Whether the code must be the same: measurements of two codes are not mixed.
     """
-    ignored = {"code"} if not resuming else set()
-    contents = [json.loads(json.dumps(plain(run.to_json()))) for run in (old, new)]
-    return _differing(*contents, ignored | _ONLY_AT_THE_END)
+    ignored = _ONLY_AT_THE_END if resuming else _ONLY_AT_THE_END | {"code"}
+    first, second = (json.loads(json.dumps(plain(run.to_json()))) for run in (old, new))
+    return _differing(first, second, ignored)
 
 
 def _differing(
-    old: Any, new: Any, ignored: set[str] | frozenset[str] = frozenset(), path: str = ""
+    old: Any, new: Any, ignored: frozenset[str] = frozenset(), path: str = ""
 ) -> list[str]:
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [path] if old != new else []
