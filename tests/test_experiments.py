@@ -11,7 +11,7 @@ from twin import TwinPair, from_run, whole_run
 
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
-from codi_patching.experiments import patching
+from codi_patching.experiments import engines
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.experiments.sources import mean_activations
@@ -65,9 +65,16 @@ def assert_metrics(ours, expected):
 # -- every number against the twin --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["sweep", "reference"])
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize(
+    ("latents", "direction", "engine"),
+    [
+        ("frozen", "denoising", "sweep"),
+        ("frozen", "noising", "sweep"),
+        ("recomputed", "denoising", "sweep"),
+        ("recomputed", "noising", "sweep"),
+        ("recomputed", "noising", "reference"),
+    ],
+)
 def test_position_patching_equals_the_twin(checkpoint, predict, twin, latents, direction, engine):
     """Own, control, ceilings and unpatched runs."""
     experiment = PositionPatching(
@@ -275,7 +282,7 @@ def test_the_mean_of_a_thousand_bf16_runs_is_that_of_float64():
         Activations(*(torch.randn(shape, generator=generator).bfloat16() + 3 for shape in shapes))
         for _ in range(1000)
     ]
-    mean = mean_activations(lambda run=run: run for run in runs)
+    mean = mean_activations(iter(runs))
     for part in ("thoughts", "resid"):
         exact = torch.stack([getattr(run, part).double() for run in runs]).mean(0)
         assert getattr(mean, part).dtype == torch.bfloat16
@@ -286,7 +293,7 @@ def test_the_mean_of_a_thousand_bf16_runs_is_that_of_float64():
 
 def test_the_mean_is_not_rounded_where_the_model_is_float32():
     ones = [Activations(torch.full((1, 1), x), torch.full((1, 1, 1), x)) for x in (1e8, 1.0, -1e8)]
-    mean = mean_activations(lambda run=run: run for run in ones)
+    mean = mean_activations(ones)
     assert mean.resid.item() == pytest.approx(1 / 3)
     with pytest.raises(InputError, match=r"no pair can be run, to take the mean of"):
         mean_activations([])
@@ -443,7 +450,7 @@ def test_unknown_words_of_a_question_are_named_with_the_pair(checkpoint, predict
 
 def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(attached, checkpoint, pair):
     experiment = attached(PositionPatching(checkpoint=checkpoint, source="zero"))
-    experiment._source_activations = lambda source, donor: Activations(
+    experiment.preparation._source_activations = lambda source: Activations(
         torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)
     )
     (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
@@ -528,7 +535,7 @@ def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(
     config = SimpleNamespace(rope_parameters={"rope_type": "dynamic"})
     reason = sweep_unsupported_reason(SimpleNamespace(config=config))
     assert reason == "its rotary positions (dynamic) depend on the length of the sequence"
-    monkeypatch.setattr(patching, "sweep_unsupported_reason", lambda _: reason)
+    monkeypatch.setattr(engines, "sweep_unsupported_reason", lambda _: reason)
     with pytest.warns(UserWarning, match="reference engine is used in place of the sweep: its rot"):
         experiment = attached(PositionPatching(checkpoint=checkpoint))
     assert isinstance(experiment.engine, ReferenceEngine)

@@ -10,6 +10,7 @@ from conftest import QUESTIONS
 from safetensors.torch import load_file
 from twin import TwinPair, cosine
 
+from codi_patching.experiments import patching
 from codi_patching.experiments.iterative import IterativePatching, short_hash
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
@@ -117,23 +118,6 @@ class UnpatchedChain(IterativePatching):
         return patches_from(activations if iteration == 0 else self.base, row, [iteration])
 
 
-class ControlFromOwn(IterativePatching):
-    """The control's chain is patched with what the own one generated."""
-
-    def run_rows(self, start, sets, watch=()):
-        half = len(sets) // 2
-        wrong = [
-            [
-                Patch(p.layer, p.position, Generated(p.values.row % half))
-                if isinstance(p.values, Generated)
-                else p
-                for p in patches
-            ]
-            for patches in sets
-        ]
-        return super().run_rows(start, wrong, watch)
-
-
 @pytest.mark.parametrize("mutant", [OffByOne, CleanForGenerated, StaleGenerated, UnpatchedChain])
 def test_brute_force_sees_planted_bugs(checkpoint, predict, mutant):
     experiment = mutant(checkpoint=checkpoint, self_patch_pairs=0)
@@ -142,8 +126,9 @@ def test_brute_force_sees_planted_bugs(checkpoint, predict, mutant):
     assert not agrees(results.values, 0, brute_force(twin, "relay", twin.source)[0])
 
 
-def test_brute_force_sees_a_control_that_follows_the_own_chain(checkpoint, predict):
-    results = predict(ControlFromOwn(checkpoint=checkpoint), precision=DOUBLE, max_pairs=1)
+def test_brute_force_sees_a_control_that_follows_the_own_chain(checkpoint, predict, monkeypatch):
+    monkeypatch.setattr(patching, "shifted", lambda sets, rows: list(sets))
+    results = predict(IterativePatching(checkpoint=checkpoint), precision=DOUBLE, max_pairs=1)
     twin = twin_of(checkpoint, 0)
     assert agrees(results.values, 0, brute_force(twin, "relay", twin.source)[0])
     control = twin.unpatched(results.pairs[0].control.question)
@@ -209,7 +194,7 @@ def test_cumulative_at_the_last_layer_generates_the_clean_thoughts(checkpoint, p
 def test_holding_all_positions_at_generated_values_changes_nothing(attached, checkpoint):
     """Each value is what the run makes anyway: the chaining is right, and no experiment."""
     experiment = attached(IterativePatching(checkpoint=checkpoint))
-    asked = experiment.requests(experiment.pairs[0])
+    asked = experiment.preparation.requests(experiment.pairs[0])
     corrupted, clean = experiment.engine.unpatched([asked.base, asked.source])
     source = clean.run.activations()
     everything = [(1, p) for p in range(K)]
