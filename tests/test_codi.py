@@ -52,7 +52,7 @@ def test_any_number_of_latents(num_latents):
 
 def test_no_latents_is_refused():
     with pytest.raises(ValueError, match=r"at least 1 latent.*--model\.num_latents"):
-        CodiSettings(num_latents=0, bot_ids=(1,), eot_id=2, eos_id=3)
+        CodiSettings(num_latents=0, bot_ids=(1,), eot_ids=(2,), eos_id=3)
 
 
 def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):

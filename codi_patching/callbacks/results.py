@@ -51,7 +51,7 @@ class ResultsWriter(pl.Callback):
         self._lock: FolderLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder ready, and leave out of the data what is done already.
+        """Make the folder ready, leave out of the data what is done already, and count it.
 
         Raises:
             ResultsError: The folder cannot be written, or is another run's.
@@ -74,6 +74,10 @@ class ResultsWriter(pl.Callback):
         batches = experiment.datamodule.batches
         done = batches if self.finished else [b for b in batches if self._cached(b) is not None]
         experiment.datamodule.leave_out([batch.first for batch in done])
+        if trainer.is_global_zero and not self.finished:
+            # Not at the start of prediction, which does not come where no batch is missing.
+            for result in self._records:
+                experiment.load_cached(result)
 
     def _take_folder(self) -> None:
         check_writable(self.folder, "--results.dir")
@@ -93,13 +97,6 @@ class ResultsWriter(pl.Callback):
     def _cached(self, batch: PairBatch) -> Sequence[PairResult | ExcludedPair] | None:
         """A batch that an earlier run of the same command measured."""
         return self._records.read(batch.first, [p.pair_id for p in batch.pairs], activations=False)
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the pairs that are done already in the metrics."""
-        experiment = _as_experiment(pl_module)
-        if trainer.is_global_zero:
-            for result in self._records:
-                experiment.load_cached(result)
 
     def on_predict_batch_end(
         self,
