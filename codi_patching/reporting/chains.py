@@ -74,7 +74,7 @@ def cosine_course(results: Results, run: str) -> Course:
     """Mean cosine of what each iteration generated at the next position; `clean`, `corrupted`."""
     columns = results.run.grid.columns
     points = tuple(f"{n}→{int(n) + 1}" for n in columns[:-1])
-    return _course(results, [results.values[f"cosine_to_{run}"][..., :-1]], points, 0.0)
+    return _course(results, [results.values[f"cosine_to_{run}"][..., :-1]], points, 0.1)
 
 
 def _from_zero(values: Array) -> Array:
@@ -156,8 +156,11 @@ def _set_axes(axes: Axes, course: Course) -> None:
     axes.set_xlabel(
         "iteration → position generated next" if generated else "last iteration (none: unpatched)"
     )
-    if course.least:
-        low, high = axes.get_ylim()
+    low, high = axes.get_ylim()
+    if generated:
+        spare = max(0.0, course.least - (high - low)) / 2
+        axes.set_ylim(low - spare, high + spare)
+    else:
         axes.set_ylim(min(low, -0.1 * course.least), max(high, course.least))
         axes.axhline(0, color="0.6", lw=0.8, zorder=1)
 

@@ -33,7 +33,7 @@ from codi_patching.reporting.maps import (
     scale_of,
     write_notes,
 )
-from codi_patching.reporting.names import title
+from codi_patching.reporting.names import counted, title
 from codi_patching.reporting.profiles import content_points, kl_bars
 from codi_patching.results.files import atomic_write
 from codi_patching.results.read import Results
@@ -79,7 +79,7 @@ def draw_effects(results: Results, top: int, passing: Cells | None) -> Figure:
     run, grid = results.run, results.run.grid
     rows, columns = grid.shape
     if grid.whole_layers:
-        figure = Figure(figsize=(5.4 + 0.5 * rows, 4.4), layout="constrained")
+        figure = Figure(figsize=(max(11.0, 5.4 + 0.5 * rows), 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         kl_bars(left, results, top)
         content_points(right, results, passing)
@@ -95,7 +95,7 @@ def draw_effects(results: Results, top: int, passing: Cells | None) -> Figure:
         mark_passing(right, passing or ())
     left.set_title("Disruption: mean KL(patched ‖ unpatched)", fontsize=9.5)
     right.set_title(_content_title(results), fontsize=9.5)
-    heading(figure, f"{title(run)}, {len(results.pair_ids)} pairs")
+    heading(figure, f"{title(run)}, {counted(len(results.pair_ids), 'pair')}")
     ranks = f"Red: the largest {top} by mean KL. " * (top > 0)
     write_notes(figure, [ranks + _passing_note(passing), *notes_on(run)])
     return figure
@@ -103,7 +103,7 @@ def draw_effects(results: Results, top: int, passing: Cells | None) -> Figure:
 
 def _content_title(results: Results) -> str:
     if not results.control:
-        return "Content: over the unpatched run alone (no control)"
+        return "Content: over the unpatched run (no control)"
     if results.run.grid.whole_layers:
         return "Content: the lower of the two counts"
     return "Content: over unpatched or control, the smaller"
@@ -135,7 +135,7 @@ def draw_recovery(results: Results) -> Figure:
     mean, _, _ = mean_and_deviation(results.values["recovery"])
     scale = scale_of(np.where(results.structural, np.nan, mean), True, LEAST_PROBABILITY)
     _draw_map(figure.subplots(), results, mean, scale, "recovery (1 = the source run's)")
-    heading(figure, f"{title(results.run)}, {len(results.pair_ids)} pairs: mean recovery")
+    heading(figure, title(results.run), f"mean recovery, {counted(len(results.pair_ids), 'pair')}")
     note = "Recovery rises too where the base answer's logit merely falls: see the content effect."
     write_notes(figure, [note, *notes_on(results.run)])
     return figure
@@ -146,7 +146,7 @@ def draw_trajectories(results: Results, highlight: Highlight) -> Figure:
     heads = ("Disruption: mean KL(patched ‖ unpatched)", _content_title(results))
     labels = ("KL (nats)", "rise of P(source answer)")
     courses = (kl_course(results), content_course(results))
-    what = f"{title(results.run)}, {len(results.pair_ids)} pairs: along the chain"
+    what = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}: along the chain"
     return trajectories(
         list(zip(heads, labels, courses)), results.run.grid.layers, what, highlight
     )
@@ -158,7 +158,7 @@ def draw_cosines(results: Results, highlight: Highlight) -> Figure:
         (f"Against the {run} run's activation there", "mean cosine", cosine_course(results, run))
         for run in ("clean", "corrupted")
     ]
-    what = f"{title(results.run)}, {len(results.pair_ids)} pairs: generated activations"
+    what = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}: generated activations"
     return trajectories(courses, results.run.grid.layers, what, highlight)
 
 

@@ -149,13 +149,15 @@ def notes_on(run: RunDescription) -> list[str]:
         notes.append("Hatched: zero by construction, nothing reads this state.")
     if run.latents == "recomputed" and run.site == "resid_post":
         last = run.grid.layers[-1]
-        which = "p + 1" if run.grid.column == "position" else "N + 1"
-        place = "position p" if run.grid.column == "position" else "iteration N"
+        patched = {
+            "position": "a patch at position p is a patch of thought p + 1",
+            "layer": "patches there are patches of the thoughts after the first",
+            "relay": "iteration N patches thought N + 1",
+            "cumulative": "iteration N patches thoughts 1 to N + 1",
+        }[run.arm]
         notes.append(
-            f"Layer {last} is the last: its output at {place} is read by nothing but the next "
-            f"thought, so a patch there is a patch of thought {which}."
-            if not run.grid.whole_layers
-            else f"Layer {last} is the last: its outputs are read by nothing but the next thoughts."
+            f"Layer {last} is the last: nothing but the next thought reads its output, so there "
+            f"{patched}."
         )
     return notes
 
@@ -168,7 +170,8 @@ def write_notes(figure: Figure, notes: Sequence[str]) -> None:
         figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.25", x=0.02, ha="left")
 
 
-def heading(figure: Figure, text: str) -> None:
-    """A title over a whole figure, as wide as it is."""
+def heading(figure: Figure, *lines: str) -> None:
+    """A title over a whole figure, no wider than it is."""
     width = int(figure.get_figwidth() * 11)
-    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=11)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
+    figure.suptitle("\n".join(wrapped), fontsize=11)

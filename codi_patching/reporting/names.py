@@ -71,6 +71,16 @@ def words(option: str) -> str:
     return option.replace("_", " ").replace("-", " ")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "pair"), counted(57, "pair")
+        ('1 pair', '57 pairs')
+    """
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
 def _slug(part: str) -> str:
     """A part of a name without what separates parts or paths."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.") or "unnamed"
