@@ -87,6 +87,11 @@ def evidence(claim: ClaimLike) -> str:
     return ", ".join(parts)
 
 
+def beside(finding: FindingLike) -> str:
+    """The evidence of a finding whose sentence does not give it already; else nothing."""
+    return "" if "n = " in finding.sentence else evidence(finding)
+
+
 def short_number(value: float) -> str:
     """Two digits that tell something: `0.39`, `12`, `0.0066`, `1e-13`, `0`.
 
@@ -103,38 +108,42 @@ def short_number(value: float) -> str:
 
 
 def passing_cells(
-    run: RunDescription, findings: Iterable[FindingLike]
+    run: RunDescription, findings: Iterable[FindingLike], arm: str | None = None
 ) -> list[tuple[int, int]] | None:
     """The cells of a run whose content effect is beyond the threshold, by the findings' claims.
+
+    Claims of cells have `layer` and `column`, and are of kind `content`.
 
     Args:
         run: Whose grid it is.
         findings: Of this run, or of several.
+        arm: What findings call the run in their `arms`; if not given, every finding that rests on
+            one arm is taken to be of this run.
 
     Returns:
         Row and column of each; None if no finding judges cells of this run's grid.
     """
-    grid = run.grid
     judged, passed = False, []
-    for claim in (claim for finding in findings for claim in finding.claims):
-        layer, column = getattr(claim, "layer", None), getattr(claim, "column", None)
-        if getattr(claim, "kind", "content") != "content" or layer not in grid.layers:
+    for finding in findings:
+        arms = tuple(getattr(finding, "arms", ()))
+        if len(arms) > 1 or (arms and arm is not None and arms[0] != arm):
             continue
-        if column is None and grid.whole_layers:
-            column = grid.columns[0]
-        if column not in grid.columns:
-            continue
-        judged = True
-        if claim.verdict == "yes" and (claim.estimate or 0.0) > 0:
-            passed.append((grid.layers.index(layer), grid.columns.index(column)))
+        for claim in finding.claims:
+            cell = _cell_of(claim, run)
+            judged = judged or cell is not None
+            if cell is not None and claim.verdict == "yes" and (claim.estimate or 0.0) > 0:
+                passed.append(cell)
     return sorted(set(passed)) if judged else None
 
 
-def findings_of(run: RunDescription, findings: Iterable[FindingLike]) -> list[FindingLike]:
-    """The findings that rest on one run alone, where they say what they rest on."""
-    own = []
-    for finding in findings:
-        arms = getattr(finding, "arms", ())
-        if not arms or (len(arms) == 1 and run.arm in arms[0].replace(" patching", "").split()):
-            own.append(finding)
-    return own
+def _cell_of(claim: ClaimLike, run: RunDescription) -> tuple[int, int] | None:
+    """The cell of a run's grid whose content effect a claim is about; None if there is none."""
+    grid = run.grid
+    layer, column = getattr(claim, "layer", None), getattr(claim, "column", None)
+    if column is None and grid.whole_layers:
+        column = grid.columns[0]
+    if getattr(claim, "kind", "content") != "content":
+        return None
+    if layer not in grid.layers or column not in grid.columns:
+        return None
+    return grid.layers.index(layer), grid.columns.index(column)

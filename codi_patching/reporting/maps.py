@@ -142,11 +142,11 @@ def label_axes(axes: Axes, run: RunDescription) -> None:
     axes.set_ylabel("layer")
 
 
-def notes_on(run: RunDescription) -> list[str]:
-    """What a reader of a map must know of its cells."""
+def notes_on(run: RunDescription, zeros: str = "Hatched") -> list[str]:
+    """What a reader of a map must know of its cells; `zeros` is how those that are 0 look."""
     notes = []
     if run.grid.structural_zeros:
-        notes.append("Hatched: zero by construction, nothing reads this state.")
+        notes.append(f"{zeros}: zero by construction, nothing reads this state.")
     if run.latents == "recomputed" and run.site == "resid_post":
         last = run.grid.layers[-1]
         patched = {

@@ -17,7 +17,7 @@ from codi_patching.analysis.summary import (
     measures,
     source_probability,
 )
-from codi_patching.reporting.evidence import FindingLike, findings_of, passing_cells
+from codi_patching.reporting.evidence import FindingLike, passing_cells
 from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, notes_on
 from codi_patching.reporting.names import kind, words
 from codi_patching.results.read import Results
@@ -55,7 +55,7 @@ def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> d
     means = {"content_effect": content_size(results)}
     means |= {name: mean_and_deviation(values)[0] for name, values in found.items()}
     means["kl_divergence"] = mean_kl(results)
-    passing = passing_cells(results.run, findings_of(results.run, findings))
+    passing = passing_cells(results.run, findings, label)
     order = [name for name in LABELS if name in means]
     order += sorted(name for name in means if name.startswith("control_"))
     largest = np.nanmax(found["kl_divergence"], axis=(1, 2), initial=0.0)
@@ -96,7 +96,7 @@ def _notes(results: Results, passing: Sequence[tuple[int, int]] | None) -> list[
         framed = "Framed: the content effect is beyond the threshold, tested over all cells."
     if not results.control:
         framed += " No control was run: the content effect is over the unpatched run alone."
-    return [framed, *notes_on(results.run)]
+    return [framed, *notes_on(results.run, "Grey")]
 
 
 def _pair_maps(results: Results) -> list[dict[str, Any]]:

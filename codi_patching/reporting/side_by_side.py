@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -75,6 +75,25 @@ def _series(
     marker = MARKERS[place % len(MARKERS)]
     axes.plot(at, mean, marker, ms=4.2, color=colour, label=label)
     draw_intervals(axes, at, mean, low, high, colour)
+
+
+def decompositions(arms: Mapping[str, Results], head: str) -> Iterator[tuple[str, Figure]]:
+    """A decomposition for each setting that has a frozen and a recomputed arm of whole layers."""
+    direct: dict[tuple[str, ...], Results] = {}
+    total: dict[tuple[str, ...], Results] = {}
+    for results in arms.values():
+        run = results.run
+        setting = (run.site, run.direction, run.source)
+        if run.arm == "layer" and run.latents == "frozen":
+            direct.setdefault(setting, results)
+        elif run.arm == "layer" or (run.arm == "cumulative" and setting not in total):
+            total[setting] = results
+    for setting, frozen in direct.items():
+        if setting in total:
+            words_of = [part for part in setting if part not in ("resid_post", "denoising", "clean")]
+            yield "_".join(["decomposition", *words_of]), draw_decomposition(
+                frozen, total[setting], " ".join([head, *words_of])
+            )
 
 
 def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:

@@ -1,11 +1,12 @@
 const byId = id => document.getElementById(id);
 const shown = v => v === null ? "undefined" : String(Number(v.toPrecision(4)));
 const narrow = () => window.innerWidth < 700;
+const diverging = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]];
 const still = {displayModeBar: false, responsive: true};
 
 function scaleOf(z, signed, least) {
   const most = Math.max(least, ...z.flat().filter(v => v !== null).map(Math.abs));
-  return {zmin: signed ? -most : 0, zmax: most, colorscale: signed ? "RdBu" : "Viridis", reversescale: false};
+  return {zmin: signed ? -most : 0, zmax: most, colorscale: signed ? diverging : "Viridis"};
 }
 
 // A map of layers and columns; every number on hover, framed cells drawn as shapes.
@@ -18,7 +19,7 @@ function drawMap(id, arm, z, title, signed, limits, frames) {
   const shapes = (frames || []).map(([i, j]) => ({type: "rect", x0: j - 0.46, x1: j + 0.46, y0: i - 0.44, y1: i + 0.44,
     line: {color: "#e69f00", width: 2.5}}));
   Plotly.react(id, [trace], {title: {text: title, font: {size: 13}}, margin: {l: 45, r: 10, t: 34, b: 42},
-    plot_bgcolor: "#d9d9d9", shapes, xaxis: {title: {text: arm.column}, type: "category", fixedrange: true},
+    plot_bgcolor: "#bdbdbd", shapes, xaxis: {title: {text: arm.column}, type: "category", fixedrange: true},
     yaxis: {title: {text: "layer"}, type: "category", fixedrange: true}}, still);
 }
 
@@ -82,7 +83,7 @@ function drawPair() {
   const maps = arm.pairs.find(other => other.id === pair.id);
   byId("pair-control").hidden = !maps || !maps.control;
   if (!maps) return;
-  const probability = {zmin: -1, zmax: 1, colorscale: "RdBu"};
+  const probability = {zmin: -1, zmax: 1, colorscale: diverging};
   drawMap("pair-content", arm, maps.unpatched, "P(source answer), rise over the unpatched run", true, probability);
   if (maps.control) drawMap("pair-control", arm, maps.control, "P(source answer), rise over the control", true, probability);
   drawMap("pair-kl", arm, maps.kl, "KL(patched ‖ unpatched), nats", false, {zmin: 0, zmax: arm.klTop, colorscale: "Viridis"});
