@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from codi_patching.callbacks.loggers import SafeLogger
 from codi_patching.callbacks.results import ResultsWriter, run_on_rank_zero
 from codi_patching.errors import InputError
-from codi_patching.reporting.comparison import write_comparison
-from codi_patching.reporting.pipeline import ReportOptions, report_folder
+from codi_patching.reporting.pipeline import ReportOptions
+from codi_patching.reporting.runs import RunReport, compare_folders, report_folder
 from codi_patching.reporting.tracking import log_to
 from codi_patching.results.folder import check_writable
 from codi_patching.results.layout import results_name
@@ -29,6 +30,7 @@ class Report(pl.Callback):
         page: Whether to write `report.html`; it takes 5 MB, most of it plotly.js.
         top: Cells in rankings.
         docs: Folder of reports, journal and inventory; none are written if not given.
+        name: Of the report; by model, data and experiment if not given.
         compare_with: Folders of other results to compare with, those that are there.
         comparison_dir: Where the comparison is written.
 
@@ -43,6 +45,7 @@ class Report(pl.Callback):
         page: bool = True,
         top: int = 5,
         docs: str | None = None,
+        name: str | None = None,
         compare_with: list[str] | None = None,
         comparison_dir: str = "results/comparison",
     ) -> None:
@@ -51,6 +54,7 @@ class Report(pl.Callback):
         self.options = ReportOptions(
             figures, pair_sheets and figures, page, top, Path(docs) if docs else None
         )
+        self.name = name
         self.compare_with = [Path(folder) for folder in compare_with or []]
         self.comparison_dir = Path(comparison_dir)
         self.failed = False
@@ -70,17 +74,17 @@ class Report(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Report; the results are on disk, measured now or before."""
-        writer = next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)  # type: ignore[attr-defined]
+        writer = next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
         if writer is None or not writer.finished or not trainer.is_global_zero:
             return
-        report = report_folder(writer.folder, self.options)
+        report = report_folder(writer.folder, self.options, self.name)
         print(report.text)
-        self.failed = any(check.status == "fail" for check in report.checks)
+        self.failed = report.failed
         for logger in trainer.loggers:
             if isinstance(logger, SafeLogger):
-                logger.ask(lambda inner: log_to(inner, writer.folder, report))
+                logger.ask(lambda inner: _log(inner, writer.folder, report))
             else:
-                log_to(logger, writer.folder, report)
+                _log(logger, writer.folder, report)
         self._compare(writer.folder)
 
     def _compare(self, own: Path) -> None:
@@ -90,6 +94,15 @@ class Report(pl.Callback):
         if not there:
             return
         try:
-            print(write_comparison([own, *there], self.comparison_dir).text)
+            report = compare_folders([own, *there], self.comparison_dir)
         except ResultsError as error:
             rank_zero_warn(f"no comparison: {error}")
+        else:
+            print(report.text)
+            self.failed = self.failed or report.failed
+
+
+def _log(logger: Logger, folder: Path, report: RunReport) -> None:
+    """Hand a run's results to a logger."""
+    results = next(iter(report.results.values()))
+    log_to(logger, folder, results, report.findings, report.checks)

@@ -85,7 +85,13 @@ def _has_negative(parts: Sequence[tuple[str, Array, str]]) -> bool:
 
 
 def draw_intervals(
-    axes: Axes, at: Array, mean: Array, low: Array, high: Array, colour: str, label: str | None = None
+    axes: Axes,
+    at: Array,
+    mean: Array,
+    low: Array,
+    high: Array,
+    colour: str,
+    label: str | None = None,
 ) -> None:
     """Draw the intervals that there are."""
     known = np.isfinite(mean) & np.isfinite(low)

@@ -90,9 +90,12 @@ def decompositions(arms: Mapping[str, Results], head: str) -> Iterator[tuple[str
             total[setting] = results
     for setting, frozen in direct.items():
         if setting in total:
-            words_of = [part for part in setting if part not in ("resid_post", "denoising", "clean")]
-            yield "_".join(["decomposition", *words_of]), draw_decomposition(
-                frozen, total[setting], " ".join([head, *words_of])
+            words_of = [
+                part for part in setting if part not in ("resid_post", "denoising", "clean")
+            ]
+            yield (
+                "_".join(["decomposition", *words_of]),
+                draw_decomposition(frozen, total[setting], " ".join([head, *words_of])),
             )
 
 
@@ -142,7 +145,9 @@ def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:
     panels[0].set_ylabel("rise of P(source answer)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
-    heading(figure, head, f"direct, mediated and total effect by layer, {counted(len(shared), 'pair')}")
+    heading(
+        figure, head, f"direct, mediated and total effect by layer, {counted(len(shared), 'pair')}"
+    )
     write_notes(figure, ["Means over pairs with 95 % intervals; all positions of a layer patched."])
     return figure
 
