@@ -112,7 +112,8 @@ class Arm:
         if self.layers[row] == THOUGHT:
             return "the thoughts themselves"
         name = f"layer {self.layers[row]}"
-        return f"{name} (makes the next thoughts)" if self._makes_thoughts(row) else name
+        thoughts = "thought" if self.strategy == "relay" else "thoughts"
+        return f"{name} (makes the next {thoughts})" if self._makes_thoughts(row) else name
 
     def cell_name(self, row: int, column: int) -> str:
         """A cell, named for what is patched there.

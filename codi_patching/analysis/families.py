@@ -175,9 +175,13 @@ class _Bounds:
         if block.unit in ("probability", "hit rate"):
             for i in np.flatnonzero(~result.tested[span] & (n > 0) & (np.abs(mean) <= 1)):
                 low[i], high[i] = identical_bounds(mean[i], n[i], alpha)
-        size = mean if block.rule == "content" else np.abs(mean)
+        excess = {
+            "content": mean - block.threshold,
+            "direction": np.abs(mean) - block.threshold,
+            "reaches": mean + block.threshold,
+        }[block.rule]
         spread = MaxT(mean, error, n, result.tested[span], result.maxima)
-        p = spread.p(np.maximum(size - block.threshold, 0.0))
+        p = spread.p(np.maximum(excess, 0.0))
         return cls(
             mean.reshape(shape),
             low.reshape(shape),
@@ -193,7 +197,7 @@ class _Bounds:
         if n == 0 or np.isnan(means).any():
             return np.nan, np.nan, np.nan, np.nan, n
         p = float("nan") if np.isnan(ps).any() else float(ps.max())
-        if rule == "content":
+        if rule != "direction":
             return float(means.min()), float(lows.min()), float(highs.min()), p, n
         if len(means) > 1 and means[0] * means[1] < 0:
             p = np.nan if np.isnan(p) else 1.0

@@ -1,7 +1,7 @@
 """Confidence intervals over pairs, one column at a time.
 
-Means of bounded values: bootstrap, bias-corrected and accelerated or studentised. Medians of values
-with heavy tails: order statistics, whose coverage holds for every distribution. No interval of a
+Means of bounded values: bootstrap, accelerated and studentised. Medians of values with heavy
+tails: order statistics, whose coverage holds for every distribution. No interval of a
 mean survives the tails of KL at a few dozen pairs, which is why its mean comes with the share that
 the five largest pairs have in it.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +97,7 @@ def studentised_interval(
     mean = sums.sum() / n if n else np.nan
     if len(sums) < 2:
         return Interval(float(mean), np.nan, np.nan, n)
-    rest = sums - sizes * mean
-    error = np.sqrt(len(sums) / (len(sums) - 1) * (rest**2).sum()) / n
+    error = _error(sums, sizes)
     if error == 0:
         return Interval(float(mean), float(mean), float(mean), n)
     t = []
@@ -121,8 +121,23 @@ def mean_interval(
     resamples: int = RESAMPLES,
     groups: Sequence[str] | None = None,
 ) -> Interval:
-    """The interval of a mean that reports show: the one that calibrates better, BCa."""
-    return bca_interval(values, seed, level, resamples, groups)
+    """The interval of a mean of bounded values that maps and tables show.
+
+    From the lowest to the highest end of three: BCa, bootstrap-t and Student's t. At 57 pairs each
+    of them alone misses more than 7 % on one kind of sparse values: BCa where a tenth changes
+    either way, bootstrap-t where a tenth flips, Student's t where a tenth changes by skewed sizes.
+    Arguments as of `bca_interval`.
+    """
+    accelerated = bca_interval(values, seed, level, resamples, groups)
+    studentised = studentised_interval(values, seed, level, resamples, groups)
+    sums, sizes, n = _group_sums(values, groups)
+    if len(sums) < 2:
+        return accelerated
+    width = stats.t.ppf((1 + level) / 2, len(sums) - 1) * _error(sums, sizes)
+    mean = accelerated.estimate
+    low = min(accelerated.low, studentised.low, mean - width)
+    high = max(accelerated.high, studentised.high, mean + width)
+    return Interval(mean, float(low), float(high), n)
 
 
 def median_interval(values: Array, level: float = 0.95) -> Interval:
@@ -140,11 +155,17 @@ def median_interval(values: Array, level: float = 0.95) -> Interval:
     n = len(known)
     if n == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
-    k = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
+    k = _rank(n, level)
     median = float(np.median(known))
     if k < 1:
         return Interval(median, np.nan, np.nan, n)
     return Interval(median, float(known[k - 1]), float(known[n - k]), n)
+
+
+@lru_cache(maxsize=1_024)
+def _rank(n: int, level: float) -> int:
+    """The largest k with `P(B < k)` of at most half of what the level leaves."""
+    return int(stats.binom.ppf((1 - level) / 2, n, 0.5))
 
 
 def share_of_largest(values: Array, largest: int = LARGEST) -> float:
@@ -173,6 +194,13 @@ def _group_sums(values: Array, groups: Sequence[str] | None) -> tuple[Array, Arr
     sums = np.bincount(of, weights=kept, minlength=len(index)).astype(np.float64)
     sizes = np.bincount(of, minlength=len(index)).astype(np.float64)
     return sums, sizes, len(kept)
+
+
+def _error(sums: Array, sizes: Array) -> float:
+    """Standard error of a mean from sums over groups."""
+    rest = sums - sizes * sums.sum() / sizes.sum()
+    variance = len(sums) / (len(sums) - 1) * (rest**2).sum()
+    return float(np.sqrt(variance) / sizes.sum())
 
 
 def _draws(groups: int, seed: int, resamples: int) -> list[NDArray[np.float64]]:

@@ -96,8 +96,17 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
         raise ValueError(f"expected signs for {len(residual)} groups, got {signs.shape[1]}")
     error = _errors(residual, size, n)
     tested = varies & (error > 0)
-    maxima = np.sort(_maxima(residual[:, tested], size[:, tested], n[tested], signs))
+    once = _distinct(np.concatenate([residual, size])[:, tested])
+    maxima = np.sort(
+        _maxima(residual[:, tested][:, once], size[:, tested][:, once], n[tested][once], signs)
+    )
     return MaxT(mean, np.where(tested, error, 0.0), n, tested, maxima)
+
+
+def _distinct(columns: Array) -> list[int]:
+    """The first of each kind of equal columns: questions may share claims."""
+    first = {column.tobytes(): i for i, column in reversed(list(enumerate(columns.T)))}
+    return sorted(first.values())
 
 
 def _by_group(values: Array, groups: Sequence[str]) -> Array:

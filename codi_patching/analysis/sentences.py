@@ -37,15 +37,34 @@ def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def layers_listed(names: Sequence[str]) -> str:
+    """Layers with runs joined: `layers 2, 4 to 7 and 15 (makes the next thoughts)`."""
+    plain = [name.removeprefix("layer ") for name in names]
+    numbers = [int(name) for name in plain if name.isdigit()]
+    rest = [name for name in plain if not name.isdigit()]
+    runs: list[list[int]] = []
+    for value in sorted(numbers):
+        if runs and runs[-1][-1] == value - 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    joined: list[str] = []
+    for run in runs:
+        joined += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(value) for value in run]
+    if not numbers:
+        return listed(names)
+    return f"layer{'s' if len(numbers) + len(rest) > 1 else ''} {listed([*joined, *rest], 99)}"
+
+
 def evidence(claim: Claim) -> str:
     """Estimate, interval, p, n and threshold of a claim, in brackets after what it is about."""
-    unit = {"probability": "in probability", "hit rate": "in hit rate"}.get(claim.unit, claim.unit)
+    unit = {"probability": "", "hit rate": ""}.get(claim.unit, f" {claim.unit}")
     interval = "no interval"
     if claim.low is not None and claim.high is not None:
         interval = f"simultaneous interval {number(claim.low)} to {number(claim.high)}"
     threshold = f"threshold {number(claim.threshold)}"
     return (
-        f"{number(claim.estimate)} {unit} ({interval}, {p_value(claim.p)}, n = {claim.n} pairs, "
+        f"{number(claim.estimate)}{unit} ({interval}, {p_value(claim.p)}, n = {claim.n} pairs, "
         f"{threshold})"
     )
 
@@ -53,11 +72,10 @@ def evidence(claim: Claim) -> str:
 def compared(claim: Claim) -> str:
     """What the own patch was held against, in words."""
     if claim.against == "unpatched alone":
-        return "the change against the unpatched run alone, since no control was run"
+        return " It is the change against the unpatched run alone: no control was run."
     control = claim.against.removeprefix("unpatched and control (").removesuffix(")")
     return (
-        "the smaller, in size, of the change against the unpatched run and the change against the "
-        f"control ({control})"
+        f" It is the smaller of two, against the unpatched run and against the control ({control})."
     )
 
 
@@ -85,7 +103,7 @@ def overall(claims: Sequence[Claim]) -> Verdict:
 def more_pairs(claim: Claim) -> str:
     """About how many pairs would decide."""
     if claim.pairs_to_decide is None:
-        return "it lies too near the threshold for a guess at how many pairs would decide"
+        return "it lies so near the threshold that over 10,000 pairs would be needed to decide"
     return f"about {claim.pairs_to_decide:,} pairs would decide it"
 
 
@@ -122,10 +140,7 @@ def answer(
     if verdict == "yes":
         sentence = yes(shown, lead)
     elif verdict == "no":
-        sentence = (
-            f"No: {ruled_out}. The largest {what}, that of {lead.name}, is {evidence(lead)}; "
-            f"it is {compared(lead)}."
-        )
+        sentence = f"No: {ruled_out}. {_lead(claims, lead, what)}.{compared(lead)}"
     elif verdict == "undecided":
         sentence = _undecided(claims, lead, what)
     else:
@@ -144,10 +159,13 @@ def _undecided(claims: Sequence[Claim], lead: Claim, what: str) -> str:
     counts = f"Undecided for {len(open_)} of {len(claims)}, ruled out for {out}"
     if len(claims) == 1:
         counts = "Undecided"
-    return (
-        f"{counts}. The {what} of {lead.name}{', the largest in size' if len(claims) > 1 else ''}, "
-        f"is {evidence(lead)}; {more_pairs(lead)}. It is {compared(lead)}."
-    )
+    return f"{counts}. {_lead(claims, lead, what)}; {more_pairs(lead)}.{compared(lead)}"
+
+
+def _lead(claims: Sequence[Claim], lead: Claim, what: str) -> str:
+    if len(claims) == 1:
+        return f"The {what} ({lead.name}) is {evidence(lead)}"
+    return f"The {what} that is estimated largest, that of {lead.name}, is {evidence(lead)}"
 
 
 def conclude(

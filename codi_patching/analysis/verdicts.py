@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 Verdict = Literal["yes", "no", "undecided", "not applicable"]
-Rule = Literal["content", "direction"]
-"""`content`: only a rise counts as yes. `direction`: a change either way does."""
+Rule = Literal["content", "direction", "reaches"]
+"""`content`: only a rise counts as yes. `direction`: a change either way does. `reaches`: yes is
+anything that does not fall short by the threshold."""
 
 Unit = Literal["probability", "logits", "hit rate", "nats"]
 
@@ -94,6 +95,8 @@ def decide(
         return "not applicable"
     if np.isnan(low) or np.isnan(high):
         return "undecided"
+    if rule == "reaches":
+        return _reaches(low, high, threshold, enough_for_no)
     if low > threshold:
         return "yes"
     if high < -threshold:
@@ -102,14 +105,20 @@ def decide(
     return "no" if inside and enough_for_no else "undecided"
 
 
+def _reaches(low: float, high: float, threshold: float, enough: bool) -> Verdict:
+    if high < -threshold:
+        return "no"
+    return "yes" if low > -threshold and enough else "undecided"
+
+
 def pairs_to_decide(
     estimate: float, half_width: float, n: int, threshold: float, least: int
 ) -> int | None:
     """About how many pairs would bring a verdict, if the estimate and the spread stayed.
 
     The interval's half-width shrinks with the square root of the number of pairs until it is
-    smaller than the distance between the estimate and the threshold. None if that takes over a
-    hundred thousand pairs.
+    smaller than the distance between the estimate and the threshold. None if that takes over ten
+    thousand pairs.
     """
     distance = abs(abs(estimate) - threshold)
     if not np.isfinite(half_width) or distance <= 0:
@@ -117,4 +126,4 @@ def pairs_to_decide(
     needed = n * (half_width / distance) ** 2
     if abs(estimate) < threshold:
         needed = max(needed, least)
-    return None if needed > 100_000 else max(int(np.ceil(needed)), n + 1)
+    return None if needed > 10_000 else max(int(np.ceil(needed)), n + 1)

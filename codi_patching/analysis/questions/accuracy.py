@@ -8,7 +8,7 @@ from codi_patching.analysis.arms import Arm, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.families import Claims, Family, Part
 from codi_patching.analysis.questions.setup import Setup, cell_contrasts
-from codi_patching.analysis.sentences import answer, compared, evidence, listed
+from codi_patching.analysis.sentences import answer, compared, evidence, layers_listed
 
 FAMILY = "accuracy"
 
@@ -33,9 +33,9 @@ def _accuracy(arm: Arm, setup: Setup) -> Part:
 
     def yes(shown: list[Claim], lead: Claim) -> str:
         return (
-            f"Yes: at {listed([claim.name for claim in shown])}. At {lead.name}, where it is "
-            f"largest, the source run's answer is predicted more often by {evidence(lead)}; it is "
-            f"{compared(lead)}."
+            f"Yes: at {layers_listed([claim.name for claim in shown])}. At {lead.name}, where "
+            f"it is largest, the source run's answer is predicted more often by {evidence(lead)}."
+            f"{compared(lead)}"
         )
 
     def conclude(blocks: tuple[Claims, ...]) -> Finding:

@@ -15,7 +15,7 @@ from codi_patching.analysis.sentences import (
     compared,
     conclude,
     evidence,
-    listed,
+    layers_listed,
     more_pairs,
     named,
     strongest,
@@ -81,17 +81,17 @@ def _say(first: Arm, second: Arm, blocks: tuple[Claims, ...]) -> Finding:
         reason = too_few(lead) if lead else "No pair has a value in any of the cells."
         return conclude(question, "not applicable", lead, reason, claims, [first, second], FAMILY)
     said = [
-        f"{what}: {listed([claim.name for claim in named(block, 'yes')]) or 'none shown'}"
+        f"{what}: {layers_listed([claim.name for claim in named(block, 'yes')]) or 'none shown'}"
         for what, block in (("sufficient", sufficient), ("necessary", necessary))
     ]
     begin = {
-        "yes": f"Yes, at {listed([a.name for a, _ in both])}",
+        "yes": f"Yes, at {layers_listed([a.name for a, _ in both])}",
         "no": "No: none is both, to within the threshold",
     }.get(verdict, "Undecided")
     pairs = f", and {more_pairs(lead)}" if verdict == "undecided" else ""
     sentence = (
         f"{begin} ({'; '.join(said)}). At {lead.name} the {lead.kind} effect is "
-        f"{evidence(lead)}{pairs}; it is {compared(lead)}."
+        f"{evidence(lead)}{pairs}.{compared(lead)}"
     )
     return conclude(question, verdict, lead, sentence, claims, [first, second], FAMILY)
 

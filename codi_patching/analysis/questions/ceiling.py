@@ -10,21 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from codi_patching.analysis.arms import Arm
-from codi_patching.analysis.claims import Claim, Finding, unanswered
-from codi_patching.analysis.effects import Comparisons, ceiling_content, content
+from codi_patching.analysis.arms import Arm, Array
+from codi_patching.analysis.claims import Finding, unanswered
+from codi_patching.analysis.effects import Comparisons, ceiling_content, mean_over
 from codi_patching.analysis.families import Claims, Contrasts, Family, Part
-from codi_patching.analysis.questions.setup import Setup, cell_contrasts, contrast
+from codi_patching.analysis.questions.setup import Setup, cell_contrasts
 from codi_patching.analysis.sentences import (
     compared,
     conclude,
     evidence,
-    listed,
+    layers_listed,
     more_pairs,
     named,
     number,
     overall,
-    strongest,
     too_few,
 )
 
@@ -52,23 +51,29 @@ def _question(arm: Arm) -> str:
 
 def _part(arm: Arm, ceiling: Comparisons, setup: Setup) -> Part:
     cells = cell_contrasts(arm, setup.thresholds)
-    own = content(arm).columns(~arm.structural)
     top = ceiling.apply(lambda values: values[:, None])
-    gap = contrast(
-        cells.names, own.minus(top), setup.thresholds, "cell minus ceiling", arm.control,
-        cells.cells,
-    )  # fmt: skip
+    gap = replace(
+        cells, comparisons=cells.comparisons.minus(top), rule="reaches", kind="cell minus ceiling"
+    )
     whole = Contrasts(
         ("the ceiling",), top, "content", "probability", setup.thresholds.probability,
         "ceiling", arm.control,
     )  # fmt: skip
-    return Part((gap, cells, whole), lambda claims: _say(arm, claims))
+    largest = float(np.nanmax(_estimates(cells.comparisons), initial=-1.0))
+    return Part((gap, whole), lambda claims: _say(arm, claims, largest))
 
 
-def _say(arm: Arm, blocks: tuple[Claims, ...]) -> Finding:
-    gaps, cells, (whole,) = blocks
+def _estimates(effect: Comparisons) -> Array:
+    """Of each column the smaller of the two means."""
+    restored = mean_over(effect.restored, 0)
+    return restored if effect.specific is None else np.fmin(restored, mean_over(effect.specific, 0))
+
+
+def _say(arm: Arm, blocks: tuple[Claims, ...], largest: float) -> Finding:
+    gaps, (whole,) = blocks
     question = _question(arm)
-    if whole.verdict != "yes":
+    lead = max(gaps, key=lambda gap: -1.0 if gap.estimate is None else gap.estimate, default=None)
+    if whole.verdict != "yes" or lead is None or not whole.estimate:
         reason = (
             "The ceiling itself is not shown to have a content effect: "
             f"{evidence(whole)}; there is nothing to reach."
@@ -76,33 +81,16 @@ def _say(arm: Arm, blocks: tuple[Claims, ...]) -> Finding:
         if whole.verdict == "not applicable":
             reason = too_few(whole)
         return conclude(question, "not applicable", None, reason, (), [arm], FAMILY)
-    judged = [_reaches(gap) for gap in gaps]
-    lead_cell = strongest(cells)
-    verdict = overall(judged)
-    if lead_cell is None:
-        reason = "No pair has a value in any of the cells."
-        return conclude(question, "not applicable", None, reason, (), [arm], FAMILY)
-    lead = judged[cells.index(lead_cell)]
+    verdict = overall(gaps)
     begin = {
-        "yes": f"Yes, at {listed([claim.name for claim in named(judged, 'yes')])}.",
+        "yes": f"Yes, at {layers_listed([claim.name for claim in named(gaps, 'yes')])}.",
         "no": "No: every single patch stays below it by more than the threshold.",
     }.get(verdict, f"Undecided; at {lead.name}, {more_pairs(lead)}.")
-    share = (lead_cell.estimate or 0.0) / (whole.estimate or np.nan)
     sentence = (
-        f"{begin} The largest estimate, that of {lead.name}, is {number(lead_cell.estimate)} of "
-        f"the ceiling's {number(whole.estimate)} in probability, a share of {share:.0%} (described "
-        f"of the sample's largest, so it flatters). The patch minus the ceiling is "
-        f"{evidence(lead)}; it is {compared(lead)}."
+        f"{begin} The largest content effect of a single patch is estimated at {number(largest)} "
+        f"in probability, {largest / whole.estimate:.0%} of the ceiling's "
+        f"{number(whole.estimate)}; being the largest of the sample, it flatters. For {lead.name} "
+        f"the patch minus the ceiling is {evidence(lead)}, p being of a shortfall of less than the "
+        f"threshold.{compared(lead)}"
     )
-    return conclude(question, verdict, lead, sentence, judged, [arm], FAMILY)
-
-
-def _reaches(gap: Claim) -> Claim:
-    """The verdict on `at least the ceiling, less the threshold` from that on their difference."""
-    if gap.verdict == "not applicable" or gap.low is None or gap.high is None:
-        return gap
-    if gap.low > -gap.threshold:
-        return replace(gap, verdict="yes", pairs_to_decide=None)
-    if gap.high < -gap.threshold:
-        return replace(gap, verdict="no", pairs_to_decide=None)
-    return replace(gap, verdict="undecided")
+    return conclude(question, verdict, lead, sentence, gaps, [arm], FAMILY)

@@ -8,7 +8,7 @@ from codi_patching.analysis.arms import THOUGHT, Arm, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.families import Claims, Family, Part
 from codi_patching.analysis.questions.setup import Setup, cell_contrasts
-from codi_patching.analysis.sentences import answer, compared, evidence, listed
+from codi_patching.analysis.sentences import answer, compared, evidence, layers_listed
 
 FAMILY = "layers and positions"
 
@@ -32,8 +32,8 @@ def _which(arm: Arm, setup: Setup) -> Part:
         def yes(shown: list[Claim], lead: Claim) -> str:
             return (
                 f"Yes, {len(shown)} of {cells} cells: {where(shown)}. At {lead.name}, where it is "
-                f"largest, patching raises the probability of the source run's answer by "
-                f"{evidence(lead)}; it is {compared(lead)}."
+                f"largest, the source run's answer becomes more probable by "
+                f"{evidence(lead)}.{compared(lead)}"
             )
 
         return answer(
@@ -53,6 +53,6 @@ def where(claims: Sequence[Claim]) -> str:
         numbers = [row for row in rows if row != THOUGHT]
         places = ["as the thought itself"] if THOUGHT in rows else []
         if numbers:
-            places.append(f"at layer{'s' if len(numbers) > 1 else ''} {listed(numbers, 16)}")
+            places.append(f"at {layers_listed(numbers)}")
         parts.append(f"position {column} {' and '.join(places)}")
     return "; ".join(parts)

@@ -14,7 +14,7 @@ from codi_patching.analysis.sentences import (
     compared,
     conclude,
     evidence,
-    listed,
+    layers_listed,
     more_pairs,
     named,
     number,
@@ -97,15 +97,15 @@ def _say_course(arm: Arm, effects: Claims, changes: Claims) -> Finding:
         return conclude(question, "not applicable", lead, reason, claims, [arm], FAMILY)
     counts = [
         f"{course if course != 'no effect' else 'has no effect'} at "
-        f"{listed([_place(chain) for chain in found], 16)}"
+        f"{layers_listed([_place(chain) for chain in found])}"
         for course, found in by_course.items()
         if found and course != "undecided"
     ]
     open_ = len(by_course["undecided"])
     sentence = f"The chain {'; '.join(counts)}. " if counts else ""
     sentence += f"It is undecided for {open_} of {len(chains)} layers. " if open_ else ""
-    sentence += f"For {lead.name} the change of the content effect is {evidence(lead)}; "
-    sentence += f"it is {compared(lead)}."
+    sentence += f"For {lead.name} the change of the content effect is {evidence(lead)}."
+    sentence += compared(lead)
     if verdict == "undecided" and lead.verdict == "undecided":
         sentence += f" For that layer {more_pairs(lead)}."
     return conclude(question, verdict, lead, sentence, claims, [arm], FAMILY)
@@ -152,9 +152,9 @@ def _say_hops(arm: Arm, effects: Claims) -> Finding:
     verdict = overall(ends)
     best = max(started, key=lambda chain: chain.effects[0].estimate or 0.0)
     lead = best.effects[-1]
-    kept = listed([chain.layer for chain in started if chain.effects[-1].verdict == "yes"], 16)
+    kept = layers_listed([chain.layer for chain in started if chain.effects[-1].verdict == "yes"])
     begin = {
-        "yes": f"At layers {kept} the content effect is still there after the last hop.",
+        "yes": f"At {kept} the content effect is still there after the last hop.",
         "no": "None of it is left after the last hop at any layer whose first patch has an effect.",
     }.get(verdict, "It is undecided whether any of it is left after the last hop.")
     course = ", ".join(
@@ -163,7 +163,7 @@ def _say_hops(arm: Arm, effects: Claims) -> Finding:
     )
     sentence = (
         f"{begin} At layer {best.layer}, where the first patch does most, the content effect is "
-        f"{course}; the last is {evidence(lead)}. It is {compared(lead)}."
+        f"{course}; the last is {evidence(lead)}.{compared(lead)}"
     )
     return conclude(question, verdict, lead, sentence, effects, [arm], FAMILY)
 

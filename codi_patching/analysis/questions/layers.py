@@ -21,7 +21,7 @@ from codi_patching.analysis.questions.setup import (
     common_layers,
     contrast,
 )
-from codi_patching.analysis.sentences import answer, compared, evidence, listed, strongest
+from codi_patching.analysis.sentences import answer, compared, evidence, layers_listed, strongest
 
 FAMILY = "layers"
 MEDIATED = "Is part of the effect mediated by the thoughts that are generated after the patch?"
@@ -49,9 +49,9 @@ def _which(arm: Arm, setup: Setup) -> Part:
 
     def yes(shown: list[Claim], lead: Claim) -> str:
         return (
-            f"Yes: {listed([claim.name for claim in shown])}. At {lead.name}, where it is "
-            f"largest, patching raises the probability of the source run's answer by "
-            f"{evidence(lead)}; it is {compared(lead)}."
+            f"Yes: {layers_listed([claim.name for claim in shown])}. At {lead.name}, where it is "
+            f"largest, the source run's answer becomes more probable by "
+            f"{evidence(lead)}.{compared(lead)}"
         )
 
     def conclude(blocks: tuple[Claims, ...]) -> Finding:
@@ -117,12 +117,12 @@ def _say_difference(question: str, blocks: tuple[Claims, ...], direct: Arm, tota
     def yes(shown: list[Claim], lead: Claim) -> str:
         up = [claim.name for claim in shown if (claim.estimate or 0) > 0]
         down = [claim.name for claim in shown if (claim.estimate or 0) < 0]
-        where = [f"more at {listed(up)}"] if up else []
-        where += [f"less at {listed(down)}"] if down else []
+        where = [f"more at {layers_listed(up)}"] if up else []
+        where += [f"less at {layers_listed(down)}"] if down else []
         return (
             f"Yes: with the later thoughts generated anew patching carries "
             f"{' and '.join(where)}. At {lead.name} the total effect ({total.name}) minus the "
-            f"direct effect ({direct.name}) is {evidence(lead)}; it is {compared(lead)}."
+            f"direct effect ({direct.name}) is {evidence(lead)}.{compared(lead)}"
         )
 
     largest = [strongest(block) for block in blocks[1:]]

@@ -7,8 +7,6 @@ against that of the other layers. So no pair both chooses a layer and tests it.
 
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 
 from codi_patching.analysis.arms import THOUGHT, Arm, Array, command
@@ -29,34 +27,39 @@ QUESTION = "Do the layers that lead in one experiment lead in another"
 
 
 def leading_family(setup: Setup) -> Family:
-    """Every ordered pair of experiments that share their latents, or differ in them alone."""
-    parts = []
+    """Layer against position patching, and layer patching against the ends of chains."""
+    parts: list[Part] = []
     for setting in setup.settings():
-        for first, second in permutations(_arms(setup, setting), 2):
-            if _comparable(first, second):
-                part = _part(first, second, setup)
-                parts += [part] if part is not None else []
+        made = (_part(first, second, setup) for first, second in _pairs(setup, setting))
+        parts += [part for part in made if part is not None]
     if not parts:
         reason = (
-            "It takes two experiments whose latents are the same, or the same experiment with "
-            f"both; `{command('layer')}` and `{command('position', 'frozen')}` make two."
+            "It takes layer patching, and position patching with the same latents or a chain; "
+            f"`{command('layer')}` and `{command('position', 'frozen')}` make two."
         )
         return Family(FAMILY, (), (unanswered(f"{QUESTION}?", reason, family=FAMILY),))
     return Family(FAMILY, tuple(parts))
 
 
-def _arms(setup: Setup, setting: Setting) -> list[Arm]:
-    layer = setup.find("layer", setting=setting)
-    chains = setup.find("iterative", setting=setting)
-    if any(arm.latents == "recomputed" for arm in layer):
-        # The end of a cumulative chain is layer patching with recomputed latents.
-        chains = [arm for arm in chains if arm.strategy != "cumulative"]
-    return [*layer, *setup.find("position", setting=setting), *(arm.end() for arm in chains)]
+def _pairs(setup: Setup, setting: Setting) -> list[tuple[Arm, Arm]]:
+    """Where layers are chosen, and where they are tested.
 
-
-def _comparable(first: Arm, second: Arm) -> bool:
-    kinds = (first.experiment, first.strategy), (second.experiment, second.strategy)
-    return (kinds[0] == kinds[1]) != (first.latents == second.latents)
+    The end of a cumulative chain is layer patching with recomputed latents, so it is set against
+    the frozen kind; a relay's end against the recomputed kind, if there is one.
+    """
+    pairs = []
+    for layer in setup.find("layer", setting=setting):
+        for position in setup.find("position", layer.latents, setting=setting):
+            pairs += [(layer, position), (position, layer)]
+    frozen = setup.one("layer", "frozen", setting=setting)
+    total = setup.whole("recomputed", setting)
+    relay = setup.one("iterative", strategy="relay", setting=setting)
+    if frozen is not None and total is not None:
+        pairs.append((frozen, total))
+    chosen_in = setup.one("layer", "recomputed", setting=setting) or frozen
+    if relay is not None and chosen_in is not None:
+        pairs.append((chosen_in, relay.end()))
+    return pairs
 
 
 def _part(first: Arm, second: Arm, setup: Setup) -> Part | None:
@@ -115,7 +118,7 @@ def _say(blocks: tuple[Claims, ...], first: Arm, second: Arm, chosen: int, setup
         return (
             f"{begin}. Chosen in {first.name} on {setup.thresholds.folds - 1} of "
             f"{setup.thresholds.folds} folds and tested on the one left out, {lead.name} have a "
-            f"mean content effect that differs by {evidence(lead)}; it is {compared(lead)}."
+            f"mean content effect that differs by {evidence(lead)}.{compared(lead)}"
         )
 
     return answer(

@@ -137,7 +137,7 @@ def _sides(shown: list[Claim], lead: Claim) -> str:
     what = lead.name.rsplit(" ", 1)[-1]
     return (
         f"Yes: {side} {what} carry more. The mean content effect of early minus that of late "
-        f"{what} is {evidence(lead)}; it is {compared(lead)}."
+        f"{what} is {evidence(lead)}.{compared(lead)}"
     )
 
 
@@ -147,8 +147,8 @@ def _more_and_less(shown: list[Claim], lead: Claim) -> str:
     said = [f"position {listed(more)} carries more than the others do on average"] if more else []
     said += [f"position {listed(less)} carries less"] if less else []
     return (
-        f"Yes: {' and '.join(said)}, means over layers. For {lead.name} it is {evidence(lead)}; "
-        f"it is {compared(lead)}."
+        f"Yes: {' and '.join(said)}, means over layers. For {lead.name} it is {evidence(lead)}."
+        f"{compared(lead)}"
     )
 
 
@@ -159,5 +159,5 @@ def _shift(shown: list[Claim], lead: Claim) -> str:
     said += [f"late layers lean more on position {listed(late)}"] if late else []
     return (
         f"Yes: compared with all positions together, {' and '.join(said)}. For {lead.name} the "
-        f"contrast is {evidence(lead)}; it is {compared(lead)}."
+        f"contrast is {evidence(lead)}.{compared(lead)}"
     )

@@ -13,7 +13,7 @@ from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.effects import content, logit_span, sign
 from codi_patching.analysis.families import Claims, Family, Part
 from codi_patching.analysis.questions.setup import Setting, Setup, common_layers, contrast
-from codi_patching.analysis.sentences import answer, compared, evidence, listed
+from codi_patching.analysis.sentences import answer, compared, evidence, layers_listed
 from codi_patching.analysis.verdicts import Unit
 
 FAMILY = "sums"
@@ -77,12 +77,12 @@ def _say(
     def yes(shown: list[Claim], lead: Claim) -> str:
         more = [claim.name for claim in shown if (claim.estimate or 0) > 0]
         less = [claim.name for claim in shown if (claim.estimate or 0) < 0]
-        said = [f"to more at {listed(more)}"] if more else []
-        said += [f"to less at {listed(less)}"] if less else []
+        said = [f"to more at {layers_listed(more)}"] if more else []
+        said += [f"to less at {layers_listed(less)}"] if less else []
         return (
             f"Yes: in {measure} single positions ({position.name}) add up {' and '.join(said)} "
             f"than all at once ({whole.name}). At {lead.name} sum minus whole is "
-            f"{evidence(lead)}; it is {compared(lead)}."
+            f"{evidence(lead)}.{compared(lead)}"
         )
 
     return answer(
