@@ -167,7 +167,7 @@ def skewed_kl(rng: Generator) -> NDArray[np.float64]:
     return np.where(rng.random(PAIRS) < 0.3, 0.0, np.exp(rng.normal(0, 2, PAIRS)))
 
 
-KL_MEDIAN = float(np.exp(2 * -0.5659488))
+KL_MEDIAN = float(np.exp(2 * -0.5659488218))
 """Median of `skewed_kl`: the quantile of the lognormal at (0.5 - 0.3) / 0.7."""
 
 
@@ -192,10 +192,12 @@ def write(runs: int, flips: int, samples: int) -> str:
     total = sum(sum(map(bool, found)) for found in nothing.values())
     every = runs * len(kinds)
     rows.append(["all", str(every), f"{total} ({total / every:.2%})", ""])
-    effects = [(shape, size, MEAN_ZERO) for shape in SHAPES for size in SIZES]
+    effects: list[tuple[str, float, tuple[str, ...]]] = [
+        (shape, size, MEAN_ZERO) for shape in SHAPES for size in SIZES
+    ]
     effects.append(("position", 0.30, ("skewed",)))
     scores = [
-        (size, shape, noise, planted(max(20, runs // 4), flips, Planted(size, shape), noise))
+        (size, shape, noise, planted(-(-runs // 4), flips, Planted(size, shape), noise))
         for shape, size, noise in effects
     ]
     single = [
@@ -233,7 +235,7 @@ def _row(size: float, shape: str, noise: Sequence[str], score: Score) -> list[st
         f"{score.cells[0] / max(score.cells[1], 1):.0%}",
         f"{score.wrong} of {score.claims}",
         f"{score.wrong_sign} of {score.yes}",
-        f"{score.covered / score.intervals:.2%}",
+        f"{score.covered / max(score.intervals, 1):.2%}",
         f"{score.joint / score.runs:.0%}",
     ]
 

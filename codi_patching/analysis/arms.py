@@ -212,3 +212,10 @@ def command(
             words.append(f"--model.{key} {value}")
             folder += f"_{value}"
     return " ".join([*words, f"--results.dir results/{folder}"])
+
+
+def command_of(arm: Arm) -> str:
+    """The command that makes an arm again."""
+    latents = None if arm.experiment == "iterative" else arm.latents
+    direction = None if arm.direction == "denoising" else arm.direction
+    return command(arm.experiment, latents, arm.strategy, direction)

@@ -26,6 +26,7 @@ class Claim:
         layer: Name of the layer that it is about, if it is one.
         column: Name of the position or iteration, if it is one.
         against: What the own patch was compared with.
+        groups: Independent groups of pairs; as many as pairs if none share a question.
         pairs_to_decide: If undecided, about how many pairs would decide; None if very many.
     """
 
@@ -42,6 +43,7 @@ class Claim:
     layer: str | None = None
     column: str | None = None
     against: str = "unpatched and control"
+    groups: int | None = None
     pairs_to_decide: int | None = None
 
 

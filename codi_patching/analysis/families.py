@@ -103,14 +103,13 @@ def judge_family(
     if not blocks:
         return list(family.ready)
     result = max_t(np.concatenate([block.columns() for block in blocks], axis=1), signs, groups)
-    independent = len(set(groups)) / max(len(groups), 1)
     findings, first = [], 0
     for part in family.parts:
         judged = []
         for block in part.contrasts:
             width = block.columns().shape[1]
             span = slice(first, first + width)
-            judged.append(_claims(block, result, span, alpha, least_pairs, independent))
+            judged.append(_claims(block, result, span, alpha, least_pairs))
             first += width
         findings.append(part.conclude(tuple(judged)))
     return findings + list(family.ready)
@@ -122,7 +121,6 @@ def _claims(
     span: slice,
     alpha: float,
     least_pairs: int,
-    independent: float,
 ) -> Claims:
     bounds = _Bounds.of(block, result, span, alpha)
     bounded = block.unit in ("probability", "hit rate")
@@ -130,8 +128,8 @@ def _claims(
     cells = block.cells or ((None, None),) * len(block.names)
     claims = []
     for i, name in enumerate(block.names):
-        estimate, low, high, p, n = bounds.joined(i, block.rule)
-        units = n * independent
+        estimate, low, high, p = bounds.joined(i, block.rule)
+        n, units = int(bounds.n[:, i].min()), int(bounds.groups[:, i].min())
         verdict = decide(
             block.rule, low, high, block.threshold, units >= least_pairs, units >= least_no
         )
@@ -143,7 +141,8 @@ def _claims(
         claims.append(
             Claim(
                 name, verdict, _known(estimate), _known(low), _known(high), _known(p), n,
-                block.threshold, block.unit, block.kind, *cells[i], _against(block), needed,
+                block.threshold, block.unit, block.kind, *cells[i], _against(block), units,
+                needed,
             )
         )  # fmt: skip
     return tuple(claims)
@@ -164,6 +163,7 @@ class _Bounds:
     high: Array
     p: Array
     n: NDArray[np.int_]
+    groups: NDArray[np.int_]
 
     @classmethod
     def of(cls, block: Contrasts, result: MaxT, span: slice, alpha: float) -> _Bounds:
@@ -174,35 +174,34 @@ class _Bounds:
         low, high = mean - width, mean + width
         if block.unit in ("probability", "hit rate"):
             for i in np.flatnonzero(~result.tested[span] & (n > 0) & (np.abs(mean) <= 1)):
-                low[i], high[i] = identical_bounds(mean[i], n[i], alpha)
+                low[i], high[i] = identical_bounds(mean[i], result.groups[span][i], alpha)
         excess = {
             "content": mean - block.threshold,
             "direction": np.abs(mean) - block.threshold,
             "reaches": mean + block.threshold,
         }[block.rule]
-        spread = MaxT(mean, error, n, result.tested[span], result.maxima)
-        p = spread.p(np.maximum(excess, 0.0))
+        p = result.p(np.maximum(excess, 0.0), span)
         return cls(
             mean.reshape(shape),
             low.reshape(shape),
             high.reshape(shape),
             p.reshape(shape),
             n.reshape(shape),
+            result.groups[span].reshape(shape),
         )
 
-    def joined(self, i: int, rule: Rule) -> tuple[float, float, float, float, int]:
-        """Estimate, low, high, p and n of a claim from its one or two comparisons."""
+    def joined(self, i: int, rule: Rule) -> tuple[float, float, float, float]:
+        """Estimate, low, high and p of a claim from its one or two comparisons."""
         means, lows, highs, ps = self.mean[:, i], self.low[:, i], self.high[:, i], self.p[:, i]
-        n = int(self.n[:, i].min())
-        if n == 0 or np.isnan(means).any():
-            return np.nan, np.nan, np.nan, np.nan, n
+        if np.isnan(means).any():
+            return np.nan, np.nan, np.nan, np.nan
         p = float("nan") if np.isnan(ps).any() else float(ps.max())
         if rule != "direction":
-            return float(means.min()), float(lows.min()), float(highs.min()), p, n
+            return float(means.min()), float(lows.min()), float(highs.min()), p
         if len(means) > 1 and means[0] * means[1] < 0:
             p = np.nan if np.isnan(p) else 1.0
         estimate = float(means[np.abs(means).argmin()])
-        return estimate, float(lows.min()), float(highs.max()), p, n
+        return estimate, float(lows.min()), float(highs.max()), p
 
 
 def _known(value: float) -> float | None:

@@ -33,6 +33,7 @@ class MaxT:
         mean: Of each column, `(columns,)`; NaN without values.
         error: Its standard error; 0 where nothing varies.
         n: Pairs with a value.
+        groups: Groups with a value: the independent units.
         tested: Columns that vary; the others are not tested.
         maxima: Largest absolute studentised mean of each flip, ascending, `(flips,)`.
     """
@@ -40,6 +41,7 @@ class MaxT:
     mean: Array
     error: Array
     n: NDArray[np.int_]
+    groups: NDArray[np.int_]
     tested: Mask
     maxima: Array
 
@@ -53,17 +55,18 @@ class MaxT:
             return float("inf")
         return float(self.maxima[len(self.maxima) - 1 - largest])
 
-    def p(self, excess: Array) -> Array:
+    def p(self, excess: Array, span: slice = slice(None)) -> Array:
         """Of each column, p = (1 + b) / (1 + B) of its excess; NaN if it is not tested.
 
         Args:
             excess: How far the mean lies beyond the threshold, `(columns,)`.
+            span: Which columns they are; all by default.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            statistic = np.where(self.tested, excess / self.error, np.nan)
+            statistic = np.where(self.tested[span], excess / self.error[span], np.nan)
         below = np.searchsorted(self.maxima, statistic, side="left")
         p = (1 + len(self.maxima) - below) / (1 + len(self.maxima))
-        return np.where(self.tested, p, np.nan)
+        return np.where(self.tested[span], p, np.nan)
 
 
 def draw_signs(groups: int, flips: int, seed: int) -> NDArray[np.int8]:
@@ -100,7 +103,7 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
     maxima = np.sort(
         _maxima(residual[:, tested][:, once], size[:, tested][:, once], n[tested][once], signs)
     )
-    return MaxT(mean, np.where(tested, error, 0.0), n, tested, maxima)
+    return MaxT(mean, np.where(tested, error, 0.0), n, (size > 0).sum(axis=0), tested, maxima)
 
 
 def _distinct(columns: Array) -> list[int]:

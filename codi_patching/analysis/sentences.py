@@ -64,9 +64,16 @@ def evidence(claim: Claim) -> str:
         interval = f"simultaneous interval {number(claim.low)} to {number(claim.high)}"
     threshold = f"threshold {number(claim.threshold)}"
     return (
-        f"{number(claim.estimate)}{unit} ({interval}, {p_value(claim.p)}, n = {claim.n} pairs, "
+        f"{number(claim.estimate)}{unit} ({interval}, {p_value(claim.p)}, {sample(claim)}, "
         f"{threshold})"
     )
+
+
+def sample(claim: Claim) -> str:
+    """How many pairs, and how many of them are independent."""
+    groups = claim.groups if claim.groups is not None else claim.n
+    pairs = f"n = {claim.n} pairs"
+    return pairs if groups == claim.n else f"{pairs} in {groups} groups that share a question"
 
 
 def compared(claim: Claim) -> str:
@@ -150,7 +157,7 @@ def answer(
 
 def too_few(lead: Claim) -> str:
     """Why there is no verdict."""
-    return f"No verdict: {lead.n} independent pairs are too few for one."
+    return f"No verdict: too few pairs for one ({sample(lead)})."
 
 
 def _undecided(claims: Sequence[Claim], lead: Claim, what: str) -> str:

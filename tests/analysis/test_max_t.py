@@ -58,7 +58,8 @@ def test_single_claim_agrees_with_scipys_permutation_test():
     theirs = stats.permutation_test(
         (values - values.mean(), np.zeros(57)),
         lambda a, b, axis: np.abs(np.mean(a - b, axis=axis) / np.std(a - b, axis=axis, ddof=1)),
-        permutation_type="samples", n_resamples=9_999, vectorized=True, rng=5, alternative="greater",
+        permutation_type="samples", n_resamples=9_999, vectorized=True, rng=5,
+        alternative="greater",
     ).null_distribution  # fmt: skip
     statistic = abs(values.mean()) / values.std(ddof=1)
     expected = (1 + np.sum(theirs >= statistic)) / 10_000

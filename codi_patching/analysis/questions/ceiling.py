@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from codi_patching.analysis.arms import Arm, Array
+from codi_patching.analysis.arms import Arm, Array, command_of
 from codi_patching.analysis.claims import Finding, unanswered
 from codi_patching.analysis.effects import Comparisons, ceiling_content, mean_over
 from codi_patching.analysis.families import Claims, Contrasts, Family, Part
@@ -38,7 +38,7 @@ def ceiling_family(setup: Setup) -> Family:
         ceiling = ceiling_content(arm)
         shown = arm.end() if arm.experiment == "iterative" else arm
         if ceiling is None or not np.isfinite(ceiling.restored).any():
-            reason = "The results hold no ceiling; run the experiment again with this version."
+            reason = f"The results hold no ceiling; `{command_of(arm)}` makes it."
             ready.append(unanswered(_question(arm), reason, (arm.name,), FAMILY))
         else:
             parts.append(_part(shown, ceiling, setup))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from codi_patching.analysis.arms import Arm, Array, command
+from codi_patching.analysis.arms import THOUGHT, Arm, Array, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.effects import content, mean_over
 from codi_patching.analysis.families import Claims, Contrasts, Family, Part
@@ -61,11 +61,17 @@ def _early_layers(arm: Arm, setup: Setup) -> Part:
     )
 
 
+def _by_position(arm: Arm, values: Array) -> Array:
+    """Means over layers, `(pairs, positions)`; the thoughts' own row is no layer."""
+    rows = [row for row, name in enumerate(arm.layers) if name != THOUGHT]
+    return mean_over(values[:, rows], 1)
+
+
 def _early_positions(arm: Arm, setup: Setup) -> Part:
     middle = len(arm.columns) // 2
 
     def difference(values: Array) -> Array:
-        by_position = mean_over(values, 1)
+        by_position = _by_position(arm, values)
         early, late = by_position[:, :middle], by_position[:, -middle:]
         return (mean_over(early, 1) - mean_over(late, 1))[:, None]
 
@@ -77,7 +83,7 @@ def _early_positions(arm: Arm, setup: Setup) -> Part:
 
 def _special(arm: Arm, setup: Setup) -> Part:
     def difference(values: Array) -> Array:
-        by_position = mean_over(values, 1)
+        by_position = _by_position(arm, values)
         return stacked(
             [
                 by_position[:, k] - mean_over(np.delete(by_position, k, axis=1), 1)
