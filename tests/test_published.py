@@ -29,7 +29,7 @@ from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import build_readout
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.families import FAMILIES
-from codi_patching.models.loading.published import CheckpointError
+from codi_patching.models.loading.files import CheckpointError
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine

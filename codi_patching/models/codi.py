@@ -44,7 +44,12 @@ class CodiSettings:
         bot_ids: Token ids that end the prompt, the last one being "begin of thought".
         eot_id: "End of thought", which starts the readout.
         eos_id: Ends the answer.
-        answer_prefix: Text between eot and the answer.
+        answer_prefix: Text between eot and the answer; empty where the answer follows eot.
+        after_eot: Token ids between eot and the prefix; models trained with eos as a delimiter
+            have eos there.
+        raw_question: Whether the question's text is taken as it is; else it is stripped and
+            double spaces are made one.
+        question_suffix: Text after the question, before bot.
     """
 
     num_latents: int
@@ -52,6 +57,14 @@ class CodiSettings:
     eot_id: int
     eos_id: int
     answer_prefix: str = "The answer is:"
+    after_eot: tuple[int, ...] = ()
+    raw_question: bool = False
+    question_suffix: str = ""
+
+    @property
+    def eot_ids(self) -> tuple[int, ...]:
+        """The token ids that start the readout: eot and what follows it before the prefix."""
+        return (self.eot_id, *self.after_eot)
 
     def __post_init__(self) -> None:
         """Check the number of latents."""
@@ -181,10 +194,11 @@ class CodiModel(nn.Module):
         Raises:
             ValueError: The question is empty.
         """
-        text = re.sub(r" {2,}", " ", question.strip())
-        if not text:
+        if not question.strip():
             raise ValueError("expected a question with text, got an empty one")
-        return list(self.tokenizer(text)["input_ids"])
+        raw = self.settings.raw_question
+        text = question if raw else re.sub(r" {2,}", " ", question.strip())
+        return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
 
     def prompt_ids(self, question: str) -> list[int]:
         """Tokens of the prompt: the question, then bot."""
