@@ -8,7 +8,7 @@ The vocabulary grew by three rows after the tokenizer's last: start, end, latent
 question as it is (double spaces stay), a newline, start; then K thoughts, each the last hidden
 state after the final norm, unprojected; then end, `###` and the answer:
 
-    Tom has 5  apples. … \n <|start-latent|> z_0 … z_{K-1} <|end-latent|> ### 18
+    Tom has 5  apples. … ↵ <|start-latent|> z_0 … z_{K-1} <|end-latent|> ### 18
 
 K is not in the file. A file of stage 0 has no `base_causallm.` and no thoughts: it is refused.
 Coconut: arXiv 2412.06769. SIM-CoT: 2509.20317.

@@ -11,8 +11,8 @@ Older files say `coconut.` for `codi.`; files of a model trained without LoRA ha
 plain Hugging Face names, and `pj_in.*`, `pj_out.*` where it is of another width or vocabulary.
 
 The vocabulary has three more rows than the base model's, pad, bot, eot in this order; or a
-tokenizer beside the checkpoint names its tokens `<|bocot|>` and `<|eocot|>`. CODI: arXiv 2502.21074.
-SIM-CoT: 2509.20317.
+tokenizer beside the checkpoint names its tokens `<|bocot|>` and `<|eocot|>`.
+CODI: arXiv 2502.21074. SIM-CoT: 2509.20317.
 """
 
 from __future__ import annotations
