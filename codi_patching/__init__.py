@@ -4,8 +4,55 @@ In a notebook:
 
     import codi_patching as cp
     results = cp.load_results("results/position")
+
+Names are imported when they are first used, so that reading results needs none of the packages that
+measuring does.
 """
 
-from codi_patching.frames import Frames, load_results
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Frames", "load_results"]
+if TYPE_CHECKING:
+    from codi_patching.callbacks.results import ResultsWriter
+    from codi_patching.data.datamodule import PairsDataModule
+    from codi_patching.data.pairs import Pair, Question
+    from codi_patching.experiments.iterative import IterativePatching
+    from codi_patching.experiments.layer import LayerPatching
+    from codi_patching.experiments.position import PositionPatching
+    from codi_patching.results.frames import Frames, load_results
+
+_PLACES = {
+    "Frames": "results.frames",
+    "IterativePatching": "experiments.iterative",
+    "LayerPatching": "experiments.layer",
+    "Pair": "data.pairs",
+    "PairsDataModule": "data.datamodule",
+    "PositionPatching": "experiments.position",
+    "Question": "data.pairs",
+    "ResultsWriter": "callbacks.results",
+    "load_results": "results.frames",
+}
+
+__all__ = [
+    "Frames",
+    "IterativePatching",
+    "LayerPatching",
+    "Pair",
+    "PairsDataModule",
+    "PositionPatching",
+    "Question",
+    "ResultsWriter",
+    "load_results",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it is."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

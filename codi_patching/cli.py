@@ -27,8 +27,8 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.callbacks.validity import ValidityReport
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import PatchingExperiment
+from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.training.distillation import CodiDistillation, WordProblemsDataModule
-from codi_patching.models.arithmetic import fix_order_of_sums
 
 _USAGE = """usage: codi-patching {predict,compare,fit} [--config FILE] [options]
 
@@ -165,7 +165,7 @@ def main() -> None:
     # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    fix_order_of_sums()
+    enable_mkl_reproducibility()
     try:
         sys.exit(run())
     except (ValueError, OSError, MisconfigurationException) as error:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from codi_patching.data.pairs import SHIPPED_PAIRS, Pair, PairsFileError, read_pairs, split_equal
-from codi_patching.models.loading.checkpoint import file_sha256
+from codi_patching.data.pair_files import SHIPPED_PAIRS, PairsFileError, read_pairs
+from codi_patching.data.pairs import Pair, split_equal
+from codi_patching.results.files import sha256_of
 
 
-def _as_it_is(batch: list[Pair]) -> list[Pair]:
+@dataclass
+class PairBatch:
+    """Pairs that run together.
+
+    Attributes:
+        first: Place of the first of them among the pairs of the run.
+        pairs: In the file's order.
+    """
+
+    first: int
+    pairs: list[Pair]
+
+
+def _as_it_is(batch: PairBatch) -> PairBatch:
     return batch
 
 
@@ -20,12 +36,13 @@ class PairsDataModule(pl.LightningDataModule):
     """Reads a file of pairs and leaves out those whose two answers are equal.
 
     Args:
-        pairs: File of pairs, in either form of `data.pairs`; the shipped ones if not given.
+        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones if not given.
         max_pairs: Only the first so many, after filtering.
         batch_size: Pairs whose unpatched runs are made side by side.
 
     Attributes:
-        kept: The pairs that `predict` will see.
+        usable: All pairs with two different answers.
+        kept: Those of them that the run has.
         filtered: Ids of those left out because their answers are equal.
         sha256: Of the file.
     """
@@ -40,9 +57,11 @@ class PairsDataModule(pl.LightningDataModule):
         self.save_hyperparameters()
         self.path = Path(pairs) if pairs is not None else SHIPPED_PAIRS
         self.max_pairs, self.batch_size = max_pairs, batch_size
+        self.usable: list[Pair] = []
         self.kept: list[Pair] = []
         self.filtered: list[str] = []
         self.sha256 = ""
+        self._done: frozenset[int] = frozenset()
 
     def setup(self, stage: str) -> None:
         """Read and filter; says what was left out.
@@ -51,14 +70,14 @@ class PairsDataModule(pl.LightningDataModule):
             PairsFileError: The file cannot be read, or no pair is left.
         """
         everything = read_pairs(self.path)
-        self.sha256 = file_sha256(self.path)
-        self.kept, self.filtered = split_equal(everything)
-        if not self.kept:
+        self.sha256 = sha256_of(self.path)
+        self.usable, self.filtered = split_equal(everything)
+        if not self.usable:
             raise PairsFileError(
                 f"{self.path}: expected a pair with two different answers, but all "
                 f"{len(everything)} have equal answers: set --data.pairs"
             )
-        self.kept = self.kept[: self.max_pairs]
+        self.kept = self.usable[: self.max_pairs]
         rank_zero_info(
             "%s: %d pairs, %d left out because both answers are equal%s, %d to run",
             self.path.name,
@@ -69,27 +88,35 @@ class PairsDataModule(pl.LightningDataModule):
         )
 
     @property
-    def batches(self) -> list[list[Pair]]:
-        """The pairs, a few a batch, in the file's order."""
+    def batches(self) -> list[PairBatch]:
+        """All pairs of the run, a few a batch, in the file's order."""
         firsts = range(0, len(self.kept), self.batch_size)
-        return [self.kept[first : first + self.batch_size] for first in firsts]
+        return [PairBatch(first, self.kept[first : first + self.batch_size]) for first in firsts]
 
-    def predict_dataloader(self) -> DataLoader[list[Pair]]:
-        """The batches; of several processes each takes its share of whole batches.
+    def leave_out(self, done: Collection[int]) -> None:
+        """Yield no batch whose first pair is one of these: their results are there already."""
+        self._done = frozenset(done)
+
+    @property
+    def missing(self) -> list[PairBatch]:
+        """The batches that are still to run."""
+        return [batch for batch in self.batches if batch.first not in self._done]
+
+    def predict_dataloader(self) -> DataLoader[PairBatch]:
+        """The batches that are still to run; of several processes each takes its share.
 
         Raises:
-            ValueError: There are more processes than batches.
+            ValueError: There are more processes than batches in the whole run.
         """
-        batches = self.batches
         processes = self.trainer.world_size if self.trainer is not None else 1
-        if processes > len(batches):
+        if processes > len(self.batches):
             raise ValueError(
-                f"expected at most {len(batches)} processes, one for each batch of "
+                f"expected at most {len(self.batches)} processes, one for each batch of "
                 f"{self.batch_size} pairs, got {processes}: set --trainer.devices or "
                 "--data.batch_size"
             )
         return DataLoader(
-            batches,  # type: ignore[arg-type]
+            self.missing,  # type: ignore[arg-type]
             batch_size=None,
             collate_fn=_as_it_is,
         )

@@ -1,83 +1,54 @@
-"""Question pairs: reading, checking, filtering.
-
-Two forms are read, as JSON (a list) or JSONL (an object a line):
-
-    prepared   {"pair_id": "3", "clean": {"question": "…", "answer": 18}, "corrupted": {…}}
-    raw        {"pair_id": "3", "variant": "clean", "question": "…", "answer": "18"}, and another
-               line with the variant "corrupted"
-
-Other fields are left alone.
-"""
+"""Question pairs, and the questions of one."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
-"""The pairs that come with the package, made for codi-tiny."""
-
-_VARIANTS = ("clean", "corrupted")
-_ID_LENGTH = 200
-_QUESTION_LENGTH = 100_000
-_EXACT = 2**53
-"""Whole numbers up to here are exact as floats."""
-
-
-class PairsFileError(ValueError):
-    """A file of pairs cannot be read as one; nothing of it is used."""
 
 
 @dataclass
 class Question:
-    """A question with its numeric answer."""
+    """A question with its numeric answer.
+
+    Attributes:
+        text: As it is asked.
+        answer: A number.
+        reasoning_steps: The calculation, such as `("<<16-3=13>>", "<<13*2=26>>")`, if known.
+    """
 
     text: str
     answer: float
+    reasoning_steps: tuple[str, ...] = ()
 
 
 @dataclass
 class Pair:
-    """A clean and a corrupted question that differ in one number."""
+    """A clean and a corrupted question that differ in one number.
+
+    Attributes:
+        pair_id: Names the pair in results.
+        clean: One question.
+        corrupted: Its twin.
+        sibling: The same text with yet another number in that place and another answer, if there
+            is one; a control.
+        group: Pairs of one group share a question; the pair's own id if not given.
+    """
 
     pair_id: str
     clean: Question
     corrupted: Question
+    sibling: Question | None = None
+    group: str = ""
 
+    def __post_init__(self) -> None:
+        """A pair is its own group by default."""
+        self.group = self.group or self.pair_id
 
-def read_pairs(path: Path) -> list[Pair]:
-    """All pairs of a file, in its order.
-
-    Raises:
-        PairsFileError: The file is not JSON or JSONL, or any record is not as it should be.
-    """
-    records = _read_records(path)
-    if not records:
-        raise PairsFileError(f"{path}: expected at least one pair, got an empty list")
-    raw = any(isinstance(r, dict) and "variant" in r for r in records)
-    pairs = _from_raw(records, path) if raw else _from_prepared(records, path)
-    ids = [pair.pair_id for pair in pairs]
-    doubled = [pair_id for pair_id, count in Counter(ids).items() if count > 1]
-    if doubled:
-        raise PairsFileError(f"{path}: expected each pair_id once, got {doubled[:5]} again")
-    return pairs
-
-
-def read_questions(path: Path) -> list[Question]:
-    """Single questions: JSON or JSONL records with `question` and `answer`.
-
-    Raises:
-        PairsFileError: The file cannot be read, or a record is not as it should be.
-    """
-    records = _read_records(path)
-    return [_question(record, f"{path}: record {i}") for i, record in enumerate(records)]
+    @property
+    def changed_step(self) -> int | None:
+        """The first reasoning step that differs between the two questions, from 1, if known."""
+        steps = zip(self.clean.reasoning_steps, self.corrupted.reasoning_steps)
+        return next((i for i, (one, other) in enumerate(steps, 1) if one != other), None)
 
 
 def split_equal(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
@@ -85,129 +56,3 @@ def split_equal(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     kept = [pair for pair in pairs if pair.clean.answer != pair.corrupted.answer]
     dropped = [pair.pair_id for pair in pairs if pair.clean.answer == pair.corrupted.answer]
     return kept, dropped
-
-
-def _read_records(path: Path) -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PairsFileError(
-            f"{path}: cannot be read ({error.strerror}): set --data.pairs"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise PairsFileError(f"{path}: expected UTF-8 text, {error}") from error
-    try:
-        if text.lstrip().startswith("["):
-            records = json.loads(text, object_pairs_hook=_object)
-        else:
-            lines = (line for line in text.split("\n") if line.strip())
-            records = [json.loads(line, object_pairs_hook=_object) for line in lines]
-    except (ValueError, RecursionError) as error:  # a number of too many digits, nested too deeply
-        raise PairsFileError(
-            f"{path}: expected a JSON list or one JSON object a line, {error}"
-        ) from error
-    return list(records)
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two equal keys one would win in silence."""
-    found = dict(items)
-    if len(found) < len(items):
-        doubled = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
-        raise ValueError(f"but an object has the key {doubled[0]!r} twice")
-    return found
-
-
-def _from_prepared(records: Sequence[Any], path: Path) -> list[Pair]:
-    pairs = []
-    for index, record in enumerate(records):
-        where = f"{path}: pair {index}"
-        pair_id = _pair_id(record, where)
-        questions = [_question(record.get(v), f"{where} ({pair_id!r}), {v}") for v in _VARIANTS]
-        pairs.append(Pair(pair_id, *questions))
-    return pairs
-
-
-def _from_raw(records: Sequence[Any], path: Path) -> list[Pair]:
-    found: dict[str, dict[str, Question]] = {}
-    for index, record in enumerate(records):
-        where = f"{path}: record {index}"
-        pair_id = _pair_id(record, where)
-        variant = record.get("variant")
-        if variant not in _VARIANTS:
-            raise PairsFileError(
-                f"{where} ({pair_id!r}): expected variant clean or corrupted, got {variant!r}"
-            )
-        variants = found.setdefault(pair_id, {})
-        if variant in variants:
-            raise PairsFileError(f"{where} ({pair_id!r}): the {variant} variant is there twice")
-        variants[variant] = _question(record, f"{where} ({pair_id!r})")
-    for pair_id, variants in found.items():
-        lacking = [v for v in _VARIANTS if v not in variants]
-        if lacking:
-            raise PairsFileError(f"{path}: pair {pair_id!r} has no {lacking[0]} variant")
-    return [Pair(pair_id, v["clean"], v["corrupted"]) for pair_id, v in found.items()]
-
-
-def shorten(value: Any) -> str:
-    """A value as an error message shows it."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _pair_id(record: Any, where: str) -> str:
-    if not isinstance(record, dict):
-        raise PairsFileError(f"{where}: expected an object, got {type(record).__name__}")
-    pair_id = record.get("pair_id")
-    if isinstance(pair_id, bool) or not isinstance(pair_id, str | int) or pair_id == "":
-        raise PairsFileError(
-            f"{where}: expected pair_id to be text or a number, got {shorten(pair_id)}"
-        )
-    pair_id = str(pair_id)
-    if len(pair_id) > _ID_LENGTH or not pair_id.isprintable() or pair_id == "__metadata__":
-        raise PairsFileError(
-            f"{where}: expected pair_id of at most {_ID_LENGTH} printable characters (not "
-            f"__metadata__), got {shorten(pair_id)}"
-        )
-    return pair_id
-
-
-def _question(record: Any, where: str) -> Question:
-    if not isinstance(record, dict):
-        raise PairsFileError(
-            f"{where}: expected an object with question and answer, got {shorten(record)}"
-        )
-    text = record.get("question")
-    if not isinstance(text, str) or not text.strip():
-        raise PairsFileError(f"{where}: expected question to be text, got {shorten(text)}")
-    if len(text) > _QUESTION_LENGTH:
-        raise PairsFileError(
-            f"{where}: expected a question of at most {_QUESTION_LENGTH:,} characters, got "
-            f"{len(text):,}"
-        )
-    odd = next(
-        (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r"), None
-    )
-    if odd is not None:
-        raise PairsFileError(f"{where}: expected text, got a control character {odd!r} in question")
-    return Question(text, _number(record.get("answer"), where))
-
-
-def _number(answer: Any, where: str) -> float:
-    """A number, or the text of one: `18`, `"18.0"`, `"1,430"`, `"$18"`, `"… #### 18"`."""
-    value = math.nan
-    if isinstance(answer, str):
-        text = answer.rpartition("####")[2].strip().removeprefix("$").replace(",", "")
-        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", text):
-            value = float(text)
-    elif isinstance(answer, int | float) and not isinstance(answer, bool):
-        value = float(answer) if abs(answer) < 1e300 else math.inf
-    if not math.isfinite(value):
-        raise PairsFileError(
-            f"{where}: expected answer to be a finite number, got {shorten(answer)}"
-        )
-    if abs(value) > _EXACT:
-        raise PairsFileError(
-            f"{where}: expected answer to be at most 2^53 in size, got {shorten(answer)}"
-        )
-    return value

@@ -1,7 +1,7 @@
 """Iterative patching: patch a position, let the model generate the next one from it, go on.
 
-For each layer l a chain of K iterations; each is a run of the patched question on recomputed
-latents. With K = 3, `c_p` the giving run's activation at (l, p) and `g_p` a generated one:
+For each layer l a chain of K iterations; each is a run of the base question on recomputed
+latents. With K = 3, `c_p` the source run's activation at (l, p) and `g_p` a generated one:
 
     relay        iteration 0 patches position 0 with c_0          and generates g_1
                  iteration 1 patches position 1 alone, with g_1   and generates g_2
@@ -23,17 +23,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
 
-from codi_patching.data.pairs import Pair
-from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
-from codi_patching.metrics.grid import ITERATIVE_METRICS, grid_metrics
+from codi_patching.experiments.pair_runs import Extras, PairStart
+from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.experiments.prompts import check_choice
+from codi_patching.metrics.grid import ITERATIVE_METRICS
+from codi_patching.metrics.inputs import GeneratedActivations
 from codi_patching.patching.interventions import (
     Activations,
     Cell,
     Generated,
     Patch,
-    Row,
+    PatchSet,
     patches_from,
 )
 
@@ -51,27 +52,25 @@ class IterativePatching(PatchingExperiment):
 
     name = "iterative"
     column = "iteration"
+    metric_classes = ITERATIVE_METRICS
 
     def __init__(
         self, strategy: Strategy = "relay", trace_pair: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(latents="recomputed", **kwargs)
+        check_choice("strategy", strategy, Strategy)
         self.strategy, self.trace_pair = strategy, trace_pair
 
     @property
-    def positions(self) -> list[str]:
+    def columns(self) -> tuple[str, ...]:
         """Iterations 0..K-1."""
-        return [str(iteration) for iteration in range(self.model.num_latents)]
+        return tuple(str(iteration) for iteration in range(self.model.num_latents))
 
     @property
-    def structural_zeros(self) -> list[tuple[int, ...]]:
+    def structural_zeros(self) -> list[tuple[int, int]]:
         """Relay's last iteration at the last layer: nothing reads the only state it patches."""
         last = (len(self.layers) - 1, self.model.num_latents - 1)
         return [last] if self.strategy == "relay" or self.model.num_latents == 1 else []
-
-    def build_metrics(self) -> MetricCollection:
-        """With the cosines of the generated activations."""
-        return grid_metrics(self.shape, ITERATIVE_METRICS)
 
     def on_predict_start(self) -> None:
         """Check that the traced pair exists.
@@ -79,107 +78,118 @@ class IterativePatching(PatchingExperiment):
         Raises:
             ValueError: It does not.
         """
-        super().on_predict_start()
         if self.trace_pair is not None and self.trace_pair not in {p.pair_id for p in self.pairs}:
             raise ValueError(
                 f"expected --model.trace_pair to be one of the {len(self.pairs)} pairs that run, "
                 f"got {self.trace_pair!r}"
             )
 
-    def run_name(self, run: int) -> str:
-        """Runs go iteration by iteration, all layers of one together."""
-        iteration, layer = divmod(run, len(self.layers))
-        return self.cell_name(layer * len(self.positions) + iteration)
+    # -- the chains -----------------------------------------------------------------------------
 
-    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
+    @property
+    def run_order(self) -> list[int]:
+        """Iteration by iteration, all layers of one together."""
+        iterations, layers = range(self.model.num_latents), range(len(self.layers))
+        return [row * len(iterations) + iteration for iteration in iterations for row in layers]
+
+    def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """All layers' chains, iteration by iteration."""
-        return self._chains(start, traced=start.pair_id == self.trace_pair)
-
-    def trace(self, pair: Pair) -> list[dict[str, Any]]:
-        """Every patch of a pair's chains, as `trace_pair` writes it.
-
-        Raises:
-            PairError: The pair cannot be run.
-        """
-        baseline, giving, *donor = self.engine.unpatched(self._requests(pair))
-        given = self._given([baseline, giving, *donor])
-        return self._chains(UnpatchedRuns(pair.pair_id, baseline, giving, given), True).trace
-
-    def _chains(self, start: UnpatchedRuns, traced: bool) -> PatchedRuns:
-        iterations, count = range(self.model.num_latents), len(self.layers)
-        rows = [
-            self._row(start.given, iteration, index)
-            for iteration in iterations
-            for index in range(count)
+        return [
+            self._patch_set(activations, iteration, row)
+            for iteration in range(self.model.num_latents)
+            for row in range(len(self.layers))
         ]
-        watch = [self._watch(row, traced) for row in rows]
-        run = self.run_rows(start, rows, watch)
-        hidden = start.given.thoughts.shape[-1]
-        absent = start.given.thoughts.new_full((hidden,), torch.nan)
-        made = [
-            kept[-1] if row[-1].position + 1 in iterations else absent
-            for row, kept in zip(rows, run.watched)
-        ]
-        chain = torch.stack(made).view(len(iterations), count, hidden).transpose(0, 1)
-        metric_inputs = {"generated": chain.flatten(0, 1)}
-        for name, question in (("giving", start.giving), ("baseline", start.baseline)):
-            activations = question.run.activations()
-            metric_inputs[f"{name}_there"] = torch.stack(
-                [
-                    activations.at(layer, i + 1) if i + 1 in iterations else absent
-                    for layer in self.layers
-                    for i in iterations
-                ]
-            )
-        logits = (part.unflatten(0, (-1, count)).transpose(0, 1) for part in run.answer_logits)
-        return PatchedRuns(
-            tuple(part.flatten(0, 1) for part in logits),
-            metric_inputs,
-            chain[:, :-1].cpu(),
-            self._trace(rows, run.watched) if traced else [],
-        )
 
-    def _row(self, given: Activations, iteration: int, index: int) -> list[Patch]:
-        """The patches of one layer, the index-th, in one iteration."""
-        layer = self.layers[index]
+    def _patch_set(self, activations: Activations, iteration: int, row: int) -> list[Patch]:
+        """The patches of one layer, the row-th of the grid, in one iteration."""
+        layer = self.layers[row]
         if self.strategy == "cumulative":
-            return patches_from(given, layer, range(iteration + 1))
+            return patches_from(activations, layer, range(iteration + 1))
         if iteration == 0:
-            return patches_from(given, layer, [0])
-        before = (iteration - 1) * len(self.layers) + index
+            return patches_from(activations, layer, [0])
+        before = (iteration - 1) * len(self.layers) + row
         return [Patch(layer, iteration, Generated(before))]
 
-    def _watch(self, row: Sequence[Patch], traced: bool) -> list[Cell]:
-        """What the iteration generates next; before it, for the trace, what it patched."""
-        patched = [(p.layer, p.position) for p in row] if traced else []
-        layer, position = row[-1].layer, row[-1].position + 1
-        return [*patched, *([(layer, position)] if position < self.model.num_latents else [])]
+    def watch(self, patch_sets: Sequence[PatchSet]) -> list[list[Cell]]:
+        """What each iteration patched, then what it generates next, if there is a next position."""
+        watched = []
+        for patch_set in patch_sets:
+            cells = [(patch.layer, patch.position) for patch in patch_set]
+            layer, position = cells[-1][0], cells[-1][1] + 1
+            watched.append(cells + [(layer, position)] * (position < self.model.num_latents))
+        return watched
 
-    def _trace(self, rows: Sequence[Row], watched: Sequence[Tensor]) -> list[dict[str, Any]]:
+    def extras(
+        self, start: PairStart, patch_sets: Sequence[PatchSet], watched: Sequence[Tensor]
+    ) -> Extras:
+        """The generated activations, in the grid's order; the trace; whether the chain holds."""
+        rows, steps = len(self.layers), self.model.num_latents
+        absent = torch.full_like(start.source_activations.thoughts[0], torch.nan)
+        generated = [
+            held[-1] if len(held) > len(patch_set) else absent
+            for patch_set, held in zip(patch_sets, watched)
+        ]
+        chain = torch.stack(generated).view(steps, rows, -1).transpose(0, 1)
+        there = [
+            torch.stack(
+                [
+                    activations.at(layer, step + 1) if step + 1 < steps else absent
+                    for layer in self.layers
+                    for step in range(steps)
+                ]
+            )
+            for activations in (start.base.run.activations(), start.source.run.activations())
+        ]
+        links, broken = self._check_links(patch_sets, watched)
+        traced = start.pair.pair_id == self.trace_pair
+        return Extras(
+            GeneratedActivations(chain.flatten(0, 1), *there),
+            chain[:, :-1].cpu(),
+            self.trace(patch_sets, watched) if traced else [],
+            links,
+            broken,
+        )
+
+    def _check_links(
+        self, patch_sets: Sequence[PatchSet], watched: Sequence[Tensor]
+    ) -> tuple[int, int]:
+        """Cells patched with what an iteration before generated; how many held anything else."""
+        rows = len(self.layers)
+        links = [run for run, patches in enumerate(patch_sets) if _is_generated(patches[0])]
+        broken = [run for run in links if not torch.equal(watched[run][0], watched[run - rows][-1])]
+        return len(links), len(broken)
+
+    def trace(
+        self, patch_sets: Sequence[PatchSet], watched: Sequence[Tensor]
+    ) -> list[dict[str, Any]]:
         """A line for each patched cell: what the run really held there, and what it made next."""
-        given = "giving run" if self.source == "clean" else f"source {self.source}"
+        source = "source run" if self.source == "clean" else f"source {self.source}"
         lines = []
-        for row, kept in zip(rows, watched):
-            layer, iteration = row[-1].layer, row[-1].position
+        for patch_set, held in zip(patch_sets, watched):
+            layer, iteration = patch_set[-1].layer, patch_set[-1].position
             following: dict[str, Any] = dict.fromkeys(
                 ("next_position", "next_norm", "next_hash"), ""
             )
-            if len(kept) > len(row):
-                following = {"next_position": iteration + 1, **_describe("next_", kept[-1])}
+            if len(held) > len(patch_set):
+                following = {"next_position": iteration + 1, **_describe("next_", held[-1])}
             lines += [
                 {
-                    "layer": self.layer_names[self.layers.index(layer)],
+                    "layer": self.grid.layers[self.layers.index(layer)],
                     "iteration": iteration,
                     "position": patch.position,
-                    "source": given
-                    if isinstance(patch.values, Tensor)
-                    else f"generated in iteration {iteration - 1}",
-                    **_describe("", held),
+                    "source": f"generated in iteration {iteration - 1}"
+                    if _is_generated(patch)
+                    else source,
+                    **_describe("", value),
                     **following,
                 }
-                for patch, held in zip(row, kept)
+                for patch, value in zip(patch_set, held)
             ]
         return lines
+
+
+def _is_generated(patch: Patch) -> bool:
+    return isinstance(patch.values, Generated)
 
 
 def _describe(prefix: str, activation: Tensor) -> dict[str, str]:

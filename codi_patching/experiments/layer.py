@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
-from codi_patching.patching.interventions import Latents, patches_from
+from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.patching.interventions import Activations, Latents, PatchSet, patches_from
+from codi_patching.results.schema import ALL
 
 
 class LayerPatching(PatchingExperiment):
@@ -23,18 +24,17 @@ class LayerPatching(PatchingExperiment):
         super().__init__(latents=latents, **kwargs)
 
     @property
-    def positions(self) -> list[str]:
-        """None: a layer is one cell."""
-        return []
+    def columns(self) -> tuple[str, ...]:
+        """One: a layer is one cell."""
+        return (ALL,)
 
-    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
+    def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """All positions of each layer."""
         everywhere = range(self.model.num_latents)
-        rows = [patches_from(start.given, layer, everywhere) for layer in self.layers]
-        return PatchedRuns(self.run_rows(start, rows).answer_logits)
+        return [patches_from(activations, layer, everywhere) for layer in self.layers]
 
     @property
-    def structural_zeros(self) -> list[tuple[int, ...]]:
+    def structural_zeros(self) -> list[tuple[int, int]]:
         """The last layer, if no thought is made from it: nothing else reads its output."""
         unread = self.latents == "frozen" or self.model.num_latents == 1
-        return [(len(self.layers) - 1,)] if unread else []
+        return [(len(self.layers) - 1, 0)] if unread else []

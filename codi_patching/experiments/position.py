@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from codi_patching.experiments.base import PatchedRuns, PatchingExperiment, UnpatchedRuns
-from codi_patching.patching.interventions import patches_from
+from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.patching.interventions import Activations, PatchSet, patches_from
 
 
 class PositionPatching(PatchingExperiment):
@@ -18,18 +18,17 @@ class PositionPatching(PatchingExperiment):
     name = "position"
 
     @property
-    def positions(self) -> list[str]:
+    def columns(self) -> tuple[str, ...]:
         """Latent positions 0..K-1."""
-        return [str(position) for position in range(self.model.num_latents)]
+        return tuple(str(position) for position in range(self.model.num_latents))
 
-    def patched_runs(self, start: UnpatchedRuns) -> PatchedRuns:
+    def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """Each cell alone, layer by layer."""
         cells = product(self.layers, range(self.model.num_latents))
-        rows = [patches_from(start.given, layer, [position]) for layer, position in cells]
-        return PatchedRuns(self.run_rows(start, rows).answer_logits)
+        return [patches_from(activations, layer, [position]) for layer, position in cells]
 
     @property
-    def structural_zeros(self) -> list[tuple[int, ...]]:
+    def structural_zeros(self) -> list[tuple[int, int]]:
         """The last layer where no later thought is made from it: nothing else reads its output."""
         last, positions = len(self.layers) - 1, range(self.model.num_latents)
         unread = positions if self.latents == "frozen" else positions[-1:]

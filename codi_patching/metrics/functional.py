@@ -2,8 +2,8 @@
 
 Shapes: `(…, tokens, vocabulary)` for logits at the positions before an answer's tokens, where `…`
 is any batch of runs; every function reduces tokens and vocabulary and keeps `…`. Baseline logits
-without batch dimensions broadcast. Everything is computed in float32 at least, in float64 where the
-device has it: on nearly equal wide distributions a bf16 KL is off by two orders of magnitude.
+without batch dimensions broadcast. Everything is computed in float64 where the device has it, else
+in float32: on nearly equal wide distributions a bf16 KL is off by two orders of magnitude.
 """
 
 from __future__ import annotations
@@ -22,8 +22,18 @@ _CHUNK = 2**18
 """Logits that are widened at a time: whole maps of them would not fit the caches."""
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.device.type == "mps" else logits.double()
+def widest_float(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device: float64, but for MPS, which has none.
+
+    Example:
+        >>> widest_float(torch.device("mps")), widest_float(torch.device("cpu"))
+        (torch.float32, torch.float64)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(widest_float(values.device))
 
 
 def _check_shapes(logits: Tensor, reference: Tensor) -> None:
@@ -109,16 +119,20 @@ def compute_prediction_change_rate(logits: Tensor, reference: Tensor) -> Tensor:
     return (logits.argmax(-1) != reference.argmax(-1)).double().mean(-1)
 
 
+def _check_answer(logits: Tensor, answer_ids: Tensor) -> None:
+    if logits.shape[-2] != answer_ids.shape[-1]:
+        raise ValueError(
+            f"expected logits for {answer_ids.shape[-1]} answer tokens, got {logits.shape[-2]}"
+        )
+
+
 def mean_answer_logit(logits: Tensor, answer_ids: Tensor) -> Tensor:
     """Mean over an answer's tokens of their own logits; `answer_ids` is `(tokens,)`.
 
     Raises:
         ValueError: Logits and answer have different numbers of tokens.
     """
-    if logits.shape[-2] != answer_ids.shape[-1]:
-        raise ValueError(
-            f"expected logits for {answer_ids.shape[-1]} answer tokens, got {logits.shape[-2]}"
-        )
+    _check_answer(logits, answer_ids)
     index = answer_ids.expand(logits.shape[:-1]).unsqueeze(-1)
     return _wide(logits.gather(-1, index)).squeeze(-1).mean(-1)
 
@@ -145,19 +159,39 @@ def compute_answer_logit_difference(
     return clean - mean_answer_logit(corrupted_logits, corrupted_ids)
 
 
-def compute_recovery(difference: Tensor, corrupted: Tensor, clean: Tensor) -> Tensor:
-    """How far the logit difference moved from the corrupted run's (0) to the clean run's (1).
+def compute_answer_probability(logits: Tensor, answer_ids: Tensor) -> Tensor:
+    """Probability of saying an answer, 0 to 1: `exp(sum_j log p_j)` over its tokens.
 
-    `(patched - corrupted) / (clean - corrupted)`, never clipped; NaN where the denominator is
-    smaller than `MIN_DENOMINATOR`. The normalised logit difference of arXiv 2309.16042.
+    Args:
+        logits: Teacher-forced on the answer, `(…, tokens, vocabulary)`.
+        answer_ids: `(tokens,)`.
+
+    Example:
+        >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+        >>> compute_answer_probability(logits, torch.tensor([0, 1])).item()  # 0.5 × 0.75
+        0.375
+    """
+    _check_answer(logits, answer_ids)
+    index = answer_ids.expand(logits.shape[:-1]).unsqueeze(-1)
+    chosen = _wide(logits.gather(-1, index)).squeeze(-1)
+    rows = logits.reshape(-1, logits.shape[-1]).split(max(1, _CHUNK // logits.shape[-1]))
+    total = torch.cat([_wide(few).logsumexp(-1) for few in rows]).view(chosen.shape)
+    return (chosen - total).sum(-1).exp()
+
+
+def compute_recovery(difference: Tensor, base: Tensor, source: Tensor) -> Tensor:
+    """How far the logit difference moved from the base run's (0) to the source run's (1).
+
+    `(patched - base) / (source - base)`, never clipped; NaN where the denominator is smaller than
+    `MIN_DENOMINATOR`. The normalised logit difference of arXiv 2309.16042.
 
     Example:
         >>> compute_recovery(torch.tensor(1.0), torch.tensor(-2.0), torch.tensor(4.0)).item()
         0.5
     """
-    span = clean - corrupted
+    span = source - base
     span = torch.where(span.abs() < MIN_DENOMINATOR, torch.nan, span)
-    return (difference - corrupted) / span
+    return (difference - base) / span
 
 
 def compute_cosine_similarity(activation: Tensor, reference: Tensor) -> Tensor:

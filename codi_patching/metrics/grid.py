@@ -1,29 +1,13 @@
 """The metrics of a pair's grid, accumulated over pairs: torchmetrics whose state is the grid.
 
-`metric(…)` takes all cells of one pair at once, returns that pair's map and adds it to the mean;
-`compute()` gives the mean map over the pairs. States are sums, so ranks reduce by themselves.
-
-The runs of one pair, as keyword arguments that each metric picks from (`patched` runs have a
-leading dimension of cells; `m` and `n` are the numbers of tokens of the two answers):
-
-    patched_own      (cells, m, vocabulary)  teacher-forced on the answer of the patched question
-    patched_other    (cells, n, vocabulary)  teacher-forced on the answer of the giving question
-    baseline_own     (m, vocabulary)         the patched question without patches
-    baseline_other   (n, vocabulary)         the same, on the other answer
-    giving_own, giving_other                 the run that gives the activations, on both answers
-    own_ids, other_ids                       (m,), (n,) token ids of the two answers
-
-With denoising, "own" is the corrupted answer and "other" the clean one. Iterative patching adds
-
-    generated        (cells, hidden)  what an iteration's run made at (layer, next position)
-    giving_there     (cells, hidden)  the giving run's activation there
-    baseline_there   (cells, hidden)  the baseline's
-
-NaN in the last iteration, after which there is no position.
+`metric(inputs)` takes all cells of one pair at once, returns that pair's map and adds it to the
+mean; `compute()` gives the mean map over the pairs. States are sums, so ranks reduce by themselves.
+`metric.rows(inputs)` gives the value of each patched run and adds nothing.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from codi_patching.metrics import functional as F
+from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
 
 
 class GridMetric(Metric):
@@ -54,12 +39,23 @@ class GridMetric(Metric):
         self.set_dtype(torch.float64)
 
     def _apply(self, fn: Callable[..., Any], *args: Any) -> GridMetric:
-        """Move, but keep sums in float64 when a model around the metric is cast to bf16."""
+        """Move, but keep sums as wide as the device allows when a model around is cast to bf16."""
         super()._apply(fn, *args)
         for name in ("total", "count"):
-            setattr(self, name, getattr(self, name).double())
-            self._defaults[name] = self._defaults[name].double()
+            state = getattr(self, name)
+            setattr(self, name, state.to(F.widest_float(state.device)))
+            default = self._defaults[name]
+            self._defaults[name] = default.to(F.widest_float(default.device))
         return self
+
+    @staticmethod
+    @abstractmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """The value of each patched run, `(rows,)`."""
+
+    def update(self, inputs: MetricInputs) -> None:
+        """Add one pair."""
+        self.add(self.rows(inputs))
 
     def add(self, values: Tensor) -> None:
         """Add one pair's value for each cell, in the grid's order.
@@ -75,7 +71,7 @@ class GridMetric(Metric):
         self.total = self.total + grid.nan_to_num(0.0)
         self.count = self.count + (~grid.isnan())
 
-    def recall(self, values: Tensor) -> None:
+    def load_cached(self, values: Tensor) -> None:
         """Add one pair whose values are known already, as `add`."""
         self.add(values)
         self._update_count += 1  # else torchmetrics warns that nothing was ever added
@@ -86,87 +82,100 @@ class GridMetric(Metric):
 
 
 class KLDivergence(GridMetric):
-    """`compute_kl_divergence` of patched and baseline runs, in nats."""
+    """`compute_kl_divergence` of patched and base runs at the base answer, in nats."""
 
-    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_kl_divergence(patched_own, baseline_own))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_kl_divergence(inputs.patched.base, inputs.base_run.base)
 
 
 class L2Difference(GridMetric):
-    """`compute_l2_difference` of patched and baseline runs, in logits."""
+    """`compute_l2_difference` of patched and base runs at the base answer, in logits."""
 
-    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_l2_difference(patched_own, baseline_own))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_l2_difference(inputs.patched.base, inputs.base_run.base)
 
 
 class PredictionChangeRate(GridMetric):
-    """`compute_prediction_change_rate` of patched and baseline runs, 0 to 1."""
+    """`compute_prediction_change_rate` of patched and base runs at the base answer, 0 to 1."""
 
-    def update(self, patched_own: Tensor, baseline_own: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_prediction_change_rate(patched_own, baseline_own))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_prediction_change_rate(inputs.patched.base, inputs.base_run.base)
+
+
+def answer_logit_difference(inputs: MetricInputs, logits: AnswerLogits) -> Tensor:
+    """`compute_answer_logit_difference`, clean minus corrupted, whatever the direction."""
+    clean, corrupted = inputs.answer(True, logits), inputs.answer(False, logits)
+    return F.compute_answer_logit_difference(*clean, *corrupted)
 
 
 class AnswerLogitDifference(GridMetric):
-    """`compute_answer_logit_difference` of the patched runs, in logits."""
+    """`compute_answer_logit_difference` of the patched runs, clean minus corrupted, in logits."""
 
-    def update(
-        self, patched_own: Tensor, patched_other: Tensor, own_ids: Tensor, other_ids: Tensor
-    ) -> None:
-        """Add one pair."""
-        self.add(F.compute_answer_logit_difference(patched_other, other_ids, patched_own, own_ids))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return answer_logit_difference(inputs, inputs.patched)
 
 
-class KLToClean(GridMetric):
-    """KL of the giving run's distribution from the patched runs', in nats; 0 = fully restored."""
+class KLToSource(GridMetric):
+    """KL of the source run's distribution from the patched runs', in nats; 0 = fully restored."""
 
-    def update(self, patched_other: Tensor, giving_other: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_kl_divergence(giving_other, patched_other))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_kl_divergence(inputs.source_run.source, inputs.patched.source)
 
 
 class Recovery(GridMetric):
     """`compute_recovery` of the patched runs; 1 = fully restored."""
 
-    def update(
-        self,
-        patched_own: Tensor,
-        patched_other: Tensor,
-        baseline_own: Tensor,
-        baseline_other: Tensor,
-        giving_own: Tensor,
-        giving_other: Tensor,
-        own_ids: Tensor,
-        other_ids: Tensor,
-    ) -> None:
-        """Add one pair."""
-        patched, corrupted, clean = (
-            F.compute_answer_logit_difference(other, other_ids, own, own_ids)
-            for other, own in (
-                (patched_other, patched_own),
-                (baseline_other, baseline_own),
-                (giving_other, giving_own),
-            )
-        )
-        self.add(F.compute_recovery(patched, corrupted, clean))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        runs = (inputs.patched, inputs.base_run, inputs.source_run)
+        return F.compute_recovery(*(answer_logit_difference(inputs, run) for run in runs))
 
 
 class PredictsClean(GridMetric):
-    """Whether the patched run's answer is the giving question's."""
+    """Whether the patched run answers as the clean question does."""
 
-    def update(self, patched_other: Tensor, other_ids: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_predicts(patched_other, other_ids))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_predicts(*inputs.answer(True, inputs.patched))
 
 
 class PredictsCorrupted(GridMetric):
-    """Whether the patched run's answer is still its own."""
+    """Whether the patched run answers as the corrupted question does."""
 
-    def update(self, patched_own: Tensor, own_ids: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_predicts(patched_own, own_ids))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_predicts(*inputs.answer(False, inputs.patched))
+
+
+class CleanProbability(GridMetric):
+    """`compute_answer_probability` of the pair's clean answer, 0 to 1."""
+
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_answer_probability(*inputs.answer(True, inputs.patched))
+
+
+class CorruptedProbability(GridMetric):
+    """`compute_answer_probability` of the pair's corrupted answer, 0 to 1."""
+
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return F.compute_answer_probability(*inputs.answer(False, inputs.patched))
 
 
 GRID_METRICS: dict[str, type[GridMetric]] = {
@@ -174,27 +183,39 @@ GRID_METRICS: dict[str, type[GridMetric]] = {
     "l2_difference": L2Difference,
     "prediction_change_rate": PredictionChangeRate,
     "answer_logit_difference": AnswerLogitDifference,
-    "kl_to_clean": KLToClean,
+    "kl_to_source": KLToSource,
     "recovery": Recovery,
     "predicts_clean": PredictsClean,
     "predicts_corrupted": PredictsCorrupted,
+    "clean_probability": CleanProbability,
+    "corrupted_probability": CorruptedProbability,
 }
 
 
-class CosineToClean(GridMetric):
-    """`compute_cosine_similarity` of the generated activation to the giving run's there."""
+def _cosine(inputs: MetricInputs, clean: bool) -> Tensor:
+    generated = inputs.generated
+    if generated is None:
+        raise ValueError("expected the generated activations of iterative patching, got none")
+    there = generated.source if clean == inputs.clean_is_source else generated.base
+    return F.compute_cosine_similarity(generated.made, there)
 
-    def update(self, generated: Tensor, giving_there: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_cosine_similarity(generated, giving_there))
+
+class CosineToClean(GridMetric):
+    """`compute_cosine_similarity` of the generated activation to the clean run's there."""
+
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return _cosine(inputs, clean=True)
 
 
 class CosineToCorrupted(GridMetric):
-    """`compute_cosine_similarity` of the generated activation to the baseline's there."""
+    """`compute_cosine_similarity` of the generated activation to the corrupted run's there."""
 
-    def update(self, generated: Tensor, baseline_there: Tensor) -> None:
-        """Add one pair."""
-        self.add(F.compute_cosine_similarity(generated, baseline_there))
+    @staticmethod
+    def rows(inputs: MetricInputs) -> Tensor:
+        """`(rows,)`."""
+        return _cosine(inputs, clean=False)
 
 
 ITERATIVE_METRICS: dict[str, type[GridMetric]] = {
@@ -211,3 +232,10 @@ def grid_metrics(
     return MetricCollection(
         {name: metric(shape) for name, metric in metrics.items()}, compute_groups=False
     )
+
+
+def row_values(
+    inputs: MetricInputs, metrics: Mapping[str, type[GridMetric]] = GRID_METRICS
+) -> dict[str, Tensor]:
+    """Each metric of every patched run, `(rows,)`, on the CPU; nothing is accumulated."""
+    return {name: metric.rows(inputs).cpu() for name, metric in metrics.items()}

@@ -55,7 +55,7 @@ def latent_answers(
         given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
         _, context = model.advance(context, given)
     prefix = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
-    readout = torch.tensor([[model.settings.eot_id, *prefix]] * len(questions))
+    readout = torch.tensor([[*model.settings.eot_ids, *prefix]] * len(questions))
     return _generate(model, context, readout.to(model.device), max_tokens)
 
 

@@ -53,7 +53,7 @@ def answer_tokens(
 
 def build_readout(
     tokenizer: PreTrainedTokenizerFast,
-    eot_ids: int | Sequence[int],
+    eot_ids: Sequence[int],
     prefix: str,
     answers: Sequence[float],
 ) -> Readout:
@@ -61,8 +61,7 @@ def build_readout(
 
     Args:
         tokenizer: Of the model.
-        eot_ids: eot, or all token ids between the thoughts and the prefix
-            (`CodiSettings.eot_ids`).
+        eot_ids: Token ids between the thoughts and the prefix: `CodiSettings.eot_ids`.
         prefix: Text before the answer.
         answers: Of the questions.
 
@@ -77,5 +76,4 @@ def build_readout(
             f"{[tokenizer.convert_ids_to_tokens(ids) for ids in before]} "
             f"for {[format_answer(a) for a in answers]}"
         )
-    start = (eot_ids,) if isinstance(eot_ids, int) else tuple(eot_ids)
-    return Readout((*start, *before[0]), tuple(tuple(ids) for _, ids in split))
+    return Readout((*eot_ids, *before[0]), tuple(tuple(ids) for _, ids in split))

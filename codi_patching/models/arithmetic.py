@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def fix_order_of_sums() -> None:
+def enable_mkl_reproducibility() -> None:
     """Make products on a CPU in float32 and float64 independent of the number of threads.
 
     By MKL's conditional numerical reproducibility; to be called before the first product. Where

@@ -42,11 +42,10 @@ class CodiSettings:
     Attributes:
         num_latents: K, the number of latent thoughts.
         bot_ids: Token ids that end the prompt, the last one being "begin of thought".
-        eot_id: "End of thought", which starts the readout.
+        eot_ids: Token ids that start the readout, the first one being "end of thought"; models
+            trained with eos as a delimiter have eos after it.
         eos_id: Ends the answer.
         answer_prefix: Text between eot and the answer; empty where the answer follows eot.
-        after_eot: Token ids between eot and the prefix; models trained with eos as a delimiter
-            have eos there.
         raw_question: Whether the question's text is taken as it is; else it is stripped and
             double spaces are made one.
         question_suffix: Text after the question, before bot.
@@ -54,17 +53,16 @@ class CodiSettings:
 
     num_latents: int
     bot_ids: tuple[int, ...]
-    eot_id: int
+    eot_ids: tuple[int, ...]
     eos_id: int
     answer_prefix: str = "The answer is:"
-    after_eot: tuple[int, ...] = ()
     raw_question: bool = False
     question_suffix: str = ""
 
     @property
-    def eot_ids(self) -> tuple[int, ...]:
-        """The token ids that start the readout: eot and what follows it before the prefix."""
-        return (self.eot_id, *self.after_eot)
+    def eot_id(self) -> int:
+        """ "End of thought"."""
+        return self.eot_ids[0]
 
     def __post_init__(self) -> None:
         """Check the number of latents."""
@@ -281,6 +279,10 @@ class CodiModel(nn.Module):
         hidden, context = self.read(start, ids.to(self.device), padding)
         return hidden[:, -1], context
 
+    def next_thought(self, hidden: Tensor) -> Tensor:
+        """Z `(…, hidden)` made from hidden states after the final norm `(…, hidden)`."""
+        return self.prj(hidden)
+
     def think(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Context]:
         """Generate and feed back the latent thoughts.
 
@@ -294,7 +296,7 @@ class CodiModel(nn.Module):
         """
         thoughts, states = [], []
         for _ in range(self.settings.num_latents):
-            thought = self.prj(hidden)
+            thought = self.next_thought(hidden)
             step, context = self.advance(context, thought.unsqueeze(1))
             hidden = step[:, 0]
             thoughts.append(thought)
@@ -303,7 +305,7 @@ class CodiModel(nn.Module):
 
     # -- tokens of many runs side by side, a decoder block at a time; for the sweep --------------
 
-    def enter(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+    def add_position_embeddings(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """What layer 0 reads `(tokens, hidden)` of input embeddings at absolute positions."""
         if not self.family.position_embeddings:
             return embeddings

@@ -69,7 +69,7 @@ def part_of(backbone: PreTrainedModel, path: str) -> Any:
     return attrgetter(path)(backbone)
 
 
-def why_not_swept(backbone: PreTrainedModel) -> str | None:
+def sweep_unsupported_reason(backbone: PreTrainedModel) -> str | None:
     """Why a model cannot be run block by block, if it cannot."""
     rope = getattr(backbone.config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):

@@ -20,7 +20,7 @@ from codi_patching.patching.interventions import (
     Cell,
     Generated,
     Latents,
-    Row,
+    PatchSet,
     check_rows,
 )
 
@@ -103,7 +103,7 @@ class Engine(ABC):
     def patched(
         self,
         start: Unpatched,
-        rows: Sequence[Row],
+        rows: Sequence[PatchSet],
         latents: Latents = "recomputed",
         watch: Sequence[Sequence[Cell]] = (),
         on_rows_done: Callable[[int], None] = lambda _: None,
@@ -146,19 +146,19 @@ class Engine(ABC):
             [kept[:count] for kept, count in zip(watched, counts, strict=True)],
         )
 
-    def _batch(self, rows: Sequence[Row], first: int) -> int:
+    def _batch(self, rows: Sequence[PatchSet], first: int) -> int:
         """How many of `rows`, the first of which is row `first`, can run together."""
         return len(rows)
 
     @abstractmethod
     def _run_rows(
-        self, start: Unpatched, rows: Sequence[Row], latents: Latents, watch: list[list[Cell]]
+        self, start: Unpatched, rows: Sequence[PatchSet], latents: Latents, watch: list[list[Cell]]
     ) -> Patched:
         """Run one batch of rows; a `Generated` value names a row by its place in the batch."""
 
 
 def _resolve(
-    row: Row, asked: Sequence[Sequence[Cell]], watched: Sequence[Tensor], first: int
+    row: PatchSet, asked: Sequence[Sequence[Cell]], watched: Sequence[Tensor], first: int
 ) -> list[Any]:
     """A row's patches with what earlier batches generated in place of its name."""
     resolved = []

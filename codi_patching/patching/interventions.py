@@ -11,7 +11,7 @@ recovery of 1 means that this cell alone restores the other run's answer. See ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,6 +40,10 @@ class Activations:
         """The activation of one cell, `(hidden,)`; `layer` may be `THOUGHT`."""
         source = self.thoughts if layer == THOUGHT else self.resid[layer]
         return source[position]
+
+    def to(self, dtype: torch.dtype) -> Activations:
+        """The same in another precision."""
+        return Activations(self.thoughts.to(dtype), self.resid.to(dtype))
 
     def plus(self, other: Activations) -> Activations:
         """The sum, cell by cell."""
@@ -71,7 +75,7 @@ class Patch:
     values: Tensor | Generated
 
 
-Row = Sequence[Patch]
+PatchSet = Sequence[Patch]
 """One patched run: all its patches. An empty row is an unpatched run."""
 
 
@@ -80,7 +84,31 @@ def patches_from(activations: Activations, layer: int, positions: Sequence[int])
     return [Patch(layer, p, activations.at(layer, p)) for p in positions]
 
 
-def check_rows(rows: Sequence[Row], num_layers: int, num_latents: int) -> None:
+def all_patches(activations: Activations) -> list[Patch]:
+    """Patch every cell: the thoughts, and the output of every layer at every position.
+
+    Keys and values of the latent positions are then those that the other run's states make: nothing
+    of the thoughts is the patched run's own, at whatever layer they are read.
+    """
+    layers, positions = activations.resid.shape[:2]
+    rows = (patches_from(activations, layer, range(positions)) for layer in range(-1, layers))
+    return [patch for row in rows for patch in row]
+
+
+def shifted(patch_sets: Sequence[PatchSet], rows: int) -> list[list[Patch]]:
+    """The same rows after others: what a row generates is found `rows` further on."""
+    return [
+        [
+            replace(patch, values=Generated(patch.values.row + rows))
+            if isinstance(patch.values, Generated)
+            else patch
+            for patch in row
+        ]
+        for row in patch_sets
+    ]
+
+
+def check_rows(rows: Sequence[PatchSet], num_layers: int, num_latents: int) -> None:
     """Refuse cells that do not exist or are patched twice in a row, and values not yet generated.
 
     Raises:

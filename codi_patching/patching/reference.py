@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from codi_patching.patching.engine import Engine, Patched, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
-from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, Row
+from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, PatchSet
 
 
 class Expandable(Protocol):
@@ -27,8 +27,6 @@ class Expandable(Protocol):
 
 class LatentModel(Protocol):
     """What the engine needs of a CODI model."""
-
-    prj: nn.Module
 
     @property
     def num_latents(self) -> int:
@@ -46,6 +44,9 @@ class LatentModel(Protocol):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids."""
+
+    def next_thought(self, hidden: Tensor) -> Tensor:
+        """The thought made from hidden states after the final norm."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states after the final norm, in float32 at least."""
@@ -83,7 +84,7 @@ class ReferenceEngine(Engine):
             runs.append(Unpatched(self.run(prompt, [[]], readout), readout, prompt))
         return runs
 
-    def _batch(self, rows: Sequence[Row], first: int) -> int:
+    def _batch(self, rows: Sequence[PatchSet], first: int) -> int:
         """Rows run together, so none may need what another of them generates."""
         for index, row in enumerate(rows):
             for item in row:
@@ -92,7 +93,7 @@ class ReferenceEngine(Engine):
         return len(rows)
 
     def _run_rows(
-        self, start: Unpatched, rows: Sequence[Row], latents: Latents, watch: list[list[Cell]]
+        self, start: Unpatched, rows: Sequence[PatchSet], latents: Latents, watch: list[list[Cell]]
     ) -> Patched:
         frozen = start.run.thoughts[0] if latents == "frozen" else None
         run = self.run(start.state, rows, start.readout, frozen)
@@ -106,7 +107,7 @@ class ReferenceEngine(Engine):
     def run(
         self,
         prompt: Prompt,
-        rows: Sequence[Row],
+        rows: Sequence[PatchSet],
         readout: Readout,
         frozen: Tensor | None = None,
     ) -> Run:
@@ -122,8 +123,8 @@ class ReferenceEngine(Engine):
         if frozen is None:
             thoughts, resid, context = self._recompute(prompt, context, rows)
         else:
-            given = frozen.expand(len(rows), -1, -1)
-            thoughts, resid, _, context = self._latent_pass(context, rows, given, 0)
+            thoughts_in = frozen.expand(len(rows), -1, -1)
+            thoughts, resid, _, context = self._latent_pass(context, rows, thoughts_in, 0)
         logits: dict[tuple[int, ...], Tensor] = {}
         for answer in readout.answers:
             forced = answer[:-1]
@@ -134,13 +135,13 @@ class ReferenceEngine(Engine):
         return Run(thoughts, resid, tuple(logits[a[:-1]] for a in readout.answers))
 
     def _recompute(
-        self, prompt: Prompt, context: Any, rows: Sequence[Row]
+        self, prompt: Prompt, context: Any, rows: Sequence[PatchSet]
     ) -> tuple[Tensor, Tensor, Any]:
         """One latent position at a time, each thought made from the patched states before it."""
         hidden = prompt.hidden.expand(len(rows), -1)
         thoughts, resid = [], []
         for position in range(self.model.num_latents):
-            thought = self.model.prj(hidden).unsqueeze(1)
+            thought = self.model.next_thought(hidden).unsqueeze(1)
             thought, states, last, context = self._latent_pass(context, rows, thought, position)
             hidden = last[:, 0]
             thoughts.append(thought)
@@ -148,7 +149,7 @@ class ReferenceEngine(Engine):
         return torch.cat(thoughts, dim=1), torch.cat(resid, dim=2), context
 
     def _latent_pass(
-        self, context: Any, rows: Sequence[Row], thoughts: Tensor, first: int
+        self, context: Any, rows: Sequence[PatchSet], thoughts: Tensor, first: int
     ) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Feed the thoughts of positions `first`.. in one pass, with the patches that fall there.
 
@@ -167,7 +168,9 @@ class ReferenceEngine(Engine):
         return thoughts, states, last, context
 
 
-def _edits(rows: Sequence[Row], thoughts: Tensor, first: int) -> dict[int, tuple[Tensor, Tensor]]:
+def _edits(
+    rows: Sequence[PatchSet], thoughts: Tensor, first: int
+) -> dict[int, tuple[Tensor, Tensor]]:
     """The patches at positions `first`.., as a mask and values for each layer."""
     count, positions = thoughts.shape[:2]
     edits: dict[int, tuple[Tensor, Tensor]] = {}

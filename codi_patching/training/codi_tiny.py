@@ -77,7 +77,7 @@ def build_codi_tiny(
     settings = CodiSettings(
         num_latents=num_latents,
         bot_ids=(tokenizer.convert_tokens_to_ids("<bot>"),),
-        eot_id=tokenizer.convert_tokens_to_ids("<eot>"),
+        eot_ids=(tokenizer.convert_tokens_to_ids("<eot>"),),
         eos_id=tokenizer.convert_tokens_to_ids("<eos>"),
     )
     return CodiModel(backbone, projection, tokenizer, settings)

@@ -34,10 +34,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from codi_patching.data.word_problems import MAX_VALUE, sample_problem, vocabulary
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
-from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.models.codi import Context
-from codi_patching.training.codi_tiny import build_codi_tiny
+from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.patching.hooks import capture
+from codi_patching.training.codi_tiny import build_codi_tiny
 
 _IGNORE = -100
 Batch = dict[str, list[Any]]

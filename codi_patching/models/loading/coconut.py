@@ -121,7 +121,7 @@ def _settings(options: LoadOptions, tokenizer: PreTrainedTokenizerFast, rows: in
     return CodiSettings(
         num_latents=options.num_latents or 0,
         bot_ids=(start,),
-        eot_id=end,
+        eot_ids=(end,),
         eos_id=tokenizer.eos_token_id,
         answer_prefix=DEFAULT_PREFIX if prefix is None else prefix,
         raw_question=True,

@@ -76,9 +76,7 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
 def _read_settings(path: Path) -> CodiSettings:
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
-        tuples = {name: tuple(fields.get(name, ())) for name in ("bot_ids", "after_eot")}
-        if not tuples["bot_ids"]:
-            raise KeyError("bot_ids")
+        tuples = {name: tuple(fields[name]) for name in ("bot_ids", "eot_ids")}
         return CodiSettings(**{**fields, **tuples})
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not hold CODI's settings: {error}") from error

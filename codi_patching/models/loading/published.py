@@ -113,10 +113,9 @@ def _settings(options: LoadOptions, bot: int, eot: int, eos: int) -> CodiSetting
     return CodiSettings(
         num_latents=DEFAULT_LATENTS if options.num_latents is None else options.num_latents,
         bot_ids=(eos, bot) if options.prompt_eos else (bot,),
-        eot_id=eot,
+        eot_ids=(eot, eos) if options.readout_eos else (eot,),
         eos_id=eos,
         answer_prefix=DEFAULT_PREFIX if prefix is None else prefix,
-        after_eot=(eos,) if options.readout_eos else (),
         question_suffix=options.question_suffix,
     )
 

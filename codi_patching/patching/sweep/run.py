@@ -1,6 +1,6 @@
 """The fast engine: the tokens that a patch changes, at the layers it changes, and no others.
 
-`plan` says which; here they are computed. All tokens of a wave go through a decoder block side by
+`planner` decides which; here they are computed. All tokens of a wave go through a decoder block side by
 side, as one batch of the linear layers' rows, whatever run they belong to. Each attends to the
 prompt's keys and values, which all runs of a question share, and to those of the tokens before it
 in its own run, by their places in one pool.
@@ -14,9 +14,18 @@ import torch
 from torch import Tensor
 
 from codi_patching.patching.engine import Engine, Patched, Readout, Unpatched
-from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, Row
-from codi_patching.patching.sweep.plan import Plan, RowShape, Suffix, Wave, make_plan
-from codi_patching.patching.sweep.questions import Attend, PackedModel, Questions, Rotations, Start
+from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, PatchSet
+from codi_patching.patching.sweep.lowering import make_plan
+from codi_patching.patching.sweep.plan import Plan, Wave
+from codi_patching.patching.sweep.planner import PatchSetShape
+from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.unpatched import (
+    Attend,
+    PackedModel,
+    Rotations,
+    UnpatchedBatch,
+    UnpatchedState,
+)
 
 
 class SweepEngine(Engine):
@@ -34,7 +43,7 @@ class SweepEngine(Engine):
     # -- rows of patches ------------------------------------------------------------------------
 
     def _run_rows(
-        self, start: Unpatched, rows: Sequence[Row], latents: Latents, watch: list[list[Cell]]
+        self, start: Unpatched, rows: Sequence[PatchSet], latents: Latents, watch: list[list[Cell]]
     ) -> Patched:
         model, state = self.model, start.state
         shapes, values = _shapes(rows, state.stream)
@@ -61,7 +70,7 @@ class SweepEngine(Engine):
         """Logits `(rows, tokens, vocabulary)`; a row that changed nothing has the unpatched run's.
 
         Args:
-            hidden: Of the tokens that are read, after the final norm, `(heads, hidden)`.
+            hidden: Of the tokens that are read, after the final norm, `(outputs, hidden)`.
             unpatched: The unpatched run's logits.
             reads: Place of each in `hidden`, or after it in `unpatched`, `(rows, tokens)`.
         """
@@ -80,12 +89,12 @@ class SweepEngine(Engine):
             return []
         latents = self.model.num_latents
         suffixes = [Suffix.of(latents, r.prefix, r.answers) for _, r in requests]
-        return Questions(self.model, [ids for ids, _ in requests], suffixes).run(
+        return UnpatchedBatch(self.model, [ids for ids, _ in requests], suffixes).run(
             [readout for _, readout in requests]
         )
 
 
-def _shapes(rows: Sequence[Row], like: Tensor) -> tuple[tuple[RowShape, ...], Tensor]:
+def _shapes(rows: Sequence[PatchSet], like: Tensor) -> tuple[tuple[PatchSetShape, ...], Tensor]:
     """Rows without their values, and the values `(values, hidden)`, each once."""
     labels: dict[tuple[int, tuple[int, ...]], int] = {}
     values: list[Tensor] = []
@@ -110,22 +119,22 @@ class _Sweep:
     """One batch of rows on its way through the plan."""
 
     def __init__(
-        self, model: PackedModel, start: Start, plan: Plan, values: Tensor, watched: Tensor
+        self, model: PackedModel, start: UnpatchedState, plan: Plan, values: Tensor, watched: Tensor
     ) -> None:
         self.model, self.start, self.plan, self.values = model, start, plan, values
         self.watched = watched
-        layers, two, kept, heads, size = start.kept.shape
-        self.pool = start.kept.new_empty(layers, two, plan.kept, heads, size)
-        self.pool[:, :, :kept] = start.kept
+        layers, two, tokens, heads, size = start.suffix_kv.shape
+        self.pool = start.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
+        self.pool[:, :, :tokens] = start.suffix_kv
 
     def run(self) -> Tensor:
-        """The last block's outputs that logits are made from, `(heads, hidden)`."""
+        """The last block's outputs that logits are made from, `(outputs, hidden)`."""
         thoughts = self.values[:0]
         for wave in self.plan.waves:
             outputs = self._wave(wave, thoughts)
             sources = torch.cat([outputs, self.start.stream[-1], self.values])[wave.parents]
-            thoughts = self.model.prj(self.model.final_norm(sources))
-        return outputs[self.plan.heads]
+            thoughts = self.model.next_thought(self.model.final_norm(sources))
+        return outputs[self.plan.logit_outputs]
 
     def _wave(self, wave: Wave, thoughts: Tensor) -> Tensor:
         """The outputs of the last block."""
@@ -139,17 +148,17 @@ class _Sweep:
                 continue
             inputs = torch.cat([outputs, self.start.stream[layer], self.values])[step.source]
             if layer == 0:
-                inputs = self.model.enter(inputs, positions[step.nodes])
+                inputs = self.model.add_position_embeddings(inputs, positions[step.nodes])
             here = tuple(part[:, step.nodes] for part in rotations)
             count = step.attending
             if count < len(step.nodes):
-                quiet = tuple(part[:, count:] for part in here)
-                keys, values = self.model.keys_and_values(layer, inputs[count:], quiet)
-                self._keep(layer, step.ids[count:], keys, values)
+                rest = tuple(part[:, count:] for part in here)
+                keys, values = self.model.keys_and_values(layer, inputs[count:], rest)
+                self._store(layer, step.slots[count:], keys, values)
             outputs = outputs[:0]
             if count:
                 here = tuple(part[:, :count] for part in here)
-                attend = self._attention(layer, step.ids[:count], step.keys, step.mask)
+                attend = self._attention(layer, step.slots[:count], step.keys, step.mask)
                 outputs = self.model.block(layer, inputs[:count], here, attend)
             self._watch(wave, layer, outputs)
         return outputs
@@ -159,16 +168,16 @@ class _Sweep:
         if len(places):
             self.watched[places] = outputs[sources]
 
-    def _keep(self, layer: int, ids: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.pool[layer, 0, ids] = keys.transpose(0, 1)
-        self.pool[layer, 1, ids] = values.transpose(0, 1)
+    def _store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        self.pool[layer, 0, slots] = keys.transpose(0, 1)
+        self.pool[layer, 1, slots] = values.transpose(0, 1)
 
-    def _attention(self, layer: int, ids: Tensor, seen: Tensor, mask: Tensor | None) -> Attend:
+    def _attention(self, layer: int, slots: Tensor, seen: Tensor, mask: Tensor | None) -> Attend:
         """Attention to the prompt, shared by all tokens, and to each token's own run."""
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-            self._keep(layer, ids, keys, values)
-            prompt_keys, prompt_values = self.start.prompt[layer]
+            self._store(layer, slots, keys, values)
+            prompt_keys, prompt_values = self.start.prompt_kv[layer]
             own_keys, own_values = self.pool[layer][:, seen]
             return shared_attention(
                 query, prompt_keys, prompt_values, own_keys, own_values, mask, scaling

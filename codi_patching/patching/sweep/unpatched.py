@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
-from codi_patching.patching.sweep.plan import Suffix
+from codi_patching.patching.sweep.suffix import Suffix
 
 Rotations = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -22,8 +22,6 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 class PackedModel(Protocol):
     """What the sweep needs of a CODI model; see `CodiModel`."""
-
-    prj: nn.Module
 
     @property
     def num_latents(self) -> int:
@@ -40,7 +38,7 @@ class PackedModel(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids."""
 
-    def enter(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+    def add_position_embeddings(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """What layer 0 reads of input embeddings."""
 
     def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
@@ -54,6 +52,9 @@ class PackedModel(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of a block, `(kv heads, tokens, size)`."""
 
+    def next_thought(self, hidden: Tensor) -> Tensor:
+        """The thought made from hidden states after the final norm."""
+
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm before the head."""
 
@@ -62,30 +63,30 @@ class PackedModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Start:
+class UnpatchedState:
     """What is kept of a question's unpatched run. S is the number of suffix tokens.
 
     Attributes:
         suffix: The tokens after the prompt.
         length: Number of prompt tokens.
-        prompt: Keys and values of the prompt at each layer, `(L, 2, kv heads, length, size)`.
-        kept: Those of the suffix, `(L, 2, S, kv heads, size)`.
+        prompt_kv: Keys and values of the prompt at each layer, `(L, 2, kv heads, length, size)`.
+        suffix_kv: Those of the suffix, `(L, 2, S, kv heads, size)`.
         stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
         logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
     """
 
     suffix: Suffix
     length: int
-    prompt: Tensor
-    kept: Tensor
+    prompt_kv: Tensor
+    suffix_kv: Tensor
     stream: Tensor
     logits: Tensor
 
 
-class Questions:
+class UnpatchedBatch:
     """Unpatched runs of several questions, side by side.
 
-    Keys and values are kept as `(L, 2, questions, kv heads, places, size)`, a question's prompt
+    Keys and values are stored as `(L, 2, questions, kv heads, places, size)`, a question's prompt
     first, its suffix from the longest prompt's length on.
     """
 
@@ -98,7 +99,7 @@ class Questions:
         self.longest = max(map(len, prompts))
         self.places = self.longest + max(map(len, suffixes))
         self.visible = torch.arange(self.longest, device=device) < self.lengths[:, None]
-        self.kept = torch.empty(0)
+        self.kv = torch.empty(0)
 
     def run(self, readouts: Sequence[Readout]) -> list[Unpatched]:
         """Encode, think, read."""
@@ -106,7 +107,7 @@ class Questions:
         hidden = self._encode()
         streams = []
         for position in range(model.num_latents):
-            thought = model.prj(model.final_norm(hidden))
+            thought = model.next_thought(model.final_norm(hidden))
             visible = torch.ones(count, 1, position + 1, dtype=torch.bool, device=hidden.device)
             streams.append(self._suffix_pass(thought[:, None], position, visible))
             hidden = streams[-1][-1, :, 0]
@@ -128,16 +129,16 @@ class Questions:
         tree = _PromptTree(self.prompts, self.model.device)
         embeddings = self.model.embed(tree.tokens)
         rotations = self.model.rotations(embeddings, tree.depths)
-        hidden = self.model.enter(embeddings, tree.depths)
+        hidden = self.model.add_position_embeddings(embeddings, tree.depths)
         last = len(self.model.blocks) - 1
         for layer in range(last + 1):
             attend = self._prompt_attention(layer, tree)
             if layer == last:  # of the others nothing but keys and values is read
                 keys, values = self.model.keys_and_values(layer, hidden, rotations)
-                self._keep_prompts(layer, tree, keys, values)
+                self._store_prompts(layer, tree, keys, values)
                 hidden = hidden[tree.ends]
                 rotations = tuple(part[:, tree.ends] for part in rotations)
-                attend = self._suffix_attention(layer, 0, self.visible[:, None], keep=False)
+                attend = self._suffix_attention(layer, 0, self.visible[:, None], store=False)
             hidden = self.model.block(layer, hidden, rotations, attend)
         return hidden
 
@@ -145,7 +146,7 @@ class Questions:
         """Each prompt's new tokens attend to its own path from the start."""
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-            self._keep_prompts(layer, tree, keys, values)
+            self._store_prompts(layer, tree, keys, values)
             mixed = [
                 scaled_dot_product_attention(
                     query[None, :, own],
@@ -162,14 +163,14 @@ class Questions:
 
         return attend
 
-    def _keep_prompts(self, layer: int, tree: _PromptTree, keys: Tensor, values: Tensor) -> None:
-        if not self.kept.numel():
+    def _store_prompts(self, layer: int, tree: _PromptTree, keys: Tensor, values: Tensor) -> None:
+        if not self.kv.numel():
             heads, _, size = keys.shape
             shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.places, size)
-            self.kept = keys.new_zeros(shape)
+            self.kv = keys.new_zeros(shape)
         for index, path in enumerate(tree.paths):
-            self.kept[layer, 0, index, :, : len(path)] = keys[:, path]
-            self.kept[layer, 1, index, :, : len(path)] = values[:, path]
+            self.kv[layer, 0, index, :, : len(path)] = keys[:, path]
+            self.kv[layer, 1, index, :, : len(path)] = values[:, path]
 
     def _suffix_pass(self, embeddings: Tensor, first: int, visible: Tensor) -> Tensor:
         """Input and block outputs `(L + 1, questions, new, hidden)` of suffix tokens from `first`.
@@ -185,25 +186,25 @@ class Questions:
         mask = torch.cat([self.visible[:, None].expand(-1, new, -1), visible], dim=-1)
         rotations = self.model.rotations(embeddings, positions)
         stream = [embeddings.flatten(0, 1)]
-        hidden = self.model.enter(stream[0], positions)
+        hidden = self.model.add_position_embeddings(stream[0], positions)
         for layer in range(len(self.model.blocks)):
             attend = self._suffix_attention(layer, first, mask)
             hidden = self.model.block(layer, hidden, rotations, attend)
             stream.append(hidden)
         return torch.stack(stream).unflatten(1, (count, new))
 
-    def _suffix_attention(self, layer: int, first: int, mask: Tensor, keep: bool = True) -> Attend:
+    def _suffix_attention(self, layer: int, first: int, mask: Tensor, store: bool = True) -> Attend:
         """Tokens of each question attend to its prompt and suffix, up to the mask's last place."""
         count, new, seen = mask.shape
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
             place = self.longest + first
-            if keep:
+            if store:
                 for index, part in enumerate((keys, values)):
-                    self.kept[layer, index, :, :, place : place + new] = part.unflatten(
+                    self.kv[layer, index, :, :, place : place + new] = part.unflatten(
                         1, (count, new)
                     ).transpose(0, 1)
-            all_keys, all_values = self.kept[layer, :, :, :, :seen]
+            all_keys, all_values = self.kv[layer, :, :, :, :seen]
             mixed = scaled_dot_product_attention(
                 query.unflatten(1, (count, new)).transpose(0, 1),
                 all_keys,
@@ -229,9 +230,9 @@ class Questions:
             answers = tuple(logits[index][None, [place[t] for t in r]] for r in suffix.reads)
             own = stream[:, index, : len(suffix)]
             run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers)
-            kept = self.kept[:, :, index]
-            after = kept[..., self.longest : self.longest + len(suffix), :].transpose(2, 3)
-            state = Start(suffix, length, kept[..., :length, :], after, own, logits[index])
+            kv = self.kv[:, :, index]
+            after = kv[..., self.longest : self.longest + len(suffix), :].transpose(2, 3)
+            state = UnpatchedState(suffix, length, kv[..., :length, :], after, own, logits[index])
             starts.append(Unpatched(run, readout, state))
         return starts
 

@@ -1,7 +1,7 @@
-"""What a pair gave, and how it is kept while a run goes on.
+"""What pairs gave, kept while a run goes on.
 
 Each batch of pairs is a file in `partial/` inside the output folder, written whole or not at all,
-so that a run that was killed goes on after the last of them:
+so that a run that was killed is resumed after the last of them:
 
     partial/run.json              what is run: a folder of another run is not touched
     partial/000008.safetensors    the batch whose first pair is the ninth of the run
@@ -10,27 +10,20 @@ so that a run that was killed goes on after the last of them:
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codi_patching.analysis.statistics import Array
-
-Metadata = dict[str, Any]
-
-
-class ResultsError(ValueError):
-    """A results folder is not what it should be."""
+from codi_patching.results.files import atomic_write, plain
+from codi_patching.results.schema import Array, PairDescription, ResultsError, RunDescription
 
 
 @dataclass
@@ -39,15 +32,17 @@ class PairResult:
 
     Attributes:
         pair_id: The pair.
-        baseline: Of the two unpatched runs, ready for JSON.
+        description: The pair, its unpatched runs and its ceiling.
         values: For each metric a value for each cell, in the grid's shape, NaN where undefined.
+        control: The same with the control's activations; empty without a control.
         activations: Generated activations worth keeping, in the model's dtype.
         trace: Rows of a table that follows every patch of this pair.
     """
 
     pair_id: str
-    baseline: dict[str, Any]
+    description: PairDescription
     values: dict[str, Array]
+    control: dict[str, Array] = field(default_factory=dict)
     activations: Tensor | None = None
     trace: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,24 +65,24 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "partial"
 
-    def begin(self, metadata: Metadata) -> None:
+    def begin(self, run: RunDescription) -> None:
         """Say what is run from here on."""
         self.folder.mkdir(exist_ok=True)
-        with whole_file(self.folder / "run.json") as path:
-            path.write_text(json.dumps(metadata), encoding="utf-8")
+        with atomic_write(self.folder / "run.json") as path:
+            path.write_text(json.dumps(run.to_json()), encoding="utf-8")
 
-    def metadata(self) -> Metadata | None:
+    def begun(self) -> RunDescription | None:
         """What was begun here; None if nothing was."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            return RunDescription.from_json(content)
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise ResultsError(
-                f"{self.folder} is of a run that cannot be gone on with, its run.json is damaged: "
+                f"{self.folder} is of a run that cannot be resumed, its run.json is damaged: "
                 "delete the folder, or set --results.overwrite true"
             ) from error
-        return dict(content)
 
     def write(self, first: int, results: Sequence[PairResult | ExcludedPair]) -> None:
         """Keep a batch, whose first pair is the run's `first`-th."""
@@ -97,15 +92,17 @@ class Records:
             if isinstance(result, ExcludedPair):
                 pairs.append({"pair_id": result.pair_id, "reason": result.reason})
                 continue
+            described = result.description.to_json()
             pairs.append(
-                {"pair_id": result.pair_id, "baseline": result.baseline, "trace": result.trace}
+                {"pair_id": result.pair_id, "description": described, "trace": result.trace}
             )
-            for metric, value in result.values.items():
-                tensors[f"{index}/{metric}"] = torch.from_numpy(value)
+            for kind, values in (("own", result.values), ("control", result.control)):
+                for metric, value in values.items():
+                    tensors[f"{index}/{kind}/{metric}"] = torch.from_numpy(value)
             if result.activations is not None:
-                tensors[f"{index}."] = result.activations.contiguous()
-        with whole_file(self._path(first)) as path:
-            save_file(tensors, path, {"pairs": json.dumps(pairs)})
+                tensors[f"{index}/activations"] = result.activations.contiguous()
+        with atomic_write(self._path(first)) as path:
+            save_file(tensors, path, {"pairs": json.dumps(plain(pairs))})
 
     def read(
         self, first: int, pair_ids: Sequence[str] | None = None, activations: bool = True
@@ -117,30 +114,17 @@ class Records:
         try:
             with safe_open(path, "pt") as file:
                 pairs = json.loads(file.metadata()["pairs"])
-                names = set(file.keys())
                 tensors = {
                     name: file.get_tensor(name)
-                    for name in names
-                    if activations or not name.endswith(".")
+                    for name in file.keys()  # noqa: SIM118  no mapping
+                    if activations or not name.endswith("/activations")
                 }
+            found = [_restore(pair, index, tensors) for index, pair in enumerate(pairs)]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            rank_zero_warn(f"{path} is damaged and its pairs are run again: {error}")
+            warnings.warn(f"{path} is damaged and its pairs are run again: {error}", stacklevel=2)
             return None
         if pair_ids is not None and [pair["pair_id"] for pair in pairs] != list(pair_ids):
             return None
-        found: list[PairResult | ExcludedPair] = []
-        for index, pair in enumerate(pairs):
-            if "reason" in pair:
-                found.append(ExcludedPair(pair["pair_id"], pair["reason"]))
-                continue
-            values = {
-                name.partition("/")[2]: tensor.numpy()
-                for name, tensor in tensors.items()
-                if name.startswith(f"{index}/")
-            }
-            kept = tensors.get(f"{index}.")
-            result = PairResult(pair["pair_id"], pair["baseline"], values, kept, pair["trace"])
-            found.append(result)
         return found
 
     def __iter__(self) -> Iterator[PairResult]:
@@ -160,25 +144,22 @@ class Records:
         return self.folder / f"{first:06d}.safetensors"
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; what is written appears under `path` whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError | SafetensorError):
-            raise ResultsError(
-                f"{path} cannot be written ({getattr(error, 'strerror', None) or error}); the "
-                "pairs that are done are kept: make room, and run the same command again"
-            ) from error
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _restore(
+    pair: dict[str, Any], index: int, tensors: dict[str, Tensor]
+) -> PairResult | ExcludedPair:
+    """The index-th pair of a batch."""
+    if "reason" in pair:
+        return ExcludedPair(pair["pair_id"], pair["reason"])
+    values: dict[str, dict[str, Array]] = {"own": {}, "control": {}}
+    for name, tensor in tensors.items():
+        number, kind, *metric = name.split("/")
+        if int(number) == index and metric:
+            values[kind][metric[0]] = tensor.numpy()
+    return PairResult(
+        pair["pair_id"],
+        PairDescription.from_json(pair["description"]),
+        values["own"],
+        values["control"],
+        tensors.get(f"{index}/activations"),
+        pair["trace"],
+    )

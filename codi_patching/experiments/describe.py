@@ -1,0 +1,56 @@
+"""What the numbers of an experiment depend on, for its results."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.models.arithmetic import describe_device
+from codi_patching.results.code import describe_code
+from codi_patching.results.schema import RunDescription
+
+_PACKAGES = ("torch", "transformers", "lightning", "torchmetrics")
+
+
+def describe_run(experiment: PatchingExperiment) -> RunDescription:
+    """An experiment that is attached to a trainer and loaded."""
+    trainer, datamodule = experiment.trainer, experiment.datamodule
+    return RunDescription(
+        experiment=experiment.name,
+        strategy=experiment.strategy,
+        latents=experiment.latents,
+        direction=experiment.direction,
+        source=experiment.source,
+        control=experiment.control,
+        site="resid_post",
+        model=experiment.checkpoint,
+        model_type=experiment.model.backbone.config.model_type,
+        num_latents=experiment.model.num_latents,
+        checkpoint_sha256=experiment.report.sha256,
+        checkpoint=asdict(experiment.report),
+        data=str(datamodule.hparams["pairs"] or ""),
+        data_sha256=datamodule.sha256,
+        seed=experiment.seed,
+        precision=str(trainer.precision),
+        device=describe_device(experiment.device, next(experiment.model.parameters()).dtype),
+        versions={package: version(package) for package in _PACKAGES},
+        code=describe_code(),
+        grid=experiment.grid,
+        metrics=tuple(experiment.metric_classes),
+        num_pairs=len(datamodule.kept),
+        filtered=tuple(datamodule.filtered),
+        config={
+            "seed_everything": experiment.seed,
+            "model": {
+                "class_path": f"{type(experiment).__module__}.{type(experiment).__qualname__}",
+                "init_args": _public(experiment.hparams),
+            },
+            "data": _public(datamodule.hparams),
+        },
+    )
+
+
+def _public(hparams: Any) -> dict[str, Any]:
+    return {key: value for key, value in sorted(hparams.items()) if not key.startswith("_")}

@@ -1,0 +1,416 @@
+"""What every patching experiment shares: two unpatched runs of a pair, then the patched ones.
+
+For each pair the base question (corrupted, with denoising) and the source question (clean) are
+encoded once and run without patches. Then every cell of the experiment's grid is a patched run of
+the base question, once with the source run's activations (own) and once with those of an unrelated
+question (control); two more runs, the ceilings, have all thoughts of the source run, or of the
+control. The metrics compare each with the two unpatched runs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from codi_patching.data.datamodule import PairBatch
+from codi_patching.data.pairs import Pair
+from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.controls import ControlKind, match_pairs
+from codi_patching.experiments.pair_runs import (
+    Extras,
+    PairRequests,
+    PairStart,
+    check_finite,
+    describe_pair,
+)
+from codi_patching.experiments.prompts import Direction, Prompts, check_choice, roles
+from codi_patching.experiments.sources import Source, mean_activations
+from codi_patching.metrics import functional as F
+from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
+from codi_patching.metrics.inputs import AnswerLogits
+from codi_patching.models.answers import PairError, format_answer
+from codi_patching.models.families import sweep_unsupported_reason
+from codi_patching.models.memory import rows_in_memory
+from codi_patching.patching.engine import Engine, Patched, Unpatched
+from codi_patching.patching.interventions import (
+    THOUGHT,
+    Activations,
+    Cell,
+    Latents,
+    PatchSet,
+    all_patches,
+    shifted,
+)
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.run import SweepEngine
+from codi_patching.results.records import ExcludedPair, PairResult
+from codi_patching.results.schema import Control, Grid, cell_label
+
+EngineName = Literal["sweep", "reference"]
+
+
+@runtime_checkable
+class FollowsPatchedRuns(Protocol):
+    """A callback that is told of patched runs as they are done."""
+
+    def on_patched_runs_end(self, pair_id: str, done: int, total: int, cell: str) -> None:
+        """So many of a pair's patched runs are done, the last of them at a cell."""
+
+
+class PatchingExperiment(Experiment, ABC):
+    """Base of the patching experiments.
+
+    Args:
+        latents: Whether the thoughts after a patch stay the base run's (`frozen`, the direct
+            effect) or are generated anew (`recomputed`, the total effect).
+        direction: `denoising` patches clean activations into the corrupted run, `noising` the
+            other way round.
+        source: The activations that are patched in: `clean`, the pair's source run; `zero`; `mean`,
+            of that cell over the source runs of all pairs; `random_pair`, of another pair.
+        control: With source `clean`, what each patched run is repeated with: the activations of the
+            pair's `sibling` (of a `random_pair` where it has none), of a `random_pair`, or `none`.
+        include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
+        engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
+            forward passes with hooks.
+        max_rows: Patched runs a batch; as many as fit the memory if not given.
+        self_patch_pairs: The first so many pairs are run once more with their own activations,
+            which must change nothing.
+        kwargs: All arguments of `Experiment`.
+    """
+
+    column: ClassVar[str] = "position"
+    """What the grid's columns are."""
+
+    metric_classes: ClassVar[Mapping[str, type[GridMetric]]] = GRID_METRICS
+
+    strategy: str | None = None
+    """How an iterative experiment goes along the chain."""
+
+    engine: Engine
+    metrics: MetricCollection
+
+    def __init__(
+        self,
+        latents: Latents = "recomputed",
+        direction: Direction = "denoising",
+        source: Source = "clean",
+        control: ControlKind = "sibling",
+        include_thought: bool = False,
+        engine: EngineName = "sweep",
+        max_rows: int | None = None,
+        self_patch_pairs: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.save_hyperparameters()
+        check_choice("latents", latents, Latents)
+        check_choice("direction", direction, Direction)
+        check_choice("source", source, Source)
+        check_choice("control", control, ControlKind)
+        check_choice("engine", engine, EngineName)
+        for name, value, least in (
+            ("max_rows", max_rows, 1),
+            ("self_patch_pairs", self_patch_pairs, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"expected --model.{name} of at least {least}, got {value}")
+        self.latents, self.direction, self.source = latents, direction, source
+        self.control: ControlKind = control if source == "clean" else "none"
+        self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
+        self.self_patch_pairs = self_patch_pairs
+        self._mean: Activations | None = None
+
+    # -- the grid: what the subclasses say ------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of the grid's columns in results."""
+
+    @property
+    @abstractmethod
+    def structural_zeros(self) -> list[tuple[int, int]]:
+        """Row and column of cells that cannot have an effect, whatever the model."""
+
+    @abstractmethod
+    def patch_sets(self, activations: Activations) -> list[PatchSet]:
+        """The patches of every cell with the activations of a run, in the order of `run_order`."""
+
+    @property
+    def run_order(self) -> list[int]:
+        """The cell, counted row by row, of each of `patch_sets`."""
+        return list(range(self.grid.size))
+
+    def watch(self, patch_sets: Sequence[PatchSet]) -> list[list[Cell]]:
+        """For each of `patch_sets` the cells whose activations are wanted."""
+        return [[] for _ in patch_sets]
+
+    def extras(
+        self, start: PairStart, patch_sets: Sequence[PatchSet], watched: Sequence[Tensor]
+    ) -> Extras:
+        """What is made of the watched activations."""
+        return Extras()
+
+    @property
+    def layers(self) -> list[int]:
+        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1."""
+        return [THOUGHT] * self.include_thought + list(range(len(self.model.blocks)))
+
+    @property
+    def grid(self) -> Grid:
+        """The cells."""
+        names = tuple("thought" if layer == THOUGHT else str(layer) for layer in self.layers)
+        return Grid(names, self.column, self.columns, tuple(self.structural_zeros))
+
+    # -- Lightning, in the order of a run's life ------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the checkpoint, strictly, and make engine and metrics for its grid."""
+        if hasattr(self, "model"):
+            return
+        super().configure_model()
+        self.engine = self._build_engine()
+        self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
+
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
+        """Run some pairs; one that cannot be run is named, not dropped.
+
+        Their unpatched runs are made side by side, then each pair's patched runs.
+        """
+        results: dict[str, PairResult | ExcludedPair] = {}
+        asked: dict[str, PairRequests] = {}
+        for pair in batch.pairs:
+            try:
+                asked[pair.pair_id] = self.requests(pair)
+            except PairError as error:
+                results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
+        runs = iter(self.engine.unpatched([r for own in asked.values() for r in own.all()]))
+        for place, pair in enumerate(batch.pairs, batch.first):
+            if pair.pair_id in asked:
+                own = asked[pair.pair_id]
+                start = self.start(pair, own, [next(runs) for _ in own.all()])
+                try:
+                    results[pair.pair_id] = self.run_pair(start, place < self.self_patch_pairs)
+                except PairError as error:
+                    results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
+        return [results[pair.pair_id] for pair in batch.pairs]
+
+    def load_cached(self, result: PairResult) -> None:
+        """Count a pair that an earlier run of the same command measured in the metrics."""
+        for name, metric in self.metrics.items():
+            assert isinstance(metric, GridMetric)
+            metric.load_cached(torch.from_numpy(result.values[name]))
+
+    # -- one pair -------------------------------------------------------------------------------
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Makes requests for the model."""
+        swept = isinstance(self.engine, SweepEngine)
+        window = getattr(self.model.backbone.config, "sliding_window", None)
+        return Prompts(self.model, self.direction, window if swept else None)
+
+    def requests(self, pair: Pair) -> PairRequests:
+        """The unpatched runs that a pair needs.
+
+        Raises:
+            PairError: One cannot be made.
+        """
+        base, source = self.prompts.of_pair(pair)
+        donor = None
+        if self.source == "random_pair":
+            donor = self.partners.get(pair.pair_id)
+            if donor is None:
+                raise PairError("no other pair with other answers can be run, to patch from")
+        found = self._find_control(pair)
+        donor_request = control_request = None
+        if donor is not None:
+            donor_request = self.prompts.of_question(roles(donor, self.direction)[1])
+        if found is not None:
+            control_request = self.prompts.of_question(found[1])
+        return PairRequests(
+            base, source, donor_request, control_request, donor, found[0] if found else None
+        )
+
+    def _find_control(self, pair: Pair) -> Any:
+        """The control and the question it comes from; None without one."""
+        if self.control == "none":
+            return None
+        if self.control == "sibling" and pair.sibling and self.prompts.fits(pair.sibling):
+            kind, question, of = "sibling", pair.sibling, pair.pair_id
+        else:
+            partner = self.partners.get(pair.pair_id)
+            if partner is None:
+                return None
+            kind, question = "random_pair", roles(partner, self.direction)[1]
+            of = partner.pair_id
+        return Control(kind, question.text, format_answer(question.answer), of), question
+
+    @cached_property
+    def partners(self) -> dict[str, Pair]:
+        """For each pair another one, matched to be alike; see `match_pairs`."""
+        pairs, lengths = [], []
+        for pair in self.datamodule.usable:
+            question = roles(pair, self.direction)[1]
+            if self.prompts.fits(question):
+                pairs.append(pair)
+                lengths.append(len(self.prompts.of_question(question)[0]))
+        return match_pairs(pairs, lengths, self.seed)
+
+    def start(self, pair: Pair, asked: PairRequests, runs: Sequence[Unpatched]) -> PairStart:
+        """Where a pair's patched runs start from."""
+        base, source, *others = runs
+        control = others.pop().run.activations() if asked.control is not None else None
+        return PairStart(
+            pair,
+            self.direction,
+            base,
+            source,
+            self._source_activations(source, others),
+            control,
+            asked.donor_pair,
+            asked.control_used,
+        )
+
+    def _source_activations(self, source: Unpatched, donor: Sequence[Unpatched]) -> Activations:
+        """The activations to patch in."""
+        own = source.run.activations()
+        if self.source == "zero":
+            return Activations.zeros_like(own)
+        if self.source == "mean":
+            if self._mean is None:
+                questions = (roles(pair, self.direction)[1] for pair in self.pairs)
+                self._mean = mean_activations(
+                    lambda q=q: self._activations_of(q)  # type: ignore[misc]
+                    for q in questions
+                    if self.prompts.fits(q)
+                )
+            return self._mean
+        return donor[0].run.activations() if donor else own
+
+    def _activations_of(self, question: Any) -> Activations:
+        request = self.prompts.of_question(question)
+        return self.engine.unpatched([request])[0].run.activations()
+
+    def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
+        """Run a pair's patched runs and measure them.
+
+        Args:
+            start: Its unpatched runs.
+            self_patch: Whether to run the grid once more with the base run's own activations.
+
+        Raises:
+            PairError: Its logits are not finite.
+        """
+        check_finite(start.base.run.answer_logits, lambda _: "the base run")
+        check_finite(start.source.run.answer_logits, lambda _: "the source run")
+        sources = [(start.source_activations, start.source.run.activations())]
+        if start.control_activations is not None:
+            sources.append((start.control_activations, start.control_activations))
+        sets: list[PatchSet] = []
+        watch: list[list[Cell]] = []
+        for activations, ceiling in sources:
+            own = self.patch_sets(activations)
+            watch += [*self.watch(own), []]
+            sets += shifted([*own, all_patches(ceiling)], len(sets))
+        patched = self.run_rows(start, sets, watch)
+        check_finite(patched.answer_logits, self._run_name)
+        return self._measure(start, sets, patched, self._self_patch(start) if self_patch else None)
+
+    def run_rows(
+        self, start: PairStart, sets: Sequence[PatchSet], watch: Sequence[Sequence[Cell]] = ()
+    ) -> Patched:
+        """Run rows of patches on a pair, with the experiment's latents; see `Engine.patched`."""
+        return self.engine.patched(
+            start.base,
+            sets,
+            self.latents,
+            watch,
+            lambda done: self._report_progress(start.pair.pair_id, done, len(sets)),
+        )
+
+    def _measure(
+        self,
+        start: PairStart,
+        sets: Sequence[PatchSet],
+        patched: Patched,
+        self_patch: float | None,
+    ) -> PairResult:
+        """Metrics of own and control runs, of the ceilings and of the unpatched runs."""
+        cells = self.grid.size
+        inputs = start.metric_inputs()
+        order = torch.tensor(self.run_order).argsort().to(start.source_activations.resid.device)
+        logits = AnswerLogits(*patched.answer_logits)
+        results: list[dict[str, Tensor]] = []
+        ceilings: list[dict[str, float]] = []
+        extras: list[Extras] = []
+        for first in range(0, len(sets), cells + 1):
+            own = slice(first, first + cells)
+            extra = self.extras(start, sets[own], patched.watched[own])
+            mine = inputs.of(logits.map(lambda rows: rows[own][order]), extra.generated)
+            if first == 0:
+                results.append({k: v.cpu() for k, v in self.metrics(mine).items()})
+            else:
+                results.append(row_values(mine, self.metric_classes))
+            ceiling = inputs.of(logits.map(lambda rows: rows[first + cells : first + cells + 1]))
+            ceilings.append({k: v.item() for k, v in row_values(ceiling).items()})
+            extras.append(extra)
+        shaped = [
+            {name: value.reshape(self.grid.shape).double().numpy() for name, value in own.items()}
+            for own in results
+        ]
+        return PairResult(
+            start.pair.pair_id,
+            describe_pair(start, self.model.tokenizer, ceilings, extras[0], self_patch),
+            *[shaped[0], shaped[1] if len(shaped) > 1 else {}],
+            extras[0].activations,
+            extras[0].trace,
+        )
+
+    def _self_patch(self, start: PairStart) -> float:
+        """The largest KL in any cell with the base run's own activations."""
+        own = self.engine.patched(
+            start.base, self.patch_sets(start.base.run.activations()), self.latents
+        )
+        base = start.base.run.answer_logits[0]
+        return F.compute_kl_divergence(own.answer_logits[0], base[0]).abs().max().item()
+
+    # -- around it ------------------------------------------------------------------------------
+
+    def _report_progress(self, pair_id: str, done: int, total: int) -> None:
+        """Tell the callbacks that follow patched runs."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FollowsPatchedRuns):
+                callback.on_patched_runs_end(pair_id, done, total, self._run_name(done - 1))
+
+    @property
+    def runs_of_a_pair(self) -> int:
+        """Patched runs of a pair that has a control, ceilings included."""
+        return (self.grid.size + 1) * (1 if self.control == "none" else 2)
+
+    def _run_name(self, run: int) -> str:
+        """The cell of a pair's run-th patched run."""
+        control, place = divmod(run, self.grid.size + 1)
+        name = "all thoughts at all layers"
+        if place < self.grid.size:
+            cell = divmod(self.run_order[place], len(self.columns))
+            name = cell_label(self.grid, cell, self.latents == "recomputed")
+        return f"control, {name}" if control else name
+
+    def _build_engine(self) -> Engine:
+        """The engine that was asked for; the reference where a model cannot be swept."""
+        rows = self.max_rows or rows_in_memory(self.model)
+        if self.engine_name == "reference":
+            return ReferenceEngine(self.model, rows)
+        reason = sweep_unsupported_reason(self.model.backbone)
+        if reason is not None:
+            rank_zero_warn(f"the reference engine is used in place of the sweep: {reason}")
+            return ReferenceEngine(self.model, rows)
+        return SweepEngine(self.model, rows)

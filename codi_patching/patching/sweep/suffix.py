@@ -1,0 +1,62 @@
+"""The tokens after a prompt: the latent positions, then the readout of all answers as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The tokens after the prompt: K latents, then the readout of all answers as a tree.
+
+    Attributes:
+        num_latents: K.
+        tokens: Token ids of the readout.
+        parents: For each token of the suffix the one before it, -1 for the first latent.
+        reads: For each answer the tokens of the suffix whose logits are its tokens'.
+    """
+
+    num_latents: int
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    reads: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(
+        cls, num_latents: int, prefix: Sequence[int], answers: Sequence[Sequence[int]]
+    ) -> Suffix:
+        """The suffix that forces each answer, common beginnings once."""
+        tokens: list[int] = []
+        parents = list(range(-1, num_latents - 1))
+        children: dict[tuple[int, int], int] = {}
+        reads = []
+        for answer in answers:
+            path = [num_latents - 1]
+            for token in (*prefix, *answer[:-1]):
+                if (path[-1], token) not in children:
+                    children[path[-1], token] = len(parents)
+                    parents.append(path[-1])
+                    tokens.append(token)
+                path.append(children[path[-1], token])
+            reads.append(tuple(path[len(path) - len(answer) :]))
+        return cls(num_latents, tuple(tokens), tuple(parents), tuple(reads))
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.parents)
+
+    def path(self, token: int) -> list[int]:
+        """The tokens up to and with one."""
+        before = self.parents[token]
+        return [*(self.path(before) if before >= 0 else []), token]
+
+    @property
+    def depths(self) -> list[int]:
+        """Position of each token after the prompt."""
+        return [len(self.path(token)) - 1 for token in range(len(self))]
+
+    @property
+    def read_tokens(self) -> list[int]:
+        """The tokens whose logits are read for any answer."""
+        return sorted({token for tokens in self.reads for token in tokens})

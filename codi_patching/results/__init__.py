@@ -1,0 +1,1 @@
+"""The results folder: how a run is described, kept, written and read. All else derives from it."""

@@ -1,0 +1,34 @@
+"""Where things are in a results folder, and where a cell is in its results file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from codi_patching.results.schema import Grid
+
+ACTIVATIONS = "activations.safetensors"
+
+
+def results_name(experiment: str) -> str:
+    """Name of an experiment's results file."""
+    return f"{experiment}_patching_results.json"
+
+
+def measured_files(folder: Path) -> list[Path]:
+    """The files of a folder that a run measured; the others are derived from them."""
+    patterns = (results_name("*"), ACTIVATIONS, "trace_*.csv")
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+
+
+def put_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str, value: Any) -> None:
+    """Put a cell where the files have it."""
+    if grid.whole_layers:
+        cells[layer] = value
+    else:
+        cells.setdefault(layer, {})[column] = value
+
+
+def get_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str) -> Any:
+    """A cell from where the files have it."""
+    return cells[layer] if grid.whole_layers else cells[layer][column]
