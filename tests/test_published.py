@@ -20,7 +20,7 @@ from codi_patching.models.loading.files import CheckpointError
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep.engine import SweepEngine
+from codi_patching.patching.sweep.run import SweepEngine
 from scripts.make_random_checkpoint import train_tokenizer
 
 QUESTION = "Tom has 16 pears. He buys 4 more."
