@@ -20,8 +20,8 @@ from tqdm import tqdm
 from codi_patching.data.pairs import Question, read_questions
 from codi_patching.data.word_problems import sample_problem
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
-from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import load_checkpoint
 
 MODES: dict[str, Callable[[CodiModel, list[str]], list[str]]] = {
     "own thoughts": lambda model, questions: latent_answers(model, questions, "own"),

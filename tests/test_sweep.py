@@ -15,7 +15,7 @@ from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, patches_from
 from codi_patching.patching.sweep.plan import Suffix, make_plan
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep.engine import SweepEngine
+from codi_patching.patching.sweep.run import SweepEngine
 
 VOCABULARY, HIDDEN = 40, 32
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from codi_patching.data.chains import read_number
+from codi_patching.errors import InputError
 
 _STEP = re.compile(r"<<[^<>]*>>")
 
 
-class QuestionsFileError(ValueError):
+class QuestionsFileError(InputError):
     """A file of questions cannot be read as one; nothing of it is used."""
 
 

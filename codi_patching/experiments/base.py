@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair
+from codi_patching.errors import InputError
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, load_checkpoint
 
@@ -49,12 +50,12 @@ class Experiment(pl.LightningModule):
         """Load the checkpoint, strictly.
 
         Raises:
-            ValueError: The trainer's precision is mixed.
+            InputError: The trainer's precision is mixed.
         """
         if hasattr(self, "model"):
             return
         if self.trainer.precision not in _PRECISIONS:
-            raise ValueError(
+            raise InputError(
                 f"expected --trainer.precision to be one of {', '.join(_PRECISIONS)}, got "
                 f"{self.trainer.precision!r}: autocast rounds what the metrics are computed from"
             )

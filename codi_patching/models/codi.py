@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.attention import Attend
 from codi_patching.models.families import family_of, part_of
@@ -61,13 +62,13 @@ class CodiSettings:
 
     @property
     def eot_id(self) -> int:
-        """ "End of thought"."""
+        """The token that ends the thoughts."""
         return self.eot_ids[0]
 
     def __post_init__(self) -> None:
         """Check the number of latents."""
         if self.num_latents < 1:
-            raise ValueError(
+            raise InputError(
                 f"expected at least 1 latent thought, got {self.num_latents}: "
                 "set --model.num_latents to 1 or more"
             )

@@ -13,12 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codi_patching.errors import InputError
+
 _INDEX = "model.safetensors.index.json"
 _NAMES = ("pytorch_model.bin", "model.safetensors", _INDEX)
 _ONE_SHARD = "model-00001-of-00001.safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be loaded completely."""
 
 
