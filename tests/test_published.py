@@ -78,8 +78,8 @@ def test_every_experiment_runs_on_every_family(write, predict, family):
         kl = results.values["kl_divergence"]
         assert kl[:, results.structural].max(initial=0) < 1e-8
         assert kl[:, ~results.structural].max() > 1e-6
-        assert results.metadata["model_type"] == family
-        assert results.metadata["checkpoint"]["merged"] > 0
+        assert results.run.model_type == family
+        assert results.run.checkpoint["merged"] > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -342,7 +342,7 @@ def test_answers_of_both_tokenizer_styles(write):
     for family, before in (("llama", ":"), ("gpt2", "is")):
         _, where = write(family)
         model, _ = load_checkpoint(**where)
-        readout = build_readout(model.tokenizer, 7, "The answer is:", (18.0, 19.0))
+        readout = build_readout(model.tokenizer, (7,), "The answer is:", (18.0, 19.0))
         answers = [model.tokenizer.decode(list(ids)).strip() for ids in readout.answers]
         assert answers == ["18", "19"]
         assert before in model.tokenizer.decode(list(readout.prefix[1:]))

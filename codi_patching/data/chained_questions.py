@@ -1,9 +1,9 @@
 """Questions with calculation chains, in the forms in which GSM8K is passed around.
 
-    {"question": "…", "answer": "… <<16-3=13>>13 … #### 13"}                 as published, JSONL
-    {"question": "…", "cot": "<<16-3=13>> …", "answer": "13"}                GSM8k-Aug
-    {"question": "…", "steps": ["<<16-3=13>>", …], "answer": "13"}           Coconut's JSON
-    question||<<16-3=13>> <<13*2=26>> #### 26                                a line each
+{"question": "…", "answer": "… <<16-3=13>>13 … #### 13"}                 as published, JSONL
+{"question": "…", "cot": "<<16-3=13>> …", "answer": "13"}                GSM8k-Aug
+{"question": "…", "steps": ["<<16-3=13>>", …], "answer": "13"}           Coconut's JSON
+question||<<16-3=13>> <<13*2=26>> #### 26                                a line each
 """
 
 from __future__ import annotations
@@ -69,27 +69,34 @@ def read_chained_questions(path: Path) -> list[ChainedQuestion]:
     return found
 
 
-def _records(content: str, path: Path) -> Iterator[tuple[Any, Any, Any]]:
+def _records(content: str, path: Path) -> Iterator[tuple[Any, Any, str]]:
     """Question, chain and answer of each record."""
     lines = [line for line in content.split("\n") if line.strip()]
     start = content.lstrip()[:1]
     if start not in ("[", "{"):
-        for number, line in enumerate(lines, 1):
-            text, bars, rest = line.partition("||")
-            chain, hashes, answer = rest.partition("####")
-            if not bars or not hashes:
-                raise QuestionsFileError(
-                    f"{path}: line {number}: expected question||<<…>> #### answer, or JSON, got "
-                    f"{line[:60]!r}: set --questions"
-                )
-            yield text, chain, answer
-        return
+        return _from_lines(lines, path)
     try:
         records = json.loads(content) if start == "[" else [json.loads(line) for line in lines]
     except ValueError as error:
         raise QuestionsFileError(
             f"{path}: expected a JSON list or one JSON object a line, {error}: set --questions"
         ) from error
+    return _from_json(records, path)
+
+
+def _from_lines(lines: list[str], path: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in enumerate(lines, 1):
+        text, bars, rest = line.partition("||")
+        chain, hashes, answer = rest.partition("####")
+        if not bars or not hashes:
+            raise QuestionsFileError(
+                f"{path}: line {number}: expected question||<<…>> #### answer, or JSON, got "
+                f"{line[:60]!r}: set --questions"
+            )
+        yield text, chain, answer
+
+
+def _from_json(records: list[Any], path: Path) -> Iterator[tuple[Any, Any, str]]:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or not {"question", "answer"} <= record.keys():
             raise QuestionsFileError(

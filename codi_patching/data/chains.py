@@ -96,7 +96,8 @@ def _parse_step(text: str) -> Step:
     if result is None:
         raise ChainError("a step's result is not a number")
     operands: list[Operand] = []
-    template, tokens = "", []
+    tokens: list[Operand | str] = []
+    template = ""
     for number, operator in _tokens(left):
         if number:
             operand = Operand(len(operands), number, read_number(number) or Fraction(0))

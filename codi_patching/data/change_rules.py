@@ -29,7 +29,8 @@ _CLOCK = re.compile(
 )
 _BODY = re.compile(
     r"[\s-]+(?:\w+\s+)?(legs?|eyes?|arms?|ears?|fingers?|toes?|wings?|hands?|heads?|tails?|paws?"
-    r"|tentacles?|wheels?|tires?|tyres?|hooves|antennae?|sides?|corners?|suits?|faces?|strings?)\b",
+    r"|tentacles?|wheels?|tires?|tyres?|hooves|antennae?|sides?|corners?|suits?|faces?|strings?"
+    r"|bills?|notes?)\b",
     re.IGNORECASE,
 )
 _ROUNDING = re.compile(
@@ -60,7 +61,7 @@ def why_fixed(text: str, mention: Mention, mentions: Sequence[Mention]) -> str |
         (_in_range(before, after) or _RATIO.search(_sentence(text, mention)),
          "an end of a range, a ratio or a size such as 5 by 4"),
         (_AFTER_FIXING.search(before), "after the, all, these, other, remaining, first, last"),
-        (_BODY.match(after), "a number of limbs, wheels or sides"),
+        (_BODY.match(after), "a number of limbs, wheels or sides, or a bank note"),
         (unit_size(mention.value, text), "the size of a unit"),
         (_counts_a_list(after, mention.value), "the count of a list"),
         (_percents_make_a_whole(mention, mentions), "percentages that add up to 100"),
@@ -98,9 +99,10 @@ def _is_year(mention: Mention, before: str) -> bool:
     return re.search(r"\b(in|since|year|of|by|until|from)\s+$", before, re.IGNORECASE) is not None
 
 
-_NEXT = r"(?:\$?\d|" + "|".join(
-    "two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty".split()
-) + r")"  # fmt: skip
+_NEXT = (
+    r"(?:\$?\d|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty"
+    r"|fifty)"
+)
 
 
 def _in_range(before: str, after: str) -> bool:

@@ -15,10 +15,11 @@ from fractions import Fraction
 from codi_patching.data.chains import ChainError, format_like, read_number
 
 _UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS)} | {
     ten + (f"-{_UNITS[unit]}" if unit else ""): 20 + 10 * index + unit
     for index, ten in enumerate(_TENS)
@@ -28,11 +29,10 @@ WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS)} | {
 
 _NAMES = {value: word for word, value in WORDS.items()}
 _ORDINALS = {
-    word: value
-    for value, word in enumerate(
-        "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 3
-    )
-} | {"first": 1, "second": 2, "fourteenth": 14, "fifteenth": 15, "twentieth": 20}
+    "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "fifteenth": 15,
+    "twentieth": 20,
+}  # fmt: skip
 _LARGE = {
     "hundred": 100,
     "thousand": 1000,

@@ -1,8 +1,8 @@
 """Twins of real questions: one number changed, the calculation done again.
 
 Putting another number into a question is wrong more often than one would think: `7+7` may be two
-weeks of 7 days each, `*3` a rounded 2.74, `11` the result 121/11. So a twin is made only where every
-number of the calculation is explained, and only from a number that enters it once:
+weeks of 7 days each, `*3` a rounded 2.74, `11` the result 121/11. So a twin is made only where
+every number of the calculation is explained, and only from a number that enters it once:
 
     Tom has 16 eggs, eats three and sells the rest for $2 each.   <<16-3=13>> <<13*2=26>>
              |           |                            |              |  |       |  |
