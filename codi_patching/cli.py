@@ -19,7 +19,7 @@ _COMMANDS = {
     "study": "measure all, then compare:  study --config configs/study.yaml",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
-    "evaluate": "how often a model is right: evaluate --checkpoint zen-E/CODI-gpt2 --data test.jsonl",
+    "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data test.jsonl",
     "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
     "fit": "train a small CODI model:   fit --config configs/train_codi_tiny.yaml",
 }
@@ -63,7 +63,12 @@ def _run(name: str, *args: str) -> int:
     if not hasattr(command, "add_arguments"):
         return int(command.run(list(args)))
     description = command.__doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(f"codi-patching {name}", description=description)
+    description = description.partition("`: ")[2] or description
+    parser = argparse.ArgumentParser(
+        f"codi-patching {name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     command.add_arguments(parser)
     return int(command.run(parser.parse_args(args)))
 
