@@ -58,10 +58,15 @@ class FolderLock:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def release(self) -> None:
-        """Give it up."""
-        if self._lock.is_locked:
-            (self.folder / ".owner").unlink(missing_ok=True)
-            self._lock.release()
+        """Give it up; a folder in which nothing was written is removed."""
+        if not self._lock.is_locked:
+            return
+        (self.folder / ".owner").unlink(missing_ok=True)
+        if [path.name for path in self.folder.iterdir()] == [".lock"]:
+            (self.folder / ".lock").unlink()
+            with suppress(OSError):
+                self.folder.rmdir()
+        self._lock.release()
 
 
 def folder_name(run: RunDescription) -> str:
