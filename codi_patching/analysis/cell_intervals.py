@@ -57,7 +57,9 @@ def mean_intervals(
     width = max(1, _PART // RESAMPLES)
     for first in range(0, flat.shape[1], width):
         part = slice(first, first + width)
-        counts = drawn @ present[:, part] if (present[:, part] == 0).any() else drawn.sum(1)[:, None]
+        counts = (
+            drawn @ present[:, part] if (present[:, part] == 0).any() else drawn.sum(1)[:, None]
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
             means = drawn @ np.nan_to_num(flat[:, part]) / counts
         bounds[:, part] = _quantiles(means, [tail, 1 - tail])

@@ -47,7 +47,5 @@ def negative_cells(results: Results) -> list[tuple[str, float, float, float]]:
     mean, _, _ = mean_and_deviation(recovery)
     low, high = mean_intervals(recovery, groups_of(results), results.run.seed)
     cells = [(int(row), int(column)) for row, column in np.argwhere(high < 0)]
-    found = [
-        (results.run.label(c), float(mean[c]), float(low[c]), float(high[c])) for c in cells
-    ]
+    found = [(results.run.label(c), float(mean[c]), float(low[c]), float(high[c])) for c in cells]
     return sorted(found, key=lambda cell: cell[1])

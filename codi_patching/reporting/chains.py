@@ -115,7 +115,9 @@ def trajectories(
         axes.set_title(name, fontsize=9.5)
         axes.set_ylabel(label)
     norm = Normalize(0, max(len(layers) - 1, 1))
-    bar = figure.colorbar(ScalarMappable(norm, DEPTHS), ax=list(panels), label="layer", fraction=0.04)
+    bar = figure.colorbar(
+        ScalarMappable(norm, DEPTHS), ax=list(panels), label="layer", fraction=0.04
+    )
     step = max(1, len(layers) // 8)
     bar.set_ticks(range(0, len(layers), step), labels=list(layers)[::step])
     heading(figure, title)

@@ -117,9 +117,7 @@ def _passing_note(passing: Cells | None) -> str:
     return "Orange: the content effect is beyond the threshold, tested over all cells together."
 
 
-def _draw_map(
-    axes: Axes, results: Results, values: np.ndarray, scale: Scale, label: str
-) -> None:
+def _draw_map(axes: Axes, results: Results, values: np.ndarray, scale: Scale, label: str) -> None:
     draw_cells(axes, values, results.run.grid, scale)
     label_axes(axes, results.run)
     figure = axes.get_figure()
@@ -147,9 +145,7 @@ def draw_trajectories(results: Results, highlight: Highlight) -> Figure:
     labels = ("KL (nats)", "rise of P(source answer)")
     courses = (kl_course(results), content_course(results))
     what = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}: along the chain"
-    return trajectories(
-        list(zip(heads, labels, courses)), results.run.grid.layers, what, highlight
-    )
+    return trajectories(list(zip(heads, labels, courses)), results.run.grid.layers, what, highlight)
 
 
 def draw_cosines(results: Results, highlight: Highlight) -> Figure:

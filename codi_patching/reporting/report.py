@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.outliers import negative_cells, outlier_pairs
 from codi_patching.analysis.summary import ROUNDING, aggregate
-from codi_patching.analysis.validity import check_run, count_checks, unknown_words
+from codi_patching.analysis.validity import check_run, unknown_words
 from codi_patching.reporting.entries import replace_entry
 from codi_patching.reporting.evidence import FindingLike
 from codi_patching.reporting.figures import CAPTIONS
@@ -169,10 +170,14 @@ def _tldr(results: Results, summary: dict[str, Any]) -> str:
     if summary["top_cells"]:
         top = summary["top_cells"][0]
         kl = top["kl_divergence"]
-        said += f"The largest mean KL is at {top['name']}: its median over pairs is {kl['median']:.3g}"
+        said += (
+            f"The largest mean KL is at {top['name']}: its median over pairs is {kl['median']:.3g}"
+        )
         if not math.isnan(kl["median_low"]):
             said += f" [{kl['median_low']:.3g}, {kl['median_high']:.3g}]"
-        said += f" nats, and the five largest pairs have {kl['share_of_5_largest']:.0%} of the mean."
+        said += (
+            f" nats, and the five largest pairs have {kl['share_of_5_largest']:.0%} of the mean."
+        )
     else:
         said += f"No cell has a mean KL beyond rounding ({ROUNDING:g} nats)."
     return said

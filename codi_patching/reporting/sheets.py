@@ -165,7 +165,9 @@ def _legend(figure: Figure, grid: Grid, scale: Scale, cut: int) -> None:
         return
     place = figure.add_axes((1 - 0.95 / width, 0.6 / height, 0.16 / width, 1 - 1.45 / height))
     if _is_map(grid):
-        bar = figure.colorbar(ScalarMappable(scale.norm, scale.colours), cax=place, extend="max" if cut else "neither")
+        bar = figure.colorbar(
+            ScalarMappable(scale.norm, scale.colours), cax=place, extend="max" if cut else "neither"
+        )
         bar.set_label("KL (nats)", fontsize=8)
     else:
         norm = Normalize(0, max(len(grid.layers) - 1, 1))

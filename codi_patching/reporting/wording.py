@@ -141,8 +141,10 @@ def limits(results: Results) -> list[str]:
         "These are effects of interventions on one model and one set of pairs; nothing is said of "
         "other models or questions."
     ]
-    if _right(results, "base") == _right(results, "source") == f"{len(results.pairs)} of " + str(
-        len(results.pairs)
+    if (
+        _right(results, "base")
+        == _right(results, "source")
+        == f"{len(results.pairs)} of " + str(len(results.pairs))
     ):
         said.append(
             "All questions are ones that the model answers right: effects on questions that it "
