@@ -19,7 +19,7 @@ _COMMANDS = {
     "study": "measure all, then compare:  study --config configs/study.yaml",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
-    "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data test.jsonl",
+    "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data F",
     "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
     "fit": "train a small CODI model:   fit --config configs/train_codi_tiny.yaml",
 }
@@ -62,7 +62,7 @@ def _run(name: str, *args: str) -> int:
     command = import_module(f"codi_patching.commands.{name}")
     if not hasattr(command, "add_arguments"):
         return int(command.run(list(args)))
-    description = command.__doc__.splitlines()[0]
+    description = (command.__doc__ or name).splitlines()[0]
     description = description.partition("`: ")[2] or description
     parser = argparse.ArgumentParser(
         f"codi-patching {name}",
@@ -81,4 +81,4 @@ def _quieten() -> None:
     # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("WANDB_QUIET", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")

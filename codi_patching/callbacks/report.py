@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from codi_patching.callbacks.loggers import SafeLogger
 from codi_patching.callbacks.results import ResultsWriter, run_on_rank_zero
@@ -85,6 +85,9 @@ class Report(pl.Callback):
                 logger.ask(lambda inner: _log(inner, writer.folder, report))
             else:
                 _log(logger, writer.folder, report)
+        if trainer.loggers:
+            logged = ", ".join(_describe_logger(logger) for logger in trainer.loggers)
+            rank_zero_info(f"logged to {logged}")
         self._compare(writer.folder)
 
     def _compare(self, own: Path) -> None:
@@ -100,6 +103,11 @@ class Report(pl.Callback):
         else:
             print(report.text)
             self.failed = self.failed or report.failed
+
+
+def _describe_logger(logger: Logger) -> str:
+    inner = logger.inner if isinstance(logger, SafeLogger) else logger
+    return f"{type(inner).__name__} ({logger.save_dir}, {logger.name})"
 
 
 def _log(logger: Logger, folder: Path, report: RunReport) -> None:

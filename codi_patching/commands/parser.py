@@ -38,26 +38,28 @@ def explain(message: str, known: list[str]) -> str:
         known: Options that exist.
     """
     if "ecognized arguments" in message:
-        options = [o.partition("=")[0] for o in re.findall(r"--[\w.+-]+", message)]
+        options = [o.partition("=")[0] for o in re.findall(r"--[\w.+=-]+", message)]
         option = next((option for option in options if option not in known), options[0])
-        return f"unknown option {option}{_nearest(option, known)}"
+        return f"unknown option {option}{_nearest(option, [*known, *_model_options()])}"
     if refused := re.search(r"Option '([\w.]+)' is not accepted", message):
         return _explain_model_option(refused[1])
     if refused := re.search(r"Key '([\w.]+)' is not expected", message):
         return f"unknown key {refused[1]}{_nearest(refused[1], [o.lstrip('-') for o in known])}"
     key = re.search(r'Parser key "([\w.]+)"', message)
-    where = f"{key[1]}: " if key else ""
+    if key and key[1] in _model_hints():
+        return _explain_model_option(key[1])
     expected = [
-        line.strip(" -").replace("typing.", "")
+        re.sub(r"<class '(\w+)'>|typing\.", r"\1", line.strip(" -"))
         for line in message.splitlines()
         if "xpected" in line and "NoneType" not in line and "NestedArg" not in line
     ]
-    got = re.search(r"(?:Got value|Given value|val)[:=] ?(\S.*?)\)?$", message, re.MULTILINE)
-    if expected and "Got value" not in expected[-1] and got:
-        return f"{where}{expected[-1]}, got {got[1]}"
-    if expected:
-        return where + expected[-1]
-    return " ".join(message.split())
+    got = re.search(r"(?:Got value|Given value): ?(\S.*?)$", message, re.MULTILINE)
+    where = f"--{key[1]}: " if key else ""
+    if not expected:
+        return where + " ".join(message.partition(":\n")[2].split() or message.split())
+    answer = expected[-1][0].lower() + expected[-1][1:]
+    known_value = "Got value" in answer or got is None
+    return where + (answer if known_value else f"{answer}, got {got[1]}")  # type: ignore[index]
 
 
 def _nearest(option: str, known: list[str]) -> str:
@@ -66,8 +68,8 @@ def _nearest(option: str, known: list[str]) -> str:
     return f": did you mean {close[0]}?" if close else "; codi-patching predict --help lists them"
 
 
-def _explain_model_option(name: str) -> str:
-    """Why an option of an experiment was refused: it does not exist, or has another value."""
+def _model_hints() -> dict[str, Any]:
+    """Types of the experiments' options, by name."""
     from codi_patching.experiments.base import Experiment
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.patching import PatchingExperiment
@@ -75,10 +77,19 @@ def _explain_model_option(name: str) -> str:
     hints: dict[str, Any] = {}
     for cls in (Experiment, PatchingExperiment, IterativePatching):
         hints |= get_type_hints(cls.__init__)
-    option = f"--model.{name}"
+    return hints
+
+
+def _model_options() -> list[str]:
+    return [f"--model.{name}" for name in _model_hints()]
+
+
+def _explain_model_option(name: str) -> str:
+    """Why an option of an experiment was refused: it does not exist, or has another value."""
+    hints, option = _model_hints(), f"--model.{name}"
     if name not in hints:
-        return f"unknown option {option}{_nearest(option, [f'--model.{o}' for o in hints])}"
-    choices = get_args(hints[name])
+        return f"unknown option {option}{_nearest(option, _model_options())}"
     if get_origin(hints[name]) is Literal:
-        return f"expected {option} to be one of {', '.join(map(str, choices))}"
-    return f"{option} does not take this value, or this experiment has no such option"
+        return f"expected {option} to be one of {', '.join(map(str, get_args(hints[name])))}"
+    wanted = re.sub(r"<class '(\w+)'>", r"\1", str(hints[name]))
+    return f"expected {option} to be {wanted}; this experiment may have no such option"

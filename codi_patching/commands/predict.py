@@ -18,10 +18,12 @@ from codi_patching.commands.parser import OneLineParser
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.describe import label_run
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
+from codi_patching.reporting.names import run_name
 
 EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching)
 """Imported so that `--model PositionPatching` finds them by their short names."""
@@ -100,7 +102,8 @@ class PredictCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
         config = self.config.predict if "predict" in self.config else self.config
-        loggers = build_loggers(config.trainer.logger, "run")
+        name = config.report.name or run_name(label_run(self.model, self.datamodule))
+        loggers = build_loggers(config.trainer.logger, name)
         return super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
 
 

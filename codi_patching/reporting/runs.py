@@ -63,7 +63,8 @@ def report_folder(
     """
     options = options or ReportOptions()
     results = read_results(folder)
-    findings = find([as_arm(results)], seed=results.run.seed)
+    answered = find([as_arm(results)], seed=results.run.seed)
+    findings = [finding for finding in answered if finding.arms]  # the others need more arms
     checks = write_derived(folder, options, findings)
     if options.docs is not None:
         write_documents(folder, options.docs, findings, name)

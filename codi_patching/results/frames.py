@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.schema import Array, PairDescription, ResultsError, RunDescription
@@ -101,7 +101,7 @@ def as_frames(results: Results) -> Frames:
 
 def _pair_from(row: pd.Series, pair: PairDescription) -> PairDescription:
     """A pair with the numbers of its row."""
-    changed = {
+    changed: dict[str, Any] = {
         run: {metric: float(row[f"{run}.{metric}"]) for metric in getattr(pair, run)}
         for run in _UNPATCHED
     }

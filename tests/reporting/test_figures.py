@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from results_maker import make, run_of
 
 from codi_patching.reporting.chains import Highlight
 from codi_patching.reporting.figures import draw_effects, draw_figures, draw_recovery, save_figure
@@ -17,7 +18,6 @@ from codi_patching.reporting.side_by_side import (
     draw_by_layer,
     draw_decomposition,
 )
-from results_maker import make, run_of
 
 RUNS = {
     "position": run_of(layers=6, columns=5),
