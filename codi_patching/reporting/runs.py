@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from codi_patching.analysis.checks import Check
@@ -12,6 +12,7 @@ from codi_patching.analysis.findings import find
 from codi_patching.analysis.from_results import arm_name, as_arm
 from codi_patching.analysis.verdicts import Thresholds
 from codi_patching.reporting.console import comparison_text, summary_text
+from codi_patching.reporting.evidence import passing_cells
 from codi_patching.reporting.pipeline import (
     ReportOptions,
     write_comparison,
@@ -65,11 +66,26 @@ def report_folder(
     results = read_results(folder)
     answered = find([as_arm(results)], seed=results.run.seed)
     findings = [finding for finding in answered if finding.arms]  # the others need more arms
-    checks = write_derived(folder, options, findings)
+    checks = write_derived(folder, _highlighting(options, results, findings), findings)
     if options.docs is not None:
         write_documents(folder, options.docs, findings, name)
     text = summary_text(results, checks, findings, options.top, folder)
     return RunReport({arm_name(results.run): results}, findings, checks, text)
+
+
+def _highlighting(
+    options: ReportOptions, results: Results, findings: Sequence[Finding]
+) -> ReportOptions:
+    """The layers that a chain's figure draws thick: those with a content effect."""
+    cells = passing_cells(results.run, findings)
+    layers = tuple(dict.fromkeys(results.run.grid.layers[row] for row, _ in cells or ()))
+    if layers:
+        reason = "Thick: layers with an iteration whose content effect is beyond the threshold."
+    elif cells is None:
+        reason = "No layer is drawn thick: there are too few pairs to tell."
+    else:
+        reason = "No layer is drawn thick: none has a content effect beyond the threshold."
+    return replace(options, highlight=layers, highlight_reason=reason)
 
 
 def compare(
