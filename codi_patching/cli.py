@@ -77,6 +77,7 @@ def _quieten() -> None:
     """Silence what a user of this program can do nothing about."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
     # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

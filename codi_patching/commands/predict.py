@@ -97,7 +97,8 @@ class PredictCLI(LightningCLI):
         if config.trainer.get("enable_progress_bar") is False:
             config.trainer.enable_progress_bar = None
             config.progress.refresh_rate = 0
-        config.return_predictions = False
+        if "return_predictions" in config:
+            config.return_predictions = False
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
