@@ -88,7 +88,10 @@ def without(key, record=PREPARED):
         ([PREPARED, PREPARED], r"each pair_id once, got \['a'\] again"),
         (RAW[:1], "pair '1' has no corrupted variant"),
         ([*RAW, RAW[0]], "the clean variant is there twice"),
-        ([{**RAW[0], "variant": "other"}], "expected variant clean, corrupted or sibling, got 'other'"),
+        (
+            [{**RAW[0], "variant": "other"}],
+            "expected variant clean, corrupted or sibling, got 'other'",
+        ),
     ],
 )
 def test_a_bad_file_is_one_clear_error(write, content, message):

@@ -214,6 +214,8 @@ def test_a_sweep_equals_whole_sequences_without_any_cache():
     row = [Patch(1, 0, torch.randn(32).double()), Patch(0, 2, torch.randn(32).double())]
     for latents in ("frozen", "recomputed"):
         patched = engine.patched(start, [row], latents)
-        _, _, logits = run_twin(model, question, cells_of(row), readout, latents, start.run.thoughts[0])
+        _, _, logits = run_twin(
+            model, question, cells_of(row), readout, latents, start.run.thoughts[0]
+        )
         for ours, theirs in zip(patched.answer_logits, logits, strict=True):
             torch.testing.assert_close(ours[0], theirs, rtol=0, atol=1e-9)
