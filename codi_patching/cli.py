@@ -57,7 +57,9 @@ def main() -> None:
 def _quieten() -> None:
     """Silence what a user of this program can do nothing about."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
     # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_QUIET", "true")
