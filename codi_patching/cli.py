@@ -5,6 +5,7 @@ A subcommand's module is imported when it is asked for: `report` and `compare` n
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
@@ -18,6 +19,8 @@ _COMMANDS = {
     "study": "measure all, then compare:  study --config configs/study.yaml",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
+    "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data test.jsonl",
+    "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
     "fit": "train a small CODI model:   fit --config configs/train_codi_tiny.yaml",
 }
 
@@ -45,13 +48,29 @@ def main() -> None:
         sys.exit(2)
     _quieten()
     try:
-        sys.exit(import_module(f"codi_patching.commands.{args[0]}").run(args[1:]))
+        sys.exit(_run(*args))
     except INPUT_ERRORS as error:
         if os.environ.get("CODI_PATCHING_TRACEBACK"):
             raise
         rank = os.environ.get("LOCAL_RANK", "0")
         process = f" (process {rank})" if rank != "0" else ""
         sys.exit(f"codi-patching{process}: {error}")
+
+
+def _run(name: str, *args: str) -> int:
+    """Run a subcommand; most say their options to a parser, Lightning's parse their own."""
+    command = import_module(f"codi_patching.commands.{name}")
+    if not hasattr(command, "add_arguments"):
+        return int(command.run(list(args)))
+    description = command.__doc__.splitlines()[0]
+    description = description.partition("`: ")[2] or description
+    parser = argparse.ArgumentParser(
+        f"codi-patching {name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args(args)))
 
 
 def _quieten() -> None:

@@ -101,7 +101,12 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
     tested = varies & (error > 0)
     once = _distinct(np.concatenate([residual, size])[:, tested])
     maxima = np.sort(
-        _maxima(residual[:, tested][:, once], size[:, tested][:, once], n[tested][once], signs)
+        _maxima(
+            residual[:, tested][:, once],
+            size[:, tested][:, once],
+            n[tested][once],
+            signs.astype(np.float64),
+        )
     )
     return MaxT(mean, np.where(tested, error, 0.0), n, (size > 0).sum(axis=0), tested, maxima)
 
@@ -128,23 +133,40 @@ def _errors(residual: Array, size: Array, n: NDArray[np.int_]) -> Array:
     return np.where(groups > 1, np.sqrt(np.where(groups > 1, variance, 0.0)), 0.0)
 
 
-def _maxima(residual: Array, size: Array, n: NDArray[np.int_], signs: NDArray[np.int8]) -> Array:
+def _maxima(residual: Array, size: Array, n: NDArray[np.int_], signs: Array) -> Array:
     """Largest absolute studentised mean of every flip, a block of flips and columns at a time."""
     largest = np.zeros(len(signs))
     single = bool(np.all((size == 0) | (size == 1)))
-    groups = (size > 0).sum(axis=0)
-    for first in range(0, residual.shape[1], _COLUMNS):
-        block = slice(first, first + _COLUMNS)
-        u, m, count = residual[:, block], size[:, block], n[block].astype(np.float64)
-        square, weight = (u**2).sum(axis=0), (m**2).sum(axis=0)
-        scale = groups[block] / (groups[block] - 1)
-        for start in range(0, len(signs), _ROWS):
-            rows = slice(start, start + _ROWS)
-            flip = signs[rows].astype(np.float64)
-            total = flip @ u
-            mean = total / count
-            cross = total if single else flip @ (u * m)
-            variance = scale * (square - 2 * mean * cross + mean**2 * weight) / count**2
-            statistic = mean**2 / np.maximum(variance, np.finfo(np.float64).tiny)
-            largest[rows] = np.maximum(largest[rows], statistic.max(axis=1, initial=0.0))
+    for count in np.unique(n):
+        chosen = np.flatnonzero(n == count)
+        for first in range(0, len(chosen), _COLUMNS):
+            block = chosen[first : first + _COLUMNS]
+            for start in range(0, len(signs), _ROWS):
+                rows = slice(start, start + _ROWS)
+                if single:
+                    squares = _single(residual[:, block], int(count), signs[rows])
+                else:
+                    squares = _grouped(residual[:, block], size[:, block], signs[rows])
+                largest[rows] = np.maximum(largest[rows], squares)
     return np.sqrt(largest)
+
+
+def _single(residual: Array, n: int, signs: Array) -> Array:
+    """Largest squared t of each flip if every pair is its own group.
+
+    With unit columns and q the square of a flipped sum, t² = (n - 1) q / (n - q), which grows with
+    q: so the largest q will do.
+    """
+    unit = residual / np.sqrt((residual**2).sum(axis=0))
+    q = np.abs(signs @ unit).max(axis=1) ** 2
+    return np.asarray((n - 1) * q / np.maximum(n - q, np.finfo(np.float64).tiny))
+
+
+def _grouped(residual: Array, size: Array, signs: Array) -> Array:
+    """Largest squared studentised mean of each flip of the sums over groups."""
+    n, groups = size.sum(axis=0), (size > 0).sum(axis=0)
+    mean = signs @ residual / n
+    cross = signs @ (residual * size)
+    rest = (residual**2).sum(axis=0) - 2 * mean * cross + mean**2 * (size**2).sum(axis=0)
+    variance = groups / (groups - 1) * rest / n**2
+    return np.asarray((mean**2 / np.maximum(variance, np.finfo(np.float64).tiny)).max(axis=1))

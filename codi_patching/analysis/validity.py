@@ -1,18 +1,11 @@
-"""Whether a run can be trusted, from its records: what was expected, what was seen.
-
-A check that does not apply, or that there is nothing to tell by, is *not applicable*: it neither
-holds nor fails. What has no right answer is *described*.
-"""
+"""Whether a run can be trusted, from its records alone: what was expected, what was seen."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.checks import Check, judged
 from codi_patching.analysis.summary import (
     content_effect,
     groups_of,
@@ -24,8 +17,6 @@ from codi_patching.results.files import CHECKSUMS
 from codi_patching.results.read import Results
 from codi_patching.results.schema import Array
 
-Status = Literal["pass", "fail", "not applicable", "described"]
-
 EXACT = 1e-9
 """What a KL that must be 0 may be instead, in nats: the two runs take the same path."""
 
@@ -35,23 +26,6 @@ LEAST_PAIRS = 20
 _SELF_PATCH = {"64": 1e-12, "32": 1e-6}
 _SELF_PATCH_HALF = 1e-2
 """What a self-patch may change by rounding, in nats, by the model's precision."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check of validity.
-
-    Attributes:
-        name: What is checked.
-        expected: What must be seen.
-        seen: What was.
-        status: `pass`, `fail`, `not applicable` or `described`.
-    """
-
-    name: str
-    expected: str
-    seen: str
-    status: Status
 
 
 def check_run(results: Results) -> list[Check]:
@@ -70,38 +44,14 @@ def check_run(results: Results) -> list[Check]:
     ]
 
 
-def count_checks(checks: Sequence[Check]) -> str:
-    """How many hold, of those that can.
-
-    Example:
-        >>> count_checks([Check("a", "", "", "pass"), Check("b", "", "", "not applicable")])
-        '1 of 1 check that applies holds; 1 does not apply'
-    """
-    count = {s: sum(c.status == s for c in checks) for s in ("pass", "fail", "not applicable")}
-    apply = count["pass"] + count["fail"]
-    said = f"{count['pass']} of {apply} checks that apply hold"
-    if apply == 1:
-        said = f"{count['pass']} of 1 check that applies holds"
-    if absent := count["not applicable"]:
-        said += f"; {absent} {'does' if absent == 1 else 'do'} not apply"
-    if described := sum(check.status == "described" for check in checks):
-        said += f"; {described} {'is' if described == 1 else 'are'} described"
-    return said
-
-
-def _check(name: str, expected: str, seen: str, holds: bool | None) -> Check:
-    status: Status = "not applicable" if holds is None else "pass" if holds else "fail"
-    return Check(name, expected, seen, status)
-
-
 def check_unchanged(results: Results) -> Check:
     """Measured files are as the run wrote them."""
     name, expected = "unchanged files", f"every measured file has its SHA-256 in {CHECKSUMS}"
     if results.folder is None or not (results.folder / CHECKSUMS).is_file():
-        return _check(name, expected, f"there is no {CHECKSUMS}", None)
+        return judged(name, expected, f"there is no {CHECKSUMS}", None)
     changed = ", ".join(results.changed)
     seen = f"missing or changed: {changed}" if changed else "none is missing or changed"
-    return _check(name, expected, seen, not changed)
+    return judged(name, expected, seen, not changed)
 
 
 def check_self_patch(results: Results) -> Check:
@@ -113,11 +63,11 @@ def check_self_patch(results: Results) -> Check:
     known = [value for value in tried if np.isfinite(value)]
     if not known:
         seen = "no pair was run" if not tried else f"undefined in all {len(tried)} pairs"
-        return _check(name, expected, seen, None)
+        return judged(name, expected, seen, None)
     seen = f"at most {max(known):.2g} nats in {len(known)} pairs"
     if len(known) < len(tried):
-        return _check(name, expected, f"{seen}; undefined in {len(tried) - len(known)}", False)
-    return _check(name, expected, seen, max(known) <= limit)
+        return judged(name, expected, f"{seen}; undefined in {len(tried) - len(known)}", False)
+    return judged(name, expected, seen, max(known) <= limit)
 
 
 def check_structural_zeros(results: Results) -> Check:
@@ -125,7 +75,7 @@ def check_structural_zeros(results: Results) -> Check:
     name, expected = "structural zeros", f"KL at most {EXACT:g} nats where nothing reads the state"
     cells = int(results.structural.sum())
     if not cells:
-        return _check(name, expected, "there are no such cells", None)
+        return judged(name, expected, "there are no such cells", None)
     seen, worst = [], 0.0
     for kind, values in (("own", results.values), ("control", results.control)):
         kl = values["kl_divergence"][:, results.structural] if values else np.empty(0)
@@ -134,8 +84,8 @@ def check_structural_zeros(results: Results) -> Check:
             worst = max(worst, float(known.max()))
             seen.append(f"{kind} at most {known.max():.2g} nats")
     if not seen:
-        return _check(name, expected, f"undefined in all {cells} cells", None)
-    return _check(name, expected, f"{', '.join(seen)} in {_count(cells, 'cell')}", worst <= EXACT)
+        return judged(name, expected, f"undefined in all {cells} cells", None)
+    return judged(name, expected, f"{', '.join(seen)} in {_count(cells, 'cell')}", worst <= EXACT)
 
 
 def check_source_run(results: Results) -> Check:
@@ -145,9 +95,9 @@ def check_source_run(results: Results) -> Check:
     kl = results.unpatched("source", "kl_to_source")
     known = np.abs(kl[np.isfinite(kl)])
     if not known.size:
-        return _check(name, expected, "undefined in every pair", None)
+        return judged(name, expected, "undefined in every pair", None)
     seen = f"at most {known.max():.2g} nats in {known.size} pairs"
-    return _check(name, expected, seen, float(known.max()) <= EXACT)
+    return judged(name, expected, seen, float(known.max()) <= EXACT)
 
 
 def check_chain(results: Results) -> Check:
@@ -155,9 +105,9 @@ def check_chain(results: Results) -> Check:
     name, expected = "chain of relay", "every later iteration held what the one before it generated"
     links = sum(pair.chain_links for pair in results.pairs)
     if not links:
-        return _check(name, expected, "there are no such patches", None)
+        return judged(name, expected, "there are no such patches", None)
     broken = sum(pair.chain_broken for pair in results.pairs)
-    return _check(name, expected, f"{links - broken} of {links} patched cells did", not broken)
+    return judged(name, expected, f"{links - broken} of {links} patched cells did", not broken)
 
 
 def check_recovery(results: Results) -> Check:
@@ -172,12 +122,12 @@ def check_recovery(results: Results) -> Check:
     recovery = results.values["recovery"]
     known = np.isfinite(recovery)
     if not known.any():
-        return _check(name, expected, "undefined in every cell", None)
+        return judged(name, expected, "undefined in every cell", None)
     with np.errstate(invalid="ignore", divide="ignore"):
         wanted = (difference - base) / (source - base)
     wrong = known & ~(np.abs(recovery - wanted) <= 1e-6 * np.maximum(1.0, np.abs(recovery)))
     pairs = int(wrong.any((1, 2)).sum())
-    return _check(name, expected, f"differs in {pairs} of {len(recovery)} pairs", pairs == 0)
+    return judged(name, expected, f"differs in {pairs} of {len(recovery)} pairs", pairs == 0)
 
 
 def check_control(results: Results) -> Check:
@@ -190,28 +140,28 @@ def check_control(results: Results) -> Check:
     expected = "at the cell of the largest mean KL the source answer is likelier with the own "
     expected += "activations than with the control's"
     if results.run.source != "clean":
-        return _check(name, expected, f"source is {results.run.source}: no content to carry", None)
+        return judged(name, expected, f"source is {results.run.source}: no content to carry", None)
     _, specific = content_effect(results)
     if specific is None:
-        return _check(name, expected, "no control was run", None)
+        return judged(name, expected, "no control was run", None)
     if not (strongest := rank_cells(mean_kl(results), 1)):
-        return _check(name, expected, "no cell has an effect beyond rounding", None)
+        return judged(name, expected, "no cell has an effect beyond rounding", None)
     (cell,) = strongest
     differences = specific[(slice(None), *cell)]
     kept = np.isfinite(differences)
     where, n = results.run.label(cell), int(kept.sum())
     if n == 0:
-        return _check(name, expected, "no pair has a control", None)
+        return judged(name, expected, "no pair has a control", None)
     mean = float(differences[kept].mean())
     seen = f"{mean:+.3f} in probability at {where}, {n} pairs"
     groups = [group for group, keep in zip(groups_of(results), kept) if keep]
     if len(set(groups)) < LEAST_PAIRS:
-        return _check(name, expected, f"{seen}: too few to tell", None)
+        return judged(name, expected, f"{seen}: too few to tell", None)
     low, high = mean_intervals(differences[kept], groups, results.run.seed)
     seen += f", 95 % interval {float(low):+.3f} to {float(high):+.3f}"
     if low <= 0 <= high:
-        return _check(name, expected, f"{seen}: cannot be told apart", None)
-    return _check(name, expected, seen, bool(low > 0))
+        return judged(name, expected, f"{seen}: cannot be told apart", None)
+    return judged(name, expected, seen, bool(low > 0))
 
 
 def describe_ceiling(results: Results) -> Check:
@@ -224,7 +174,7 @@ def describe_ceiling(results: Results) -> Check:
     hit = metric.replace("probability", "").rstrip("_")
     share = _mean(results.unpatched("ceiling", f"predicts_{hit}"))
     if np.isnan(means[1]):
-        return _check(name, expected, "no ceiling was run", None)
+        return judged(name, expected, "no ceiling was run", None)
     control = "" if np.isnan(means[2]) else f"; with the control's thoughts {means[2]:.3f}"
     seen = (
         f"probability of the source answer {means[1]:.3f} (base run {means[0]:.3f}, source run "
@@ -238,12 +188,12 @@ def describe_first_cell(results: Results) -> Check:
     grid, name = results.run.grid, "position 0 at layer 0"
     expected = "a small share of the strongest cell's mean KL: so early little is computed there"
     if grid.column != "position" or grid.whole_layers or "0" not in grid.layers:
-        return _check(name, expected, "there is no such cell", None)
+        return judged(name, expected, "there is no such cell", None)
     kl = mean_kl(results)
     cell = float(kl[grid.layers.index("0"), 0])
     strongest = float(np.nanmax(kl, initial=0.0))
     if not np.isfinite(cell) or strongest <= 0:
-        return _check(name, expected, "no cell has an effect", None)
+        return judged(name, expected, "no cell has an effect", None)
     seen = f"{cell:.3g} of {strongest:.3g} nats ({cell / strongest:.1%})"
     return Check(name, expected, seen, "described")
 
@@ -253,7 +203,7 @@ def describe_unknown_words(results: Results) -> Check:
     name, expected = "unknown words", "the tokenizer knows every word of every question"
     found = unknown_words(results)
     if not found:
-        return _check(name, expected, "it does", True)
+        return judged(name, expected, "it does", True)
     pairs = sum(bool(pair.unknown_words) for pair in results.pairs)
     seen = f"{_count(pairs, 'pair')} with words it does not know: {', '.join(list(found)[:10])}"
     return Check(name, expected, seen + ", …" * (len(found) > 10), "described")

@@ -11,19 +11,18 @@ INVALID = 3
 """Exit status where results fail a check of validity."""
 
 
-def run(args: list[str]) -> int:
-    """Compare results; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "codi-patching compare",
-        description="Answer the research questions from results of one model and file of pairs.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("folders", type=Path, nargs="+", help="results folders")
     parser.add_argument("--dir", type=Path, required=True, help="output folder")
     parser.add_argument("--no_figures", action="store_true", help="no PNG files")
     parser.add_argument("--no_page", action="store_true", help="no report.html")
-    asked = parser.parse_args(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare results; returns the exit status."""
     report = compare_folders(
-        asked.folders, asked.dir, figures=not asked.no_figures, page=not asked.no_page
+        args.folders, args.dir, figures=not args.no_figures, page=not args.no_page
     )
     print(report.text)
     return INVALID if report.failed else 0

@@ -12,12 +12,8 @@ INVALID = 3
 """Exit status where results fail a check of validity."""
 
 
-def run(args: list[str]) -> int:
-    """Make reports; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "codi-patching report",
-        description="Make tables, checks, figures and page of results again; needs no model.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("folders", type=Path, nargs="+", help="results folders")
     parser.add_argument("--docs", type=Path, help="write report, journal and inventory there")
     parser.add_argument("--name", help="of the report; by model, data and experiment if not given")
@@ -25,17 +21,20 @@ def run(args: list[str]) -> int:
     parser.add_argument("--no_pair_sheets", action="store_true", help="no figures of single pairs")
     parser.add_argument("--no_page", action="store_true", help="no report.html")
     parser.add_argument("--top", type=int, default=5, help="cells in rankings")
-    asked = parser.parse_args(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make reports; returns the exit status."""
     options = ReportOptions(
-        figures=not asked.no_figures,
-        pair_sheets=not (asked.no_figures or asked.no_pair_sheets),
-        page=not asked.no_page,
-        top=asked.top,
-        docs=asked.docs,
+        figures=not args.no_figures,
+        pair_sheets=not (args.no_figures or args.no_pair_sheets),
+        page=not args.no_page,
+        top=args.top,
+        docs=args.docs,
     )
     failed = False
-    for folder in asked.folders:
-        report = report_folder(folder, options, asked.name)
+    for folder in args.folders:
+        report = report_folder(folder, options, args.name)
         print(report.text)
         failed = failed or report.failed
     return INVALID if failed else 0

@@ -57,7 +57,8 @@ def run(args: list[str]) -> int:
                 f"arm {arm.name} ended with status {status.returncode}; the same command resumes it"
             )
         worst = max(worst, status.returncode)
-    from codi_patching.commands import compare
+    from codi_patching.reporting.runs import compare_folders
 
-    folders = [str(arm.folder) for arm in arms]
-    return max(worst, compare.run([*folders, f"--dir={asked.dir / 'comparison'}"]))
+    report = compare_folders([arm.folder for arm in arms], asked.dir / "comparison")
+    print(report.text)
+    return max(worst, 3 if report.failed else 0)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.results.code import describe_code
@@ -30,7 +31,7 @@ def describe_run(experiment: PatchingExperiment) -> RunDescription:
         num_latents=experiment.model.num_latents,
         checkpoint_sha256=experiment.report.sha256,
         checkpoint=asdict(experiment.report),
-        data=str(datamodule.hparams["pairs"] or ""),
+        data="" if datamodule.path == SHIPPED_PAIRS else str(datamodule.path),
         data_sha256=datamodule.sha256,
         seed=experiment.seed,
         precision=str(trainer.precision),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.summary import aggregate
-from codi_patching.analysis.validity import Check, count_checks, unknown_words
+from codi_patching.analysis.validity import unknown_words
 from codi_patching.reporting.evidence import FindingLike, beside, passing_cells
 from codi_patching.reporting.names import counted, data_name, kind, model_name
 from codi_patching.reporting.templates import with_interval

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from codi_patching.analysis.validity import Check, count_checks
+from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.reporting.evidence import FindingLike
 from codi_patching.reporting.names import counted, data_name, model_name, title
-from codi_patching.reporting.page_data import PAIRS, arm_data, pair_data
+from codi_patching.reporting.page_data import PAIRS, arm_data, by_layer_data, pair_data
 from codi_patching.reporting.templates import FOLDER, environment
 from codi_patching.results.files import plain, text_file
 from codi_patching.results.read import Results
@@ -45,6 +45,7 @@ def write_page(
     data = {
         "arms": [arm_data(label, results, findings) for label, results in arms.items()],
         "pairs": pairs,
+        "byLayer": by_layer_data(arms) if len(arms) > 1 else [],
     }
     scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
     text = environment().get_template("page.html.j2").render(
@@ -54,6 +55,7 @@ def write_page(
         plotly=Markup(scripts[0]),
         script=Markup(scripts[1]),
         arms=data["arms"],
+        by_layer=bool(data["byLayer"]),
         controlled=bool(first.control),
         pairs=len(pairs),
         left_out=max(0, len(first.pair_ids) - PAIRS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from codi_patching.analysis.summary import (
 from codi_patching.reporting.evidence import FindingLike, passing_cells
 from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, notes_on
 from codi_patching.reporting.names import kind, words
+from codi_patching.reporting.side_by_side import content_by_layer, of_whole_layers
 from codi_patching.results.read import Results
 from codi_patching.results.schema import Array
 
@@ -80,6 +81,18 @@ def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> d
         "klTop": float(max(np.percentile(largest, 95), LEAST_KL)),
         "pairs": _pair_maps(results),
     }
+
+
+def by_layer_data(arms: Mapping[str, Results]) -> list[dict[str, Any]]:
+    """The content effect of whole layers, a series for each arm that has one value a layer."""
+    found = []
+    for label, results in of_whole_layers(arms).items():
+        effect = content_by_layer(results)
+        ends = {"up": effect.high - effect.mean, "down": effect.mean - effect.low}
+        rows = {"mean": effect.mean, **ends}
+        lists = {name: _table(values[None])[0] for name, values in rows.items()}
+        found.append({"label": label, "layers": results.run.grid.layers, **lists})
+    return found if len(found) > 1 else []
 
 
 def _label(name: str) -> str:

@@ -7,14 +7,15 @@ derived file and making it again gives the same bytes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from codi_patching.analysis.agreement import check_agreement
+from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.summary import aggregate
-from codi_patching.analysis.validity import Check, check_run, count_checks
+from codi_patching.analysis.validity import check_run
 from codi_patching.reporting.evidence import FindingLike, finding_row, passing_cells
 from codi_patching.results.files import write_csv, write_json
 from codi_patching.results.read import Results, read_results
@@ -79,7 +80,7 @@ def write_derived(
     results = read_results(folder)
     checks = check_run(results)
     for stale in derived_files(folder):
-        _remove(stale)
+        stale.unlink()
     write_csv(folder / "results.csv", cell_rows(results), cell_columns(results))
     write_json(folder / "aggregate.json", aggregate(results, options.top))
     write_json(folder / "validity.json", describe_checks(checks))
@@ -133,7 +134,8 @@ def write_comparison(
         arms: Results by what findings call them in their `arms`.
         findings: Of all arms.
         options: What to make.
-        checks: Of validity, by what they are of; those of each arm if not given.
+        checks: Of validity, by what they are of; those of each arm and across arms if
+            not given.
 
     Returns:
         The checks of validity.
@@ -141,6 +143,7 @@ def write_comparison(
     options = options or ReportOptions()
     if checks is None:
         checks = {label: check_run(results) for label, results in arms.items()}
+        checks |= {"all runs": check_agreement(arms)}
     every = [check for own in checks.values() for check in own]
     folder.mkdir(parents=True, exist_ok=True)
     described = {
@@ -227,23 +230,12 @@ def _write_sheets(folder: Path, results: Results) -> None:
 def _write_comparison_figures(folder: Path, arms: Mapping[str, Results]) -> None:
     from codi_patching.reporting.figures import save_figure
     from codi_patching.reporting.names import data_name, model_name
-    from codi_patching.reporting.side_by_side import decompositions, draw_by_layer
+    from codi_patching.reporting.side_by_side import decompositions, draw_by_layer, of_whole_layers
 
     run = next(iter(arms.values())).run
     head = f"{model_name(run)} on {data_name(run)}"
-    whole = {
-        label: results
-        for label, results in arms.items()
-        if results.run.grid.whole_layers or results.run.grid.column == "iteration"
-    }
+    whole = of_whole_layers(arms)
     if whole:
         save_figure(draw_by_layer(whole, f"Whole layers of {head}"), folder / "by_layer.png")
     for name, figure in decompositions(arms, head):
         save_figure(figure, folder / f"{name}.png")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def kl_bars(axes: Axes, results: Results, top: int) -> None:
     """
     mean = mean_kl(results)[:, 0]
     best = {row: rank for rank, (row, _) in enumerate(leading(mean[:, None], top), 1)}
-    at = np.arange(len(mean))
+    at = np.arange(len(mean), dtype=np.float64)
     axes.bar(at, np.nan_to_num(mean), color="tab:blue", width=0.7, label="mean over pairs")
     if best:
         axes.bar(
@@ -66,7 +66,7 @@ def content_points(axes: Axes, results: Results, passing: Sequence[tuple[int, in
     for index, (label, values, colour) in enumerate(parts):
         mean = mean_and_deviation(values[:, :, 0])[0]
         low, high = mean_intervals(values[:, :, 0], groups_of(results), results.run.seed)
-        at = np.arange(len(mean)) + shift * (2 * index - 1)
+        at = np.arange(len(mean), dtype=np.float64) + shift * (2 * index - 1)
         axes.plot(at, mean, "o", ms=4.5, color=colour, label=label)
         draw_intervals(axes, at, mean, low, high, colour)
         extreme = max(extreme, float(np.nanmax(np.abs([mean, low, high]), initial=0.0)))

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.outliers import negative_cells, outlier_pairs
 from codi_patching.analysis.summary import ROUNDING, aggregate
-from codi_patching.analysis.validity import check_run, count_checks, unknown_words
+from codi_patching.analysis.validity import check_run, unknown_words
 from codi_patching.reporting.entries import replace_entry
 from codi_patching.reporting.evidence import FindingLike
 from codi_patching.reporting.figures import CAPTIONS

@@ -1,5 +1,4 @@
-"""A run's results for experiment trackers: tables, scalars and series as plain data, and who gets
-which.
+"""A run's results for experiment trackers, as plain data, and which tracker gets what.
 
     W&B           tables of cells, aggregate, validity and findings; figures; flat summary; effects
                   by layer as series; the results folder as an artifact; the description as config
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_patching.analysis.cell_intervals import mean_and_deviation
+from codi_patching.analysis.checks import Check
 from codi_patching.analysis.summary import (
     aggregate,
     aggregate_rows,
@@ -31,7 +31,7 @@ from codi_patching.analysis.summary import (
     rank_cells,
     source_probability,
 )
-from codi_patching.analysis.validity import Check, check_run
+from codi_patching.analysis.validity import check_run
 from codi_patching.reporting.evidence import COLUMNS, FindingLike, finding_row
 from codi_patching.reporting.figures import CAPTIONS
 from codi_patching.reporting.names import data_name, model_name, run_name
@@ -194,7 +194,13 @@ def _log_to_wandb(
         rows = iter(table.rows)
         part = 0
         while data := list(islice(rows, wandb.Table.MAX_ROWS)):
-            run.log({f"{name}_{part}" if part else name: wandb.Table(table.columns, data)})
+            run.log(
+                {
+                    f"{name}_{part}" if part else name: wandb.Table(
+                        columns=list(table.columns), data=data
+                    )
+                }
+            )
             part += 1
     run.log({f"figures/{p.stem}": wandb.Image(str(p)) for p in figure_paths(folder)})
     run.define_metric("layer", hidden=True)

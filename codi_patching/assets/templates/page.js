@@ -53,6 +53,14 @@ data.arms.forEach((arm, index) => {
   }
 });
 
+if (data.byLayer.length) {
+  const series = data.byLayer.map(e => ({type: "scatter", mode: "markers+lines", name: e.label, x: e.layers, y: e.mean, line: {width: 1},
+    error_y: {type: "data", symmetric: false, array: e.up, arrayminus: e.down, thickness: 1}}));
+  Plotly.newPlot("by-layer", series, {margin: {l: 50, r: 10, t: 10, b: 42}, legend: {orientation: "h", y: -0.15},
+    xaxis: {title: {text: "layer"}, type: "category", fixedrange: true},
+    yaxis: {title: {text: "rise of P(source answer)"}, fixedrange: true}}, still);
+}
+
 function question(id, parts) {
   byId(id).replaceChildren(...parts.map(([text, changed]) => {
     if (!changed) return document.createTextNode(text);
