@@ -120,7 +120,7 @@ def predict(pairs_file, tmp_path):
 
 @pytest.fixture
 def attached(pairs_file):
-    """An experiment that is loaded and attached to a trainer and its pairs, for one step by hand."""
+    """An experiment that is loaded, with a trainer and its pairs, for one step by hand."""
 
     def attached(experiment, **data):
         trainer = quiet_trainer()

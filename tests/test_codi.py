@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_model
 
+from codi_patching.experiments.prompts import Prompts
 from codi_patching.models.codi import CodiSettings, pad_left
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
@@ -48,6 +51,17 @@ def test_any_number_of_latents(num_latents):
     model = random_model(num_latents=num_latents)
     thoughts, states, _ = model.think(*model.encode([model.prompt_ids(LONG)]))
     assert thoughts.shape == states.shape == (1, num_latents, 32)
+
+
+def test_eos_stands_before_bot_in_the_prompt_and_after_eot_in_the_readout(model, pair):
+    """As published code does with models trained so; `--model.prompt_eos`."""
+    eos, bot, eot = 1, 2, 3
+    model.settings = replace(model.settings, bot_ids=(eos, bot), eot_ids=(eot, eos))
+    for ids, readout in Prompts(model, "denoising").of_pair(pair):
+        assert ids[-2:] == [eos, bot]
+        assert readout.prefix[:2] == (eot, eos)
+        prefix = model.tokenizer.convert_ids_to_tokens(readout.prefix[2:])
+        assert prefix == ["The", "answer", "is", ":"]
 
 
 def test_no_latents_is_refused():
