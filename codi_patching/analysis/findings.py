@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from codi_patching.analysis.arms import Arm, align
+from codi_patching.analysis.arms import Arm, align, command_of
 from codi_patching.analysis.claims import Claim, Finding
 from codi_patching.analysis.families import Family, judge_family
 from codi_patching.analysis.max_t import FLIPS, draw_signs
@@ -66,6 +66,13 @@ def find(
     """
     if not arms:
         raise ValueError("expected the results of at least one experiment, got none")
+    for arm in arms:
+        for where, metrics in (("results", arm.values), ("unpatched runs", arm.base)):
+            if arm.probability not in metrics:
+                raise ValueError(
+                    f"expected {arm.probability} in the {where} of {arm.name}, got "
+                    f"{', '.join(sorted(metrics)) or 'nothing'}; `{command_of(arm)}` makes it"
+                )
     options = thresholds or Thresholds()
     setup = Setup(tuple(align(arms)), options, seed)
     families = [build(setup) for build in FAMILIES]

@@ -163,9 +163,8 @@ def too_few(lead: Claim) -> str:
 def _undecided(claims: Sequence[Claim], lead: Claim, what: str) -> str:
     out = len(named(claims, "no"))
     open_ = [claim for claim in claims if claim.verdict == "undecided"]
-    counts = f"Undecided for {len(open_)} of {len(claims)}, ruled out for {out}"
-    if len(claims) == 1:
-        counts = "Undecided"
+    counts = f"Undecided for {len(open_)} of {len(claims)}" if len(claims) > 1 else "Undecided"
+    counts += f", ruled out for {out}" if out else ""
     return f"{counts}. {_lead(claims, lead, what)}; {more_pairs(lead)}.{compared(lead)}"
 
 

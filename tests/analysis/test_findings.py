@@ -210,3 +210,22 @@ def test_arms_of_other_pairs_and_metrics_are_taken():
     arm = make_arm(own, np.zeros(60), own * 0 + rng.normal(0, 0.05, (60, 4, 1)))
     findings = find([arm], flips=FLIPS)
     assert by_question(findings, "Which positions").verdict == "yes"
+
+
+def test_metric_that_is_missing_is_named_with_the_command_that_makes_it():
+    arm = make_arm(np.zeros((30, 2, 1)), np.zeros(30), metric="kl_divergence")
+    with pytest.raises(
+        ValueError, match=r"expected clean_probability in the results of position"
+    ) as e:
+        find([arm])
+    assert "codi-patching predict --config configs/position.yaml" in str(e.value)
+
+
+def test_grid_of_thoughts_alone_is_answered():
+    rng = np.random.default_rng(0)
+    own = np.array([0.6, 0.0, 0.0]) + rng.normal(0, 0.05, (60, 1, 3))
+    control = rng.normal(0, 0.05, (60, 1, 3))
+    arm = make_arm(own, np.zeros(60), control, layers=("thought",), site="thought")
+    findings = find([arm], flips=FLIPS)
+    assert "position 0 as the thought itself" in by_question(findings, "Which positions").sentence
+    assert by_question(findings, "Do some thoughts carry more").verdict == "yes"

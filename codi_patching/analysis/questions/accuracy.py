@@ -41,7 +41,7 @@ def _accuracy(arm: Arm, setup: Setup) -> Part:
     def conclude(blocks: tuple[Claims, ...]) -> Finding:
         return answer(
             question, blocks[0], [arm], yes, "change of the hit rate", FAMILY,
-            "at every layer the hit rate changes by less than the threshold", _rates(arm),
+            "at no layer does the hit rate rise beyond the threshold", _rates(arm),
         )  # fmt: skip
 
     return Part((block,), conclude)

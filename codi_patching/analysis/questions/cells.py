@@ -38,7 +38,7 @@ def _which(arm: Arm, setup: Setup) -> Part:
 
         return answer(
             question, blocks[0], [arm], yes, "content effect", FAMILY,
-            "in every cell the content effect lies inside plus and minus the threshold",
+            "no cell has a content effect beyond the threshold",
         )  # fmt: skip
 
     return Part((cell_contrasts(arm, setup.thresholds),), conclude)

@@ -57,7 +57,7 @@ def _which(arm: Arm, setup: Setup) -> Part:
     def conclude(blocks: tuple[Claims, ...]) -> Finding:
         return answer(
             question, blocks[0], [arm], yes, "content effect", FAMILY,
-            "at every layer the content effect lies inside plus and minus the threshold",
+            "no layer has a content effect beyond the threshold",
         )  # fmt: skip
 
     return Part((cell_contrasts(arm, setup.thresholds),), conclude)

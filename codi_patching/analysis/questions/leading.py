@@ -116,9 +116,10 @@ def _say(blocks: tuple[Claims, ...], first: Arm, second: Arm, chosen: int, setup
         del shown
         begin = "Yes" if (lead.estimate or 0) > 0 else "The other way round: they carry less there"
         return (
-            f"{begin}. Chosen in {first.name} on {setup.thresholds.folds - 1} of "
-            f"{setup.thresholds.folds} folds and tested on the one left out, {lead.name} have a "
-            f"mean content effect that differs by {evidence(lead)}.{compared(lead)}"
+            f"{begin}. {chosen} layers were chosen in {first.name} on {setup.thresholds.folds - 1} "
+            f"of {setup.thresholds.folds} folds, and tested in {second.name} on the one left out: "
+            f"their mean content effect minus that of the others is {evidence(lead)}."
+            f"{compared(lead)}"
         )
 
     return answer(

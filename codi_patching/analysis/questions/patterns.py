@@ -62,9 +62,9 @@ def _early_layers(arm: Arm, setup: Setup) -> Part:
 
 
 def _by_position(arm: Arm, values: Array) -> Array:
-    """Means over layers, `(pairs, positions)`; the thoughts' own row is no layer."""
+    """Means over layers, `(pairs, positions)`; the thoughts' own row counts if alone."""
     rows = [row for row, name in enumerate(arm.layers) if name != THOUGHT]
-    return mean_over(values[:, rows], 1)
+    return mean_over(values[:, rows] if rows else values, 1)
 
 
 def _early_positions(arm: Arm, setup: Setup) -> Part:

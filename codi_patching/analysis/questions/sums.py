@@ -43,7 +43,8 @@ def _pair(setup: Setup, latents: str, setting: Setting) -> list[Part] | Finding:
         reason = f"It takes single positions and all at once with {latents} latents; `{made}`."
         return unanswered(f"{QUESTION} ({latents} latents)?", reason, family=FAMILY)
     parts = [_sums(position, whole, position.probability, "probability", setup)]
-    known = LOGITS in position.values and LOGITS in whole.values and LOGITS in position.base
+    runs = (position.values, whole.values, position.base, whole.base, position.source_run)
+    known = all(LOGITS in run for run in runs)
     if known and np.isfinite(logit_span(position)):
         parts.append(_sums(position, whole, LOGITS, "logits", setup))
     return parts
