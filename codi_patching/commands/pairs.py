@@ -1,6 +1,6 @@
 """`pairs`: question pairs for any model, from questions with calculation chains.
 
-    codi-patching pairs --questions gsm8k_test.jsonl --output pairs.json --checkpoint zen-E/CODI-gpt2
+    codi-patching pairs --questions gsm8k.jsonl --output pairs.json --checkpoint zen-E/CODI-gpt2
 
 One number of a question is changed and its calculation done again; where that could go wrong,
 the question is left out, with a reason. With a checkpoint, both questions of a pair must be
