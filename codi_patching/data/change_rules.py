@@ -52,8 +52,8 @@ def why_fixed(text: str, mention: Mention, mentions: Sequence[Mention]) -> str |
         return "a fraction, an ordinal, or a word such as half, twice, one"
     before, after = text[: mention.start], text[mention.end :]
     checks = (
-        (_glued(before, after), "part of a longer word or a signed number"),
         (_CLOCK.match(after) or re.search(r"\d:$", before), "a time"),
+        (_glued(before, after), "part of a longer word or a signed number"),
         (_is_year(mention, before), "a year or a number that names something"),
         (_LABELS.search(before), "a year or a number that names something"),
         (_LARGE.match(after) or re.search(r"(hundred|thousand|million)\s+(and\s+)?$", before),

@@ -128,16 +128,15 @@ def _check_explained(reading: Reading) -> None:
 
 def changeable_numbers(reading: Reading) -> tuple[list[int], list[str]]:
     """Indices of the mentions that may be changed, and why each of the others may not."""
-    found, reasons = [], []
-    for index, mention in enumerate(reading.mentions):
-        reason = why_fixed(reading.question.text, mention, reading.mentions) or _not_once(
-            reading, index
-        )
-        if reason is None:
-            found.append(index)
-        else:
-            reasons.append(reason)
-    return found, reasons
+    verdicts = [why_not_changed(reading, index) for index in range(len(reading.mentions))]
+    found = [index for index, reason in enumerate(verdicts) if reason is None]
+    return found, [reason for reason in verdicts if reason is not None]
+
+
+def why_not_changed(reading: Reading, index: int) -> str | None:
+    """Why a mention may not be changed; None if it may."""
+    mention = reading.mentions[index]
+    return why_fixed(reading.question.text, mention, reading.mentions) or _not_once(reading, index)
 
 
 def _not_once(reading: Reading, index: int) -> str | None:
