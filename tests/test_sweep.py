@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_published import MODELS
+from foreign_models import MODELS
 from twin import cells_of, run_twin
 
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection

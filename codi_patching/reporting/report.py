@@ -84,10 +84,14 @@ def write_report(
     return path
 
 
+PROTOCOL = "<!-- protocol"
+"""Start of a page that says how a run will be made; the run's report replaces it."""
+
+
 def _refuse_other(path: Path, run: RunDescription) -> None:
     known = path.read_text(encoding="utf-8") if path.exists() else ""
     of_this = all(sha[:12] in known for sha in (run.checkpoint_sha256, run.data_sha256))
-    if known and not of_this:
+    if known and not of_this and not known.startswith(PROTOCOL):
         raise ResultsError(
             f"{path} is about another model or other data: set --report.docs to another folder"
         )
