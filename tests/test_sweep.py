@@ -5,9 +5,9 @@ from functools import lru_cache
 import pytest
 import torch
 from conftest import random_model
+from foreign_models import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from foreign_models import MODELS
 from twin import cells_of, run_twin
 
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
