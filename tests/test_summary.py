@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from results_maker import make, run_of
 
 from codi_patching.analysis.cell_intervals import (
     mean_and_deviation,
@@ -22,7 +23,6 @@ from codi_patching.analysis.summary import (
     effects_by_layer,
     rank_cells,
 )
-from results_maker import make, run_of
 
 
 def with_values(results, metric, own=None, control=None):

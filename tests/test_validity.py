@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from results_maker import make, run_of, written
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
@@ -21,7 +22,6 @@ from codi_patching.analysis.validity import (
     describe_first_cell,
     describe_unknown_words,
 )
-from results_maker import make, run_of, written
 
 
 def changed_pairs(results, **fields):
@@ -44,7 +44,9 @@ def test_a_good_run_fails_nothing(tmp_path):
     results = written(tmp_path / "out", run_of(), planted={(2, 1): 0.4})
     checks = check_run(results)
     assert [check.name for check in checks if check.status == "fail"] == []
-    assert count_checks(checks) == "7 of 7 checks that apply hold; 1 does not apply; 2 are described"
+    assert (
+        count_checks(checks) == "7 of 7 checks that apply hold; 1 does not apply; 2 are described"
+    )
 
 
 def test_checks_that_do_not_apply_are_not_counted():

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 import pytest
+from results_maker import run_of
 
 from codi_patching.reporting.names import data_name, model_name, run_name, title
-from results_maker import run_of
 
 
 @pytest.mark.parametrize(
