@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from codi_patching.data.pair_files import SHIPPED_PAIRS, PairsFileError, read_pairs
 from codi_patching.data.pairs import Pair, split_equal
+from codi_patching.errors import InputError
 from codi_patching.results.files import sha256_of
 
 
@@ -36,13 +37,15 @@ class PairsDataModule(pl.LightningDataModule):
     """Reads a file of pairs and leaves out those whose two answers are equal.
 
     Args:
-        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones if not given.
+        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones, which are for
+            codi-tiny, if not given or `shipped`.
         max_pairs: Only the first so many, after filtering.
         batch_size: Pairs whose unpatched runs are made side by side.
 
     Attributes:
         usable: All pairs with two different answers.
         kept: Those of them that the run has.
+        by_default: Whether nobody chose the pairs.
         filtered: Ids of those left out because their answers are equal.
         sha256: Of the file.
     """
@@ -53,9 +56,10 @@ class PairsDataModule(pl.LightningDataModule):
         super().__init__()
         for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):
             if value is not None and value < 1:
-                raise ValueError(f"expected --data.{name} of at least 1, got {value}")
+                raise InputError(f"expected --data.{name} of at least 1, got {value}")
         self.save_hyperparameters()
-        self.path = Path(pairs) if pairs is not None else SHIPPED_PAIRS
+        self.by_default = pairs is None
+        self.path = SHIPPED_PAIRS if pairs in (None, "shipped") else Path(str(pairs))
         self.max_pairs, self.batch_size = max_pairs, batch_size
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
@@ -106,11 +110,11 @@ class PairsDataModule(pl.LightningDataModule):
         """The batches that are still to run; of several processes each takes its share.
 
         Raises:
-            ValueError: There are more processes than batches in the whole run.
+            InputError: There are more processes than batches in the whole run.
         """
         processes = self.trainer.world_size if self.trainer is not None else 1
         if processes > len(self.batches):
-            raise ValueError(
+            raise InputError(
                 f"expected at most {len(self.batches)} processes, one for each batch of "
                 f"{self.batch_size} pairs, got {processes}: set --trainer.devices or "
                 "--data.batch_size"
@@ -118,5 +122,5 @@ class PairsDataModule(pl.LightningDataModule):
         return DataLoader(
             self.missing,  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
         )

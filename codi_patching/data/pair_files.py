@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_patching.data.pairs import Pair, Question
+from codi_patching.errors import InputError
 
 SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
 """The pairs that come with the package, made for codi-tiny."""
@@ -34,7 +35,7 @@ _EXACT = 2**53
 """Whole numbers up to here are exact as floats."""
 
 
-class PairsFileError(ValueError):
+class PairsFileError(InputError):
     """A file of pairs cannot be read as one; nothing of it is used."""
 
 

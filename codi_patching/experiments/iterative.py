@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from codi_patching.errors import InputError
 from codi_patching.experiments.pair_runs import Extras, PairStart
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.prompts import check_choice
@@ -76,10 +77,10 @@ class IterativePatching(PatchingExperiment):
         """Check that the traced pair exists.
 
         Raises:
-            ValueError: It does not.
+            InputError: It does not.
         """
         if self.trace_pair is not None and self.trace_pair not in {p.pair_id for p in self.pairs}:
-            raise ValueError(
+            raise InputError(
                 f"expected --model.trace_pair to be one of the {len(self.pairs)} pairs that run, "
                 f"got {self.trace_pair!r}"
             )

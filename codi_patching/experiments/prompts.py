@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from codi_patching.data.pairs import Pair, Question
+from codi_patching.errors import InputError
 from codi_patching.models.answers import PairError, build_readout, format_answer
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.vocabulary import unknown_words
@@ -102,9 +103,9 @@ def check_choice(option: str, value: str, choices: object) -> None:
     """Refuse a value that is none of a `Literal`'s, naming the option.
 
     Raises:
-        ValueError: It is none.
+        InputError: It is none.
     """
     if value not in get_args(choices):
-        raise ValueError(
+        raise InputError(
             f"expected --model.{option} to be one of {', '.join(get_args(choices))}, got {value!r}"
         )

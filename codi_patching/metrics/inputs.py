@@ -7,7 +7,6 @@ corrupted one and the source answer the clean one; with noising the other way ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,10 +25,10 @@ class AnswerLogits:
     base: Tensor
     source: Tensor
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> AnswerLogits:
-        """Both, changed; both are the same tensor afterwards where they were before."""
-        base = change(self.base)
-        return AnswerLogits(base, base if self.source is self.base else change(self.source))
+    def take(self, rows: Tensor) -> AnswerLogits:
+        """Some of the runs, by their numbers `(rows,)`."""
+        base = self.base[rows]
+        return AnswerLogits(base, base if self.source is self.base else self.source[rows])
 
 
 @dataclass(frozen=True)

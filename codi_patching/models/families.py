@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from codi_patching.errors import InputError
+
 
 @dataclass(frozen=True)
 class Family:
@@ -54,11 +56,11 @@ def family_of(backbone: PreTrainedModel) -> Family:
     """The family of a model, by its config's `model_type`.
 
     Raises:
-        ValueError: The family is not in `FAMILIES`.
+        InputError: The family is not in `FAMILIES`.
     """
     model_type = backbone.config.model_type
     if model_type not in FAMILIES:
-        raise ValueError(
+        raise InputError(
             f"model family {model_type!r} is not supported; expected one of {sorted(FAMILIES)}"
         )
     return FAMILIES[model_type]

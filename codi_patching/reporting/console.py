@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,50 @@ def summary_text(
     passing = passing_cells(results.run, findings)
     lines = [_head(results), "", *_by_content(results, summary, passing), ""]
     lines += [*_by_disruption(results, summary), ""]
-    for finding in findings:
-        lines.append(f"{finding.question} {finding.verdict.upper()}")
-        lines += [f"  {finding.sentence}", *([f"  {beside(finding)}"] if beside(finding) else [])]
-    lines += [""] * bool(findings)
+    lines += [*_answers(findings), *[""] * bool(findings)]
     lines += [*_validity(checks), *_left_out(results)]
     if folder is not None:
         lines.append(f"written to {folder}")
     return "\n".join(lines)
+
+
+def comparison_text(
+    arms: Mapping[str, Results],
+    findings: Sequence[FindingLike],
+    checks: Sequence[Check],
+    folder: Path | None = None,
+) -> str:
+    """What several experiments say together.
+
+    Args:
+        arms: Results by the name of their arm.
+        findings: Of all of them.
+        checks: Of each and of all together.
+        folder: Where it was written to.
+    """
+    first = next(iter(arms.values()))
+    lines = [
+        f"comparison of {', '.join(arms)}",
+        f"{model_name(first.run)} on {data_name(first.run)}, {counted(len(first.pairs), 'pair')}",
+        "",
+        *_answers(findings),
+        "",
+        *_validity(checks),
+    ]
+    return "\n".join([*lines, f"written to {folder}"] if folder is not None else lines)
+
+
+def _answers(findings: Sequence[FindingLike]) -> list[str]:
+    """Every question with its verdict and evidence; those without their arms in a line each."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.question} {finding.verdict.upper()}")
+        lines += [
+            textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
+            for text in (finding.sentence, beside(finding))
+            if text
+        ]
+    return lines
 
 
 def _head(results: Results) -> str:

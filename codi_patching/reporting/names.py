@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 from codi_patching.results.schema import RunDescription
 
@@ -13,7 +14,47 @@ SHIPPED_DATA = "word-problems"
 _WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
 
 
-def run_name(run: RunDescription) -> str:
+class Named(Protocol):
+    """What of a run its name is made of; see `RunDescription`."""
+
+    @property
+    def model(self) -> str:
+        """Name, id, folder or file of the checkpoint."""
+
+    @property
+    def data(self) -> str:
+        """File of pairs; empty for the shipped ones."""
+
+    @property
+    def experiment(self) -> str:
+        """Its kind."""
+
+    @property
+    def strategy(self) -> str | None:
+        """Of a chain."""
+
+    @property
+    def latents(self) -> str:
+        """Of later thoughts."""
+
+    @property
+    def direction(self) -> str:
+        """Of the patch."""
+
+    @property
+    def source(self) -> str:
+        """What is patched in."""
+
+    @property
+    def control(self) -> str:
+        """What it is compared with."""
+
+    @property
+    def site(self) -> str:
+        """What is overwritten."""
+
+
+def run_name(run: Named) -> str:
     """Name of a run, for files, loggers and entries; what is unusual about it is appended.
 
     Example: `codi-tiny_word-problems_position`, `CODI-gpt2_gsm8k_iterative_relay_noising`.
@@ -24,7 +65,7 @@ def run_name(run: RunDescription) -> str:
     return "_".join(_slug(part) for part in [*parts, *unusual(run)])
 
 
-def unusual(run: RunDescription) -> list[str]:
+def unusual(run: Named) -> list[str]:
     """The settings of a run that are not the default."""
     default = {
         "latents": "frozen" if run.experiment == "layer" else "recomputed",
@@ -38,7 +79,7 @@ def unusual(run: RunDescription) -> list[str]:
     return found
 
 
-def model_name(run: RunDescription) -> str:
+def model_name(run: Named) -> str:
     """The last part of a model's id, folder or name; a file of weights is named by its folder.
 
     Example: `zen-E/CODI-gpt2` and `/models/CODI-gpt2/pytorch_model.bin` are `CODI-gpt2`.
@@ -49,7 +90,7 @@ def model_name(run: RunDescription) -> str:
     return path.name or run.model
 
 
-def data_name(run: RunDescription) -> str:
+def data_name(run: Named) -> str:
     """The file of pairs without its ending; the shipped pairs have a name."""
     return Path(run.data).stem if run.data else SHIPPED_DATA
 

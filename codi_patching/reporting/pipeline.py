@@ -18,14 +18,9 @@ from codi_patching.analysis.summary import aggregate
 from codi_patching.analysis.validity import check_run
 from codi_patching.reporting.evidence import FindingLike, finding_row, passing_cells
 from codi_patching.results.files import write_csv, write_json
+from codi_patching.results.layout import FINDINGS, PAIR_SHEETS, derived_files
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.tables import cell_columns, cell_rows
-
-FINDINGS = "findings.json"
-PAIRS = "pairs"
-
-_NAMES = ("results.csv", "aggregate.json", "validity.json", FINDINGS, "report.html")
-_FIGURES = ("effects", "recovery", "trajectories", "trajectories_cosine")
 
 
 @dataclass(frozen=True)
@@ -171,14 +166,6 @@ def write_comparison(
     return every
 
 
-def derived_files(folder: Path) -> list[Path]:
-    """What of a folder `write_derived` made: files, and the folder of single pairs' sheets."""
-    names = [*_NAMES, *(f"{figure}.png" for figure in _FIGURES)]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    found += sorted((folder / PAIRS).glob("sheet_*.png"))
-    return found
-
-
 def describe_checks(checks: Sequence[Check]) -> dict[str, Any]:
     """The content of `validity.json`."""
     return {"summary": count_checks(checks), "checks": [asdict(check) for check in checks]}
@@ -222,9 +209,9 @@ def _write_sheets(folder: Path, results: Results) -> None:
     from codi_patching.reporting.figures import save_figure
     from codi_patching.reporting.sheets import pair_sheets
 
-    (folder / PAIRS).mkdir(exist_ok=True)
+    (folder / PAIR_SHEETS).mkdir(exist_ok=True)
     for name, figure in pair_sheets(results):
-        save_figure(figure, folder / PAIRS / f"{name}.png", dpi=100)
+        save_figure(figure, folder / PAIR_SHEETS / f"{name}.png", dpi=100)
 
 
 def _write_comparison_figures(folder: Path, arms: Mapping[str, Results]) -> None:

@@ -32,3 +32,17 @@ def put_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str, value: 
 def get_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str) -> Any:
     """A cell from where the files have it."""
     return cells[layer] if grid.whole_layers else cells[layer][column]
+
+
+FINDINGS = "findings.json"
+PAIR_SHEETS = "pairs"
+
+_DERIVED = (
+    "results.csv", "aggregate.json", "validity.json", FINDINGS, "report.html", "effects.png",
+    "recovery.png", "trajectories.png", "trajectories_cosine.png", f"{PAIR_SHEETS}/sheet_*.png",
+)  # fmt: skip
+
+
+def derived_files(folder: Path) -> list[Path]:
+    """The files of a folder that are made from the measured ones, and can be made again."""
+    return sorted(path for pattern in _DERIVED for path in folder.glob(pattern))

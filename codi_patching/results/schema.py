@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from codi_patching.errors import InputError
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -20,7 +22,7 @@ ALL = "all"
 """The one column of a grid in which a layer is one cell."""
 
 
-class ResultsError(ValueError):
+class ResultsError(InputError):
     """A results folder is not what it should be."""
 
 

@@ -1,0 +1,1 @@
+"""The subcommands of `codi-patching`, one a file."""
