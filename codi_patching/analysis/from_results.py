@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codi_patching.analysis.arms import Arm
 from codi_patching.results.read import Results
-from codi_patching.results.schema import PairDescription, RunDescription
+from codi_patching.results.schema import Array, PairDescription, RunDescription
 
 
 def arm_name(run: RunDescription) -> str:
@@ -20,7 +20,7 @@ def as_arm(results: Results) -> Arm:
     """Results as arrays for the statistics."""
     run, metrics = results.run, results.run.metrics
 
-    def unpatched(which: str) -> dict[str, object]:
+    def unpatched(which: str) -> dict[str, Array]:
         known = getattr(results.pairs[0], which)
         return {metric: results.unpatched(which, metric) for metric in metrics if metric in known}
 

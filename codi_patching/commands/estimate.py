@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import psutil
 
 from codi_patching.commands.predict import PredictCLI
+from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.patching import PatchingExperiment
-
-if TYPE_CHECKING:
-    from codi_patching.commands.study import Arm
 
 
 class _Stopwatch(pl.Callback):
