@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", type=int, default=2000, help="held-out problems without data")
     parser.add_argument("--seed", type=int, default=2502, help="of the held-out problems")
     parser.add_argument("--output", type=Path, help="file of predictions (JSONL), to go on from")
+    parser.add_argument("--no_words", action="store_true", help="leave the teacher's answers out")
     add_model_arguments(parser, "codi-tiny")
 
 
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
     model, report = load_model(args)
     print(report)
     journal = _journal(args, report, model) if args.output else None
-    records = evaluate(model, questions, args.batch_size, journal)
+    words = reasons_in_words(model) and not args.no_words
+    records = evaluate(model, questions, args.batch_size, journal, words)
     summary = _summary(args, model, report, records)
     print("\n".join(describe(summary)))
     print(
@@ -86,9 +88,20 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
 
 
 def evaluate(
-    model: CodiModel, questions: Sequence[Question], batch_size: int, journal: Journal | None = None
+    model: CodiModel,
+    questions: Sequence[Question],
+    batch_size: int,
+    journal: Journal | None = None,
+    words: bool = True,
 ) -> list[dict[str, Any]]:
     """Answer questions in every way, going on after those of the journal.
+
+    Args:
+        model: That answers.
+        questions: At least 2.
+        batch_size: So many at a time; answers do not depend on it.
+        journal: Where records are written down as they are made.
+        words: Whether the model also answers as its teacher, who writes the reasoning out.
 
     Returns:
         A record for each question: the text of each answer, and whether it is right.
@@ -98,7 +111,11 @@ def evaluate(
     for start in tqdm(starts, desc="batches of questions", initial=0):
         batch = [_record(start + i, q) for i, q in enumerate(questions[start : start + batch_size])]
         donors = [questions[(record["index"] + 1) % len(questions)].text for record in batch]
-        for name, texts in _answers(model, [r["question"] for r in batch], donors).items():
+        asked = [record["question"] for record in batch]
+        answers = _answers(model, asked, donors)
+        if words:
+            answers["words"] = reasoned_answers(model, asked, _WORDS_TOKENS)
+        for name, texts in answers.items():
             for record, text in zip(batch, texts, strict=True):
                 record["predictions"][name] = text
                 record["correct"][name] = is_correct(text, record["answer"])
@@ -123,14 +140,12 @@ def _answers(
 ) -> dict[str, list[str]]:
     """The answers of a batch, by how the thoughts were made."""
     by_number = answers_by_thoughts(model, questions, _ANSWER_TOKENS)
-    found = {
+    return {
         "own": by_number[-1],
         "zeroed": latent_answers(model, questions, "zeroed", _ANSWER_TOKENS),
         "exchanged": latent_answers(model, questions, "exchanged", _ANSWER_TOKENS, donors),
+        **{f"thoughts_{number}": texts for number, texts in enumerate(by_number)},
     }
-    if reasons_in_words(model):
-        found["words"] = reasoned_answers(model, questions, _WORDS_TOKENS)
-    return found | {f"thoughts_{number}": texts for number, texts in enumerate(by_number)}
 
 
 def _questions(args: argparse.Namespace) -> list[Question]:
@@ -165,6 +180,7 @@ def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> 
         "precision": args.precision,
         "data": file_sha256(args.data) if args.data else [args.problems, args.seed],
         "max_questions": args.max_questions,
+        "no_words": args.no_words,
     }
     return Journal(args.output, args.output.with_suffix(".summary.json"), depends_on, "--output")
 

@@ -1,0 +1,272 @@
+"""`codi-patching evaluate`, in process: batches, a second start, the published accuracy."""
+
+import argparse
+import json
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from codi_patching.commands import evaluate, model_options
+from codi_patching.commands.journal import Journal
+from codi_patching.commands.published_accuracy import compare_with_published
+from codi_patching.data.word_problems import sample_problem
+from codi_patching.errors import InputError
+from codi_patching.models import accuracy
+from codi_patching.models.loading.checkpoint import LoadReport, load_checkpoint
+from codi_patching.models.loading.known import KNOWN_MODELS
+
+QUESTIONS = [
+    ("Tom has 16 pears. He eats 3.", 13),
+    ("Tom has 9 pears.", 9),
+    ("Tom has 9 pears. He buys 3 more. He eats 5.", 7),
+    ("Tom has 5 pears. He eats 1.", 4),
+    ("Tom buys 2 more pears.", 2),
+]
+
+
+@pytest.fixture
+def questions_file(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    lines = [json.dumps({"question": q, "answer": f"… #### {a}"}) for q, a in QUESTIONS]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def run(checkpoint, questions_file, capsys):
+    def run(*options):
+        args = ["--checkpoint", checkpoint, "--data", str(questions_file), *map(str, options)]
+        assert evaluate.run(args) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch):
+    """A random model never stops by itself."""
+    monkeypatch.setattr(evaluate, "_ANSWER_TOKENS", 3)
+    monkeypatch.setattr(evaluate, "_WORDS_TOKENS", 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_of_16_answers_as_one_by_one(dtype):
+    model, _ = load_checkpoint("codi-tiny")
+    model.to(dtype)
+    rng = Random(5)
+    asked = [sample_problem(rng, held_out=True).question for _ in range(16)]
+    lengths = [len(model.prompt_ids(question)) for question in asked]
+    batched = accuracy.latent_answers(model, asked)
+    for index in {lengths.index(min(lengths)), lengths.index(max(lengths)), 0, 9}:
+        assert accuracy.latent_answers(model, [asked[index]]) == [batched[index]]
+
+
+def test_thoughts_and_logits_of_a_padded_batch_are_those_of_single_questions(model):
+    model.float()
+    prompts = [model.prompt_ids(question) for question, _ in QUESTIONS]
+    hidden, context = model.encode(prompts)
+    thoughts, states, _ = model.think(hidden, context)
+    for row, prompt in enumerate(prompts):
+        single = model.think(*model.encode([prompt]))
+        torch.testing.assert_close(thoughts[row], single[0][0], rtol=0, atol=1e-5)
+        logits = [model.logits(s) for s in (states[row], single[1][0])]
+        torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
+
+
+def test_every_way_of_answering(run, questions_file, tmp_path, checkpoint):
+    output = tmp_path / "run.jsonl"
+    text = run("--output", output, "--batch_size", 2)
+    for words in ("5 questions", "own thoughts", "zeroed", "exchanged", "in words", "0: ", "3: "):
+        assert words in text
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(r["question"], r["answer"]) for r in records] == QUESTIONS
+    model, _ = load_checkpoint(checkpoint)
+    texts = [question for question, _ in QUESTIONS]
+    for name, expected in {
+        "own": accuracy.latent_answers(model, texts, "own", 3),
+        "zeroed": accuracy.latent_answers(model, texts, "zeroed", 3),
+        "exchanged": accuracy.latent_answers(model, texts, "exchanged", 3),
+        "thoughts_3": accuracy.latent_answers(model, texts, "own", 3),
+        "words": accuracy.reasoned_answers(model, texts, 5),
+    }.items():
+        assert [r["predictions"][name] for r in records] == expected, name
+    model.settings = replace(model.settings, num_latents=1)
+    assert [r["predictions"]["thoughts_1"] for r in records] == accuracy.latent_answers(
+        model, texts, "own", 3
+    )
+    summary = json.loads((tmp_path / "run.summary.json").read_text())
+    right = sum(r["correct"]["own"] for r in records)
+    assert summary["accuracy"]["own"] == right / 5
+    assert summary["questions"] == 5
+
+
+def test_a_second_start_goes_on_and_gives_the_same_bytes(run, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    run("--output", whole, "--batch_size", 2)
+    asked = []
+    answers = evaluate.answers_by_thoughts
+
+    def interrupted(model, questions, *rest):
+        asked.append(len(questions))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return answers(model, questions, *rest)
+
+    monkeypatch.setattr(evaluate, "answers_by_thoughts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("--output", cut, "--batch_size", 2)
+    assert len(cut.read_text().splitlines()) == 2
+    with cut.open("a") as file:
+        file.write('{"index": 2, "cut')
+    run("--output", cut, "--batch_size", 3)
+    assert asked == [2, 2, 3]
+    assert cut.read_bytes() == whole.read_bytes()
+    run("--output", cut)
+    assert asked == [2, 2, 3]
+
+
+def test_a_second_start_with_other_options_is_refused(run, tmp_path):
+    output = tmp_path / "run.jsonl"
+    run("--output", output)
+    with pytest.raises(InputError, match=r"other options \(num_latents 3, now 2\): remove it and"):
+        run("--output", output, "--num_latents", 2)
+    (tmp_path / "run.summary.json").unlink()
+    with pytest.raises(InputError, match=r"is there already, without run\.summary\.json"):
+        run("--output", output)
+
+
+def test_a_damaged_journal_is_refused(tmp_path):
+    lines, description = tmp_path / "a.jsonl", tmp_path / "a.json"
+    Journal(lines, description, {"x": 1}, "--output").append([{"y": "ü"}])
+    assert Journal(lines, description, {"x": 1}, "--output").done == [{"y": "ü"}]
+    lines.write_text("no json\n")
+    with pytest.raises(InputError, match=r"is damaged .*: remove it"):
+        Journal(lines, description, {"x": 1}, "--output")
+    description.write_text("[]")
+    with pytest.raises(InputError, match=r"a\.json is damaged .*: remove it"):
+        Journal(lines, description, {"x": 1}, "--output")
+
+
+def test_words_can_be_left_out(run):
+    assert "in words" not in run("--no_words")
+
+
+def test_without_data_held_out_problems_are_drawn(capsys):
+    evaluate.run(["--problems", "2", "--num_latents", "1"])
+    assert "2 questions, held-out problems of seed 2502; cpu, 32-true; 1 thoughts" in (
+        capsys.readouterr().out
+    )
+
+
+def test_questions_a_line_each(tmp_path, checkpoint, capsys):
+    path = tmp_path / "questions.txt"
+    path.write_text("Tom has 5.||<<5+0=5>> #### 5\nTom has 6.||<<6+0=6>> #### 6\n")
+    evaluate.run(["--checkpoint", checkpoint, "--data", str(path), "--precision", "bf16-true"])
+    assert "2 questions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max_questions", "1"], "at least 2 questions.* --max_questions"),
+        (["--batch_size", "0"], "--batch_size to be 1 or more, got 0"),
+        (["--device", "cuda:7"], "--device to be one of this machine's, got cuda:7"),
+        (["--device", "abacus"], "--device to be one of this machine's, got abacus"),
+        (["--checkpoint", "nowhere"], "set --model.checkpoint"),
+    ],
+)
+def test_options_that_are_refused(questions_file, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.run(["--data", str(questions_file), *options])
+
+
+def test_precision_is_that_of_the_weights(checkpoint):
+    parser = argparse.ArgumentParser()
+    model_options.add_model_arguments(parser, None)
+    args = parser.parse_args(["--checkpoint", checkpoint, "--precision", "bf16-true"])
+    model, _ = model_options.load_model(args)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.backbone.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+    assert args.prompt_eos is None
+    assert parser.parse_args(["--no-prompt_eos"]).prompt_eos is False
+
+
+def test_the_teachers_answer_is_read_after_the_prefix_alone(model, monkeypatch):
+    texts = [
+        "<<16-3=13>> The answer is: 13",
+        "<<16-3=13>> so 13",
+        "The answer is: 4 The answer is: 5",
+        "The answer 13",
+    ]
+    monkeypatch.setattr(accuracy, "_generate", lambda *_: texts)
+    answers = accuracy.reasoned_answers(model, ["Tom has 16 pears."] * 4)
+    assert answers == ["13", "", "5", ""]
+    assert [accuracy.is_correct(answer, 13) for answer in answers] == [True, False, False, False]
+    model.settings = replace(model.settings, answer_prefix="")
+    with pytest.raises(InputError, match="expected a model with an answer prefix"):
+        accuracy.reasoned_answers(model, ["Tom has 16 pears."])
+
+
+def test_which_models_reason_in_words(model):
+    assert accuracy.reasons_in_words(model)
+    for change in (
+        {"bot_ids": (1, 2)},
+        {"answer_prefix": ""},
+        {"raw_question": True},
+    ):
+        model.settings = replace(model.settings, **change)
+        assert not accuracy.reasons_in_words(model)
+        model.settings = replace(
+            model.settings, bot_ids=(1,), answer_prefix="The answer is:", raw_question=False
+        )
+
+
+def known_report(name, alpha=32.0):
+    return LoadReport(name, "0" * 64, 1, {}, lora_alpha=alpha, known_as=name)
+
+
+def compare(model, name, accuracy, questions=1319, alpha=32.0, **settings):
+    model.settings = replace(model.settings, **settings)
+    return "\n".join(compare_with_published(model, known_report(name, alpha), accuracy, questions))
+
+
+def test_the_published_accuracy(model):
+    near = compare(model, "zen-E/CODI-gpt2", 0.432, num_latents=6)
+    assert "published for zen-E/CODI-gpt2: 43.7% on GSM8K's 1,319 test questions" in near
+    assert near.endswith("measured 0.5 points lower")
+    far = compare(model, "zen-E/CODI-gpt2", 0.033, num_latents=6)
+    assert "measured 40.4 points lower\nmore than 3 points: what usually lies behind it" in far
+    assert "LoRA's alpha: trained with 32, which the published code's default (16) is not" in far
+    assert "tokenizer of another model than openai-community/gpt2" in far
+    assert "leave out" not in far
+    assert "by chance alone" not in far
+
+
+def test_what_is_set_otherwise_is_named_first(model):
+    text = compare(
+        model,
+        "zen-E/CODI-gpt2",
+        0.3,
+        questions=200,
+        alpha=16.0,
+        num_latents=5,
+        answer_prefix="",
+        bot_ids=(1, 2),
+    )
+    lines = text.splitlines()[2:]
+    assert lines[0].endswith(
+        "5 thoughts, where the published evaluation has 6: leave out --num_latents"
+    )
+    assert "LoRA's alpha 16, where training had 32" in lines[1]
+    assert "the answer prefix '', where training had 'The answer is:'" in lines[2]
+    assert "another ending of the prompt" in lines[3]
+    assert "200 questions, not the 1,319" in lines[4]
+
+
+def test_models_without_a_published_accuracy(model):
+    assert "no published accuracy of internlm" in compare(model, "internlm/SIM_COT-GPT2-CODI", 0.4)
+    assert compare_with_published(model, LoadReport("mine", "0", 1, {}), 0.4, 10) == []
+    assert KNOWN_MODELS["internlm/SIM_COT-GPT2-Coconut"].num_latents == 10
