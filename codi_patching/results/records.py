@@ -144,6 +144,10 @@ class Records:
         for path in sorted(self.folder.glob("*.safetensors")):
             yield from self.read(int(path.stem), activations=activations) or []
 
+    def any(self) -> bool:
+        """Whether a batch is kept."""
+        return any(self.folder.glob("*.safetensors"))
+
     def remove(self) -> None:
         """Delete all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
