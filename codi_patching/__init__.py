@@ -4,6 +4,7 @@ In a notebook:
 
     import codi_patching as cp
     results = cp.load_results("results/position")
+    findings = cp.compare(["results/layer", results])
 
 Names are imported when they are first used, so that reading results needs none of the packages that
 measuring does.
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.layer import LayerPatching
     from codi_patching.experiments.position import PositionPatching
+    from codi_patching.reporting.runs import compare
     from codi_patching.results.frames import Frames, load_results
 
 _PLACES = {
@@ -30,6 +32,7 @@ _PLACES = {
     "PositionPatching": "experiments.position",
     "Question": "data.pairs",
     "ResultsWriter": "callbacks.results",
+    "compare": "reporting.runs",
     "load_results": "results.frames",
 }
 
@@ -42,6 +45,7 @@ __all__ = [
     "PositionPatching",
     "Question",
     "ResultsWriter",
+    "compare",
     "load_results",
 ]
 

@@ -35,7 +35,7 @@ _PAIR = {
 }
 _RAW = [{"pair_id": 1, "variant": v, "question": "q", "answer": "$1,430"} for v in ("clean", "x")]
 _METRICS = ("kl_divergence", "recovery", "clean_probability", "corrupted_probability")
-_CELL = {**dict.fromkeys(_METRICS, 0.5), "recovery": None}
+_CELL: dict[str, float | None] = {**dict.fromkeys(_METRICS, 0.5), "recovery": None}
 _RUN = RunDescription(
     experiment="position",
     strategy=None,
@@ -60,9 +60,9 @@ _RUN = RunDescription(
     metrics=_METRICS,
     num_pairs=1,
 )
-_UNPATCHED = {**_CELL, "recovery": 0.0}
+_UNPATCHED = dict.fromkeys(_METRICS, 0.5)
 _DESCRIBED = PairDescription(
-    "q", "r", "1", "2", (1,), (2,), "a", *[_UNPATCHED] * 3, ceiling_control=_UNPATCHED
+    *("q", "r", "1", "2", (1,), (2,), "a", _UNPATCHED, _UNPATCHED, _UNPATCHED, _UNPATCHED)
 )
 _CELLS = {"0": {"0": {**_CELL, "control": _CELL}, "1": {**_CELL, "control": _CELL}}}
 _RESULTS = {

@@ -126,7 +126,7 @@ PAIR_FILES = {
         "expected variant clean, corrupted or sibling, got 'dirty'",
     ),
     "raw, variant twice": (json.dumps([RAW, RAW]), "the clean variant is there twice"),
-    "two forms in one file": (json.dumps([GOOD, RAW]), "expected variant clean, corrupted or sibling"),
+    "two forms in one file": (json.dumps([GOOD, RAW]), "expected variant clean, corrupted"),
 }
 
 
