@@ -43,7 +43,7 @@ def write_page(
     first = next(iter(arms.values()))
     pairs = pair_data(first)
     data = {
-        "arms": [arm_data(label, results, findings) for label, results in arms.items()],
+        "arms": [arm_data(label, r, findings, len(arms) == 1) for label, r in arms.items()],
         "pairs": pairs,
         "byLayer": by_layer_data(arms) if len(arms) > 1 else [],
     }

@@ -49,14 +49,23 @@ LABELS = {
 _SIGNED = ("content", "recovery", "answer_logit_difference", "cosine")
 
 
-def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> dict[str, Any]:
-    """A run for the page: its grid, the means over pairs, and maps of each pair."""
+def arm_data(
+    label: str, results: Results, findings: Sequence[FindingLike], alone: bool = False
+) -> dict[str, Any]:
+    """A run for the page: its grid, the means over pairs, and maps of each pair.
+
+    Args:
+        label: What the page and the findings' `arms` call it.
+        results: Of the run.
+        findings: Whose claims mark cells.
+        alone: Whether the page is of this run alone, whatever the findings call it.
+    """
     grid = results.run.grid
     found = measures(results)
     means = {"content_effect": content_size(results)}
     means |= {name: mean_and_deviation(values)[0] for name, values in found.items()}
     means["kl_divergence"] = mean_kl(results)
-    passing = passing_cells(results.run, findings, label)
+    passing = passing_cells(results.run, findings, None if alone else label)
     order = [name for name in LABELS if name in means]
     order += sorted(name for name in means if name.startswith("control_"))
     largest = np.nanmax(found["kl_divergence"], axis=(1, 2), initial=0.0)

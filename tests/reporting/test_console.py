@@ -32,8 +32,8 @@ def test_what_is_printed(tmp_path):
     assert len(disruption) == 1
     assert "flip rate (of tokens)" in said
     assert "answer changed" not in said
-    assert "Do layers rely on different positions? UNDECIDED\n  Undecided.\n  0.05 prob" in said
-    assert "validity: 6 of 6 checks that apply hold; 1 does not apply; 3 are described" in said
+    assert "Do layers rely on different positions? UNDECIDED\n    Undecided.\n    0.05 " in said
+    assert "validity: 5 of 5 checks that apply hold; 2 do not apply; 3 are described" in said
     assert "excluded: 1 pair\n  pair_99: its answers differ before their numbers" in said
     assert "words that the tokenizer does not know: foxes (pair_00)" in said
     assert lines[-1] == f"written to {tmp_path}"
@@ -43,7 +43,10 @@ def test_a_run_without_effects_or_control():
     results = make(run_of("layer", control="none"))
     results.values["kl_divergence"][...] = 1e-13
     said = text_of(results)
-    assert "over the unpatched run alone: no control was run\n  no cell has one" in said
+    assert (
+        "over the unpatched run alone: no control was run\n  no cell has one of 0.001 or more"
+        in said
+    )
     assert "no cell has any beyond rounding" in said
     assert "excluded: none" in said
 

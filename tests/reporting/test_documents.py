@@ -42,7 +42,7 @@ def test_the_report(documents):
         r"The largest mean KL is at layer 1, position 0: its median over pairs", report
     )
     assert (
-        "**Which positions and layers carry the answer?** *yes.* Yes, one of 11 cells: `layer 2, "
+        "**Which positions and layers carry the answer?** Yes, one of 11 cells: `layer 2, "
         "position 1`. (0.38 probability [0.30, 0.45], p = 0.0002, n = 24 pairs, threshold 0.10)\n"
     ) in report
     assert "one layer and one latent position at a time, the block's output on the resid" in report
@@ -50,7 +50,7 @@ def test_the_report(documents):
     assert "Left out before: 1 pair with equal answers." in report
     assert "- `pair_99`: its answers differ before their numbers" in report
     assert "`foxes` (pair_00)." in report
-    assert "6 of 6 checks that apply hold; 1 does not apply; 3 are described." in report
+    assert "5 of 5 checks that apply hold; 2 do not apply; 3 are described." in report
     assert "![where patches disrupt (mean KL) and where they carry the pair's content](" in report
     assert "patched runs | 624 |" in report  # 24 pairs × (12 cells and a ceiling) × 2
 
@@ -75,10 +75,11 @@ def test_entries(documents):
     docs, _ = documents
     journal = (docs / "research_journal.md").read_text(encoding="utf-8")
     assert "<!-- entry codi-tiny_word-problems_position -->" in journal
-    assert "- **Do layers rely on different positions?** *undecided.* Undecided. (0.05" in journal
+    assert "- **Do layers rely on different positions?** Undecided. (0.05" in journal
     assert "Early or late" not in journal
     inventory = (docs / "DATA_INVENTORY.md").read_text(encoding="utf-8")
     assert "| `findings.json` | questions, verdicts" in inventory
+    assert "| `effects.png` | where patches disrupt" in inventory
     assert 'cp.load_results("docs/results/position")' in inventory
 
 

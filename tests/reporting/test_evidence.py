@@ -3,7 +3,7 @@ from dataclasses import replace
 from findings_maker import FINDINGS, MISSING, OPEN, WHERE, MadeClaim
 from results_maker import run_of
 
-from codi_patching.reporting.evidence import beside, evidence, finding_row, passing_cells
+from codi_patching.reporting.evidence import answer, beside, evidence, finding_row, passing_cells
 
 
 def test_evidence_in_words():
@@ -16,6 +16,12 @@ def test_evidence_in_words():
     )
     assert beside(OPEN) == evidence(OPEN)
     assert beside(replace(OPEN, sentence="Undecided (p = 0.2, n = 24 pairs).")) == ""
+
+
+def test_a_verdict_is_said_once():
+    assert answer(WHERE) == WHERE.sentence
+    assert answer(replace(WHERE, sentence="Layer 2 does.")) == "*Yes.* Layer 2 does."
+    assert answer(MISSING) == "No layer patching was run."
 
 
 def test_a_finding_as_a_row():
