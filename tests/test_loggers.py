@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.logger import DummyExperiment
 
@@ -114,6 +115,7 @@ def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch):
     metrics = next((tmp_path / "runs" / "csv").rglob("metrics.csv")).read_text().splitlines()
     assert len(metrics) == 1 + 2 * 16
     assert "control_kl_divergence" in metrics[0]
+    wandb.teardown()  # its service writes the last of the file
     (offline,) = (tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb")
     content = offline.read_bytes()
     assert b"codi-tiny_word-problems_layer" in content

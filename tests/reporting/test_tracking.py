@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -88,9 +89,32 @@ def test_scalars_and_series(results):
     ]
 
 
+def read_wandb(path):
+    """The records of an offline run: LevelDB's log format around W&B's own messages."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, message = path.read_bytes(), b""
+    assert content[:4] == b":W&B"
+    place = 7
+    while place + 7 <= len(content):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        if kind == 0:  # padding
+            place += room
+            continue
+        message += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(message)
+            message = b""
+
+
 @pytest.fixture(scope="module")
 def logged(results, tmp_path_factory):
-    """The folder of an offline run of W&B, its summary and the bytes of its log."""
+    """What an offline run of W&B wrote: history, summary, artifacts, and its folder."""
     import wandb
 
     folder = tmp_path_factory.mktemp("wandb")
@@ -104,30 +128,45 @@ def logged(results, tmp_path_factory):
 
     log_to(WandbLogger(), results.folder, results, FINDINGS)
     WandbLogger.experiment.finish()
+    wandb.teardown()  # its service writes the last of the file
     (run,) = (folder / "wandb").glob("offline-run-*")
-    summary = json.loads((run / "files" / "wandb-summary.json").read_text())
-    return run, summary, next(run.glob("*.wandb")).read_bytes()
+    history, summary, artifacts = {}, {}, []
+    for record in read_wandb(next(run.glob("*.wandb"))):
+        for item in record.history.item:
+            name = item.key or "/".join(item.nested_key)
+            history.setdefault(name, []).append(json.loads(item.value_json))
+        for item in record.summary.update:
+            summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        if record.request.log_artifact.artifact.type:
+            artifacts.append(record.request.log_artifact.artifact)
+        if record.artifact.type:
+            artifacts.append(record.artifact)
+    return run, history, summary, artifacts
 
 
 def test_wandb_has_tables_figures_and_series(logged, results):
-    run, summary, log = logged
+    run, history, _, _ = logged
     sizes = {"cells": 30, "aggregate": 110, "validity": 10, "findings": 3}
     for name, rows in sizes.items():
-        (path,) = (run / "files" / "media" / "table").glob(f"{name}_*.table.json")
-        assert len(json.loads(path.read_text())["data"]) == rows, name
-    images = {path.name.partition("_")[0] for path in (run / "files").rglob("*.png")}
-    assert images == {"effects", "recovery"}
-    assert summary["layer"] == 2
-    assert log.count(b"by_layer/content_effect") >= 3
+        (path,) = history[f"{name}/path"]
+        table = json.loads((run / "files" / path).read_text())
+        assert len(table["data"]) == rows, name
+    assert {"figures/effects/path", "figures/recovery/path"} <= set(history)
+    assert history["layer"] == [0, 1, 2]
+    assert len(history["by_layer/kl_divergence"]) == 3
+    assert history["by_layer/content_effect"][1] == pytest.approx(
+        scalars(results, [])["largest_content/effect"]
+    )
 
 
 def test_wandb_has_a_flat_summary_and_the_folder(logged, results):
-    _, summary, log = logged
+    _, _, summary, artifacts = logged
     own = {k: v for k, v in summary.items() if k.startswith(("largest_", "findings/", "num_"))}
     assert own["largest_content/cell"] == "layer 1, position 0"
     assert own["num_pairs"] == 5
     assert not any(isinstance(value, dict | list) for value in own.values())
-    assert b"position_patching_results.json" in log  # a file of the artifact
+    kinds = {artifact.type for artifact in artifacts}
+    assert "results" in kinds
     (ours,) = [artifact for artifact in artifacts if artifact.type == "results"]
     assert ours.name == "codi-tiny_word-problems_position"
     names = {entry.path for entry in ours.manifest.contents}
