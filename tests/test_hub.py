@@ -229,7 +229,8 @@ def test_several_files_of_weights_must_be_named(publish, server, tokenizer):
 def test_without_a_network_the_error_says_what_to_download(server):
     server.stop()
     message = (
-        r"zen-E/CODI-gpt2 is not complete in the cache .*cache, and the Hub .* cannot be reached "
+        r"zen-E/CODI-gpt2 is no file here and not complete in the cache .*cache, and "
+        r"the Hub .* cannot be reached "
         r"\(.*\): where there is a network, run `hf download zen-E/CODI-gpt2` and `hf download "
         r"openai-community/gpt2 --include '\*\.json'`, and copy its cache here or set HF_HUB_CACHE"
     )

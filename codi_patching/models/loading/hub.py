@@ -142,8 +142,8 @@ def _from_cache(
             return folder, files
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise CheckpointError(
-        f"{repository} is not complete in the cache {cache}, and the Hub ({constants.ENDPOINT}) "
-        f"cannot be reached ({reason[:120]}): where there is a network, run "
+        f"{repository} is no file here and not complete in the cache {cache}, and the Hub "
+        f"({constants.ENDPOINT}) cannot be reached ({reason[:120]}): where there is a network, run "
         f"{_commands(repository, base_model)}, and copy its cache here or set HF_HUB_CACHE to it"
     ) from error
 
