@@ -53,14 +53,14 @@ def test_the_same_bytes_without_the_packages_that_measure(folder, tmp_path):
     write_derived(folder)
     before = contents(folder)
     assert [str(name) for name in before] == [
-        "results.csv",
         "aggregate.json",
-        "validity.json",
-        "report.html",
         "effects.png",
-        "recovery.png",
         "pairs/sheet_01.png",
         "pairs/sheet_02.png",
+        "recovery.png",
+        "report.html",
+        "results.csv",
+        "validity.json",
     ]
     for path in before:
         (folder / path).unlink()
@@ -77,7 +77,7 @@ def test_what_is_not_made_any_more_is_deleted(folder):
     (folder / "mine.png").write_bytes(b"")
     write_derived(folder, PLAIN)
     names = [path.name for path in derived_files(folder)]
-    assert names == ["results.csv", "aggregate.json", "validity.json"]
+    assert names == ["aggregate.json", "results.csv", "validity.json"]
     assert (folder / "mine.png").exists()
 
 

@@ -102,6 +102,9 @@ def read_wandb(path):
             place += room
             continue
         size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        if kind == 0:  # padding
+            place += room
+            continue
         message += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
