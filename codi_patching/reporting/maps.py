@@ -78,6 +78,7 @@ def draw_cells(axes: Axes, values: Array, grid: Grid, scale: Scale, numbers: boo
             axes.text(
                 column, row, cell_number(value, small), ha="center", va="center", fontsize=8,
                 color="white" if scale.is_dark(value) else "black",
+                alpha=1.0 if abs(value) >= 0.005 or small else 0.55,
             )  # fmt: skip
 
 

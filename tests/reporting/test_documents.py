@@ -1,6 +1,7 @@
 """Reports and entries say what is in the results."""
 
 import re
+import shutil
 
 import pytest
 from findings_maker import FINDINGS
@@ -15,10 +16,10 @@ from codi_patching.results.schema import ResultsError
 PLAIN = ReportOptions(figures=False, pair_sheets=False, page=False)
 
 
-@pytest.fixture
-def documents(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """The docs of a position run with everything that a report can name."""
-    docs = tmp_path / "docs"
+    docs = tmp_path_factory.mktemp("documents") / "docs"
     run = run_of(filtered=("pair_77",))
     results = written(
         docs / "results" / "position",
@@ -31,7 +32,15 @@ def documents(tmp_path):
     write_derived(results.folder, ReportOptions(pair_sheets=False, page=False), FINDINGS)
     path = write_documents(results.folder, docs, FINDINGS)
     assert path == docs / "experiments" / "codi-tiny_word-problems_position.md"
-    return docs, path.read_text(encoding="utf-8")
+    return docs
+
+
+@pytest.fixture
+def documents(made, tmp_path):
+    """A copy of them, and the report's text."""
+    shutil.copytree(made, tmp_path / "docs")
+    path = tmp_path / "docs" / "experiments" / "codi-tiny_word-problems_position.md"
+    return tmp_path / "docs", path.read_text(encoding="utf-8")
 
 
 def test_the_report(documents):
