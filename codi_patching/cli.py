@@ -27,8 +27,9 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.callbacks.validity import ValidityReport
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import PatchingExperiment
-from codi_patching.training.distillation import CodiDistillation, WordProblemsDataModule
 from codi_patching.models.arithmetic import fix_order_of_sums
+from codi_patching.training.data import WordProblemsDataModule
+from codi_patching.training.module import CodiDistillation
 
 _USAGE = """usage: codi-patching {predict,compare,fit} [--config FILE] [options]
 

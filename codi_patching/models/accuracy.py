@@ -54,8 +54,14 @@ def latent_answers(
         own, _, _ = model.think(hidden, context)
         given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
         _, context = model.advance(context, given)
+    return read_out(model, context, max_tokens)
+
+
+@torch.no_grad()
+def read_out(model: CodiModel, context: Context, max_tokens: int = 8) -> list[str]:
+    """Greedy answers after a context that ends with the last thought."""
     prefix = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
-    readout = torch.tensor([[model.settings.eot_id, *prefix]] * len(questions))
+    readout = torch.tensor([[model.settings.eot_id, *prefix]] * context.rows)
     return _generate(model, context, readout.to(model.device), max_tokens)
 
 

@@ -1,0 +1,75 @@
+"""The losses of training, as pure functions of tensors; all but the last two in nats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from codi_patching.training.data import IGNORE
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of logits `(…, vocabulary)` at targets `(…)`, but for `IGNORE`."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+
+
+def spoken_losses(logits: Tensor, said: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of what the states that make thoughts say.
+
+    Args:
+        logits: `(…, vocabulary)`.
+        said: Target tokens `(…)`.
+        made: `(…)`, true where a new result is due; elsewhere one is held, or the thought is idle.
+
+    Returns:
+        The means over both kinds.
+    """
+    surprise = F.cross_entropy(logits.flatten(0, -2), said.flatten(), reduction="none")
+    result = made.flatten()
+    return surprise[result].mean(), surprise[~result].mean()
+
+
+def calculation_targets(lines: Tensor, equals: int) -> Tensor:
+    """The results only: the tokens `(lines, length)` that follow an equals sign, else `IGNORE`."""
+    targets = torch.full_like(lines, IGNORE)
+    after = lines[:, :-1] == equals
+    targets[:, 1:][after] = lines[:, 1:][after]
+    return targets
+
+
+def uniform_loss(logits: Tensor, number_ids: Tensor) -> Tensor:
+    """KL(uniform over the number tokens ‖ prediction), mean over rows.
+
+    Args:
+        logits: `(rows, vocabulary)`.
+        number_ids: The tokens that are numbers.
+    """
+    surprise = -logits.log_softmax(-1)[:, number_ids]
+    return surprise.mean() - math.log(len(number_ids))
+
+
+def distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Smooth L1 over the teacher's standard deviation, mean over layers; teacher detached.
+
+    CODI's loss (arXiv 2502.21074, section 3.2). Each layer `(rows, hidden)`.
+    """
+    losses = [
+        F.smooth_l1_loss(s, t.detach()) / t.detach().std()
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def code_loss(thoughts: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance of thoughts from what they should be, over the codes' mean square.
+
+    Args:
+        thoughts: What prj makes `(…, hidden)`.
+        codes: What it should make, of the same shape; not learned from here.
+    """
+    codes = codes.detach()
+    return F.mse_loss(thoughts, codes) / codes.square().mean()
