@@ -102,9 +102,7 @@ def print_accuracies(right: dict[str, list[bool]], lengths: Sequence[int] | None
         print(line)
 
 
-def print_thoughts(
-    lens: dict[tuple[int, int], Rate], changes: dict[tuple[int, int], Rate]
-) -> None:
+def print_thoughts(lens: dict[tuple[int, int], Rate], changes: dict[tuple[int, int], Rate]) -> None:
     """One line a number of steps and thought."""
     print(f"{'steps':<7}{'thought':<9}{'carries':<9}{'lens':>8}{'interchange':>13}{'of':>7}")
     for (num_steps, position), said in lens.items():

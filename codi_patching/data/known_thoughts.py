@@ -13,8 +13,6 @@ computes it from the last thought that is not idle, and from the question.
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 from codi_patching.data.word_problems import Problem
 from codi_patching.models.interchange import Interchange
 

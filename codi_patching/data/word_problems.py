@@ -144,7 +144,8 @@ class Problem:
 
         None if one of them would be out of range.
 
-        >>> problem = Problem(Plot("", (Step("-", ""), Step("*", ""), Step("+", "")), ""), (9, 4, 2, 1))
+        >>> steps = Step("-", ""), Step("*", ""), Step("+", "")
+        >>> problem = Problem(Plot("", steps, ""), (9, 4, 2, 1))
         >>> problem.values, problem.continue_from(1, 7)
         ((5, 10, 11), (14, 15))
         """
@@ -223,11 +224,12 @@ def sample_numbers(rng: Random, plot: Plot) -> tuple[int, ...]:
         value = numbers[0]
         for step in plot.steps:
             bounds = range(2, 10) if step.operator in "*/" else range(1, 41)
-            fitting = [n for n in bounds if 0 <= apply_operator(step.operator, value, n) <= MAX_VALUE]
+            results = {n: apply_operator(step.operator, value, n) for n in bounds}
+            fitting = [n for n, result in results.items() if 0 <= result <= MAX_VALUE]
             if not fitting:
                 break
             numbers.append(rng.choice(fitting))
-            value = apply_operator(step.operator, value, numbers[-1])
+            value = results[numbers[-1]]
         problem = Problem(plot, tuple(numbers))
         if len(numbers) == len(plot.steps) + 1 and problem.is_valid():
             return problem.numbers
@@ -238,9 +240,7 @@ def is_held_out(problem: Problem) -> bool:
     return zlib.crc32(problem.question.encode()) % 20 == 0
 
 
-def sample_problem(
-    rng: Random, held_out: bool, num_steps: Sequence[int] = NUM_STEPS
-) -> Problem:
+def sample_problem(rng: Random, held_out: bool, num_steps: Sequence[int] = NUM_STEPS) -> Problem:
     """Draw a problem, from the held-out part or from the rest.
 
     Args:

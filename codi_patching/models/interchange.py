@@ -92,7 +92,7 @@ def interchanged_answers(
 def interchange_hits(
     model: CodiModel, interchanges: Sequence[Interchange], batch_size: int = 100
 ) -> list[bool]:
-    """Whether each intervention gave the expected answer; unchanged means the model's own answer."""
+    """Whether each intervention gave the expected answer, or left the model's own as it was."""
     hits = [False] * len(interchanges)
     positions = sorted({change.position for change in interchanges})
     for position in positions:
@@ -125,9 +125,7 @@ def interchange_accuracy(
     return rates(interchanges, interchange_hits(model, interchanges, batch_size))
 
 
-def rates(
-    interchanges: Iterable[Interchange], hits: Iterable[bool]
-) -> dict[tuple[int, int], Rate]:
+def rates(interchanges: Iterable[Interchange], hits: Iterable[bool]) -> dict[tuple[int, int], Rate]:
     """Hits by number of steps and position, in that order."""
     groups: dict[tuple[int, int], list[bool]] = defaultdict(list)
     for change, hit in zip(interchanges, hits, strict=True):

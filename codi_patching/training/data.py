@@ -155,7 +155,7 @@ class Collator:
         vocabulary = tokenizer.get_vocab()
         self.number_ids = [vocabulary[str(n)] for n in range(MAX_VALUE + 1)]
         self.idle_id = vocabulary[IDLE]
-        self.bos_id, self.eos_id, self.bot_id = (vocabulary[f"<{t}>"] for t in ("bos", "eos", "bot"))
+        self.bos_id, self.eos_id, self.bot_id = (vocabulary[t] for t in ("<bos>", "<eos>", "<bot>"))
 
     def __call__(self, problems: Sequence[Problem]) -> Batch:
         """The batch."""
@@ -174,10 +174,7 @@ class Collator:
             real=torch.tensor([[0] * (longest - len(q)) + [1] * len(q) for q in questions]),
             last_thought=torch.tensor(last),
             made=torch.tensor(
-                [
-                    [p <= end and makes_result(p) for p in range(self.num_latents)]
-                    for end in last
-                ]
+                [[p <= end and makes_result(p) for p in range(self.num_latents)] for end in last]
             ),
             thoughts=self._tokens([[chain.thoughts for chain in row] for row in chains]),
             said=self._tokens([[chain.said for chain in row] for row in chains]),
@@ -194,12 +191,10 @@ class Collator:
         ]
 
     def _tokens(self, values: list[list[list[int | None]]]) -> Tensor:
-        return torch.tensor(
-            [
-                [[self.idle_id if v is None else self.number_ids[v] for v in chain] for chain in row]
-                for row in values
-            ]
-        )
+        def token(value: int | None) -> int:
+            return self.idle_id if value is None else self.number_ids[value]
+
+        return torch.tensor([[[token(v) for v in chain] for chain in row] for row in values])
 
     def _reasoning(self, problem: Problem) -> list[int]:
         steps = " ".join(problem.reasoning_steps[:-1])
@@ -228,13 +223,13 @@ class WordProblemsDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        batch_size: int = 64,
+        batch_size: int = 48,
         steps_per_epoch: int = 100,
         held_out: int = 256,
         num_latents: int = 5,
         chains: int = 4,
         replaced: float = 0.5,
-        teacher_fraction: float = 0.25,
+        teacher_fraction: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def exchanged(block: nn.Module, columns: tuple[Sequence[int], Sequence[int]], where: Tensor) -> Iterator[None]:
+def exchanged(
+    block: nn.Module, columns: tuple[Sequence[int], Sequence[int]], where: Tensor
+) -> Iterator[None]:
     """Exchange the output of a block between two sets of columns of the same row.
 
     Args:
@@ -42,7 +44,9 @@ def exchanged(block: nn.Module, columns: tuple[Sequence[int], Sequence[int]], wh
         handle.remove()
 
 
-def exchange_targets(said: Tensor, answers: Tensor, where: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def exchange_targets(
+    said: Tensor, answers: Tensor, where: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
     """What two chains must say once their states at some thoughts have changed places.
 
     A thought follows from the one before it, and the answer from the last that is not idle.

@@ -18,8 +18,6 @@ answer are drawn to the teacher's in every layer.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,16 +26,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import DynamicCache
 
 from codi_patching.data.word_problems import MAX_VALUE, vocabulary
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
 from codi_patching.models.codi import Context
 from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.patching.hooks import capture
+from codi_patching.training.chains import Chains, read_chains
 from codi_patching.training.codi_tiny import build_codi_tiny
 from codi_patching.training.data import IGNORE, Batch
-from codi_patching.training.exchange import exchange_targets, exchanged
 from codi_patching.training.losses import (
     calculation_targets,
     code_loss,
@@ -47,29 +44,7 @@ from codi_patching.training.losses import (
     uniform_loss,
 )
 from codi_patching.training.muon import MuonAdamW
-from codi_patching.training.tree import Layout, codes, prompt_context, read_tree
-
-
-@dataclass(frozen=True)
-class Chains:
-    """A batch's chains, read.
-
-    Attributes:
-        prompt: States of the prompt `(rows, prompt, hidden)`; the last is bot's.
-        states: States of the chains `(rows, chains, K + readout, hidden)`.
-        said: Tokens that thoughts should be `(rows, chains, K)`, after any exchange.
-        answers: Answer tokens `(rows, chains)`, likewise.
-        before_answer: For each layer the states `(rows, hidden)` at the token before the answer
-            of each problem's own chain.
-        cache: Keys and values of all columns.
-    """
-
-    prompt: Tensor
-    states: Tensor
-    said: Tensor
-    answers: Tensor
-    before_answer: list[Tensor]
-    cache: DynamicCache
+from codi_patching.training.tree import codes, prompt_context
 
 
 class CodiDistillation(pl.LightningModule):
@@ -103,17 +78,17 @@ class CodiDistillation(pl.LightningModule):
         hidden_size: int = 96,
         intermediate_size: int = 256,
         prj_dim: int = 512,
-        calculation_steps: int = 120,
-        own_from: int = 1500,
+        calculation_steps: int = 250,
+        own_from: int = 1850,
         muon_lr: float = 0.02,
         adam_lr: float = 3e-3,
         warmup_steps: int = 50,
         decay_from: float = 0.4,
         exchange_layers: int = 6,
-        noise: float = 0.2,
+        noise: float = 0.3,
         lens_weight: float = 2.0,
         distillation_weight: float = 0.2,
-        code_weight: float = 0.2,
+        code_weight: float = 0.5,
         empty_weight: float = 0.0,
         output: str = "codi-tiny",
     ) -> None:
@@ -147,48 +122,9 @@ class CodiDistillation(pl.LightningModule):
         return token_loss(self.model.logits(states[:, :-1][chosen]), targets[chosen])
 
     def read_chains(self, batch: Batch) -> Chains:
-        """Read all chains of a batch; the last two exchange their states somewhere."""
-        rows, chains, num_latents = batch.thoughts.shape
-        end = torch.cat(
-            [self.readout_ids.expand(rows, chains, -1), batch.answers.unsqueeze(-1)], dim=2
-        )
-        layout = Layout(batch.prompts.shape[1], chains, num_latents, end.shape[2])
-        exchange, said, answers = self._exchange(batch, layout)
-        thoughts = codes(self.model, batch.thoughts)
-        noise = self.hparams["noise"] * thoughts.detach().std() * torch.randn_like(thoughts)
-        with exchange, capture(self.model.blocks) as records:
-            states, cache = read_tree(
-                self.model, layout, batch.prompts, batch.real, thoughts + noise, end
-            )
-        return Chains(
-            prompt=states[:, : layout.prompt],
-            states=states[:, layout.prompt :].unflatten(1, (chains, layout.chain)),
-            said=said,
-            answers=answers,
-            before_answer=[record[0][:, layout.colon(0)] for record in records],
-            cache=cache,
-        )
-
-    def _exchange(
-        self, batch: Batch, layout: Layout
-    ) -> tuple[AbstractContextManager[None], Tensor, Tensor]:
-        """Draw the layer and the thoughts of an exchange; what must then be said and answered."""
-        layers, chains = self.hparams["exchange_layers"], layout.chains
-        if chains < 3 or not layers:
-            return nullcontext(), batch.said, batch.answers
-        everywhere = torch.rand(len(batch.said), 1, device=self.device) < 0.5
-        some = torch.rand(len(batch.said), layout.num_latents, device=self.device) < 0.5
-        where = everywhere | some
-        block = self.model.blocks[int(torch.randint(layers, ()))]
-        columns = (layout.thought_columns(chains - 2), layout.thought_columns(chains - 1))
-        said, answers = exchange_targets(
-            batch.said[:, -2:], batch.answers[:, -2:], where, batch.last_thought
-        )
-        return (
-            exchanged(block, columns, where),
-            torch.cat([batch.said[:, :-2], said], dim=1),
-            torch.cat([batch.answers[:, :-2], answers], dim=1),
-        )
+        """All chains of a batch, with noise on the thoughts and an exchange somewhere."""
+        noise, layers = self.hparams["noise"], self.hparams["exchange_layers"]
+        return read_chains(self.model, batch, self.readout_ids, noise, layers)
 
     def chain_losses(self, chains: Chains, made: Tensor) -> dict[str, Tensor]:
         """The losses of given thoughts.
