@@ -22,6 +22,7 @@ from codi_patching.training.data import (
 )
 from codi_patching.training.exchange import exchange_targets, exchanged
 from codi_patching.training.losses import (
+    after_right_ones,
     calculation_targets,
     code_loss,
     distillation_loss,
@@ -217,6 +218,9 @@ def test_spoken_losses_by_hand():
     result, held = spoken_losses(logits, said, made)
     assert result.item() == pytest.approx(math.log(2))
     assert held.item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
+    _, held = spoken_losses(logits, torch.tensor([0, IGNORE, 0]), made)
+    assert held.item() == pytest.approx(math.log(4))
+    assert spoken_losses(logits, torch.tensor([0, IGNORE, IGNORE]), made)[1] == 0
 
 
 def test_distillation_loss_by_hand_and_only_the_student_learns():
@@ -260,23 +264,38 @@ def test_teacher_loss_by_whole_sequences(module, batch):
 
 
 def test_own_losses_one_at_a_time(module, batch):
+    """Nothing is right in a random model, so only bot's results count; then all are made right."""
     model = module.model
     chains = module.read_chains(batch)
     context = prompt_context(chains.cache, batch.real, 2, batch.prompts.shape[1])
     losses = module.own_losses(batch, chains.prompt[:, -1], context)
-    answers, results = [], []
+    assert losses["own_answer"] == losses["own_held"] == losses["own_code"] == 0
+    answers, first, all_results = [], [], []
     for row, question in enumerate(batch.questions):
         hidden, start = model.encode([model.prompt_ids(question)])
         _, states, after = model.think(hidden, start)
+        makers = torch.cat([hidden.unsqueeze(1), states[:, :-1]], dim=1)
+        first.append(F.cross_entropy(model.logits(hidden), batch.said[row, 0, :1]))
+        batch.said[row, 0] = model.logits(makers)[0].argmax(-1)
         final, _ = model.read(after, module.readout_ids[None])
         answers.append(F.cross_entropy(model.logits(final[:, -1]), batch.answers[row, :1]))
-        results.append(F.cross_entropy(model.logits(hidden), batch.said[row, 0, :1]))
-        if row == 1:
-            results.append(F.cross_entropy(model.logits(states[:, 1]), batch.said[1, 0, 2:3]))
+        surprise = -model.logits(makers)[0].log_softmax(-1).max(-1).values
+        all_results.append(surprise[batch.made[row]])
+    expected = 0.4 * torch.stack(first).mean()
+    torch.testing.assert_close(losses["own_result"], expected, rtol=1e-3, atol=1e-4)
+    losses = module.own_losses(batch, chains.prompt[:, -1], context)
     expected = torch.stack(answers).mean()
     torch.testing.assert_close(losses["own_answer"], expected, rtol=1e-3, atol=1e-4)
-    expected = 2 * torch.stack(results).mean()
+    expected = 0.4 * torch.cat(all_results).mean()
     torch.testing.assert_close(losses["own_result"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_follows_a_wrong_thought_is_no_target():
+    said = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 0, 1]])
+    logits = F.one_hot(torch.tensor([[1, 0, 1], [1, 1, 1], [1, 0, 1]])).float()
+    targets, right = after_right_ones(logits, said)
+    assert targets.tolist() == [[1, 0, 1], [1, 0, IGNORE], [0, IGNORE, IGNORE]]
+    assert right.tolist() == [True, False, False]
 
 
 def test_every_loss_is_finite_and_reaches_the_weights(module, batch):

@@ -13,8 +13,14 @@ from codi_patching.training.data import IGNORE
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy of logits `(…, vocabulary)` at targets `(…)`, but for `IGNORE`."""
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+    """Mean cross entropy of logits `(…, vocabulary)` at targets `(…)`, but for `IGNORE`.
+
+    0 where no target is left.
+    """
+    loss = F.cross_entropy(
+        logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    return loss / (targets != IGNORE).sum().clamp(min=1)
 
 
 def spoken_losses(logits: Tensor, said: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,15 +28,37 @@ def spoken_losses(logits: Tensor, said: Tensor, made: Tensor) -> tuple[Tensor, T
 
     Args:
         logits: `(…, vocabulary)`.
-        said: Target tokens `(…)`.
+        said: Target tokens `(…)`, or `IGNORE`.
         made: `(…)`, true where a new result is due; elsewhere one is held, or the thought is idle.
 
     Returns:
-        The means over both kinds.
+        The means over both kinds; 0 over none.
     """
-    surprise = F.cross_entropy(logits.flatten(0, -2), said.flatten(), reduction="none")
-    result = made.flatten()
-    return surprise[result].mean(), surprise[~result].mean()
+    surprise = F.cross_entropy(
+        logits.flatten(0, -2), said.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    counted, result = said.flatten() != IGNORE, made.flatten()
+    kinds = (counted & result, counted & ~result)
+    new, held = (surprise[kind].sum() / kind.sum().clamp(min=1) for kind in kinds)
+    return new, held
+
+
+def after_right_ones(logits: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets that follow from right thoughts only.
+
+    What comes after a wrong thought should follow from it, so the right results are no target.
+
+    Args:
+        logits: Of the states that make thoughts `(rows, K, vocabulary)`.
+        said: What the thoughts should be `(rows, K)`.
+
+    Returns:
+        `said` with `IGNORE` behind the first wrong thought of each row, and the rows `(rows,)`
+        whose thoughts are all right.
+    """
+    right = (logits.argmax(-1) == said).long().cumprod(1).bool()
+    before = torch.cat([torch.ones_like(right[:, :1]), right[:, :-1]], dim=1)
+    return torch.where(before, said, IGNORE), right[:, -1]
 
 
 def calculation_targets(lines: Tensor, equals: int) -> Tensor:
@@ -69,7 +97,9 @@ def code_loss(thoughts: Tensor, codes: Tensor) -> Tensor:
 
     Args:
         thoughts: What prj makes `(…, hidden)`.
-        codes: What it should make, of the same shape; not learned from here.
+        codes: What it should make, of the same shape; not learned from here. 0 where none is given.
     """
     codes = codes.detach()
+    if not codes.numel():
+        return thoughts.sum()
     return F.mse_loss(thoughts, codes) / codes.square().mean()

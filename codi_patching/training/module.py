@@ -36,6 +36,7 @@ from codi_patching.training.chains import Chains, read_chains
 from codi_patching.training.codi_tiny import build_codi_tiny
 from codi_patching.training.data import IGNORE, Batch
 from codi_patching.training.losses import (
+    after_right_ones,
     calculation_targets,
     code_loss,
     distillation_loss,
@@ -64,7 +65,10 @@ class CodiDistillation(pl.LightningModule):
         decay_from: Fraction of the schedule from which the rates fall, in a line, to 0.
         exchange_layers: Residual streams are exchanged after one of so many layers from below.
         noise: Standard deviation of the noise on given thoughts, over that of the codes.
-        lens_weight: Of the loss of what the states that make thoughts say.
+        lens_weight: Of the loss of what the states that make thoughts say, before and after it is
+            raised. Calculating a result from the question alone is harder than from a given
+            thought, as the readout does: weighing as much from the start, it keeps that back.
+        lens_raised_at: Step at which it is raised.
         distillation_weight: Of the hidden-state loss.
         code_weight: Of prj's loss.
         empty_weight: Of the loss of answering with thoughts that carry nothing.
@@ -78,17 +82,18 @@ class CodiDistillation(pl.LightningModule):
         hidden_size: int = 96,
         intermediate_size: int = 256,
         prj_dim: int = 512,
-        calculation_steps: int = 250,
-        own_from: int = 1850,
+        calculation_steps: int = 120,
+        own_from: int = 1900,
         muon_lr: float = 0.02,
         adam_lr: float = 3e-3,
         warmup_steps: int = 50,
         decay_from: float = 0.4,
         exchange_layers: int = 6,
-        noise: float = 0.3,
-        lens_weight: float = 2.0,
+        noise: float = 0.2,
+        lens_weight: tuple[float, float] = (0.4, 2.0),
+        lens_raised_at: int = 300,
         distillation_weight: float = 0.2,
-        code_weight: float = 0.5,
+        code_weight: float = 0.2,
         empty_weight: float = 0.0,
         output: str = "codi-tiny",
     ) -> None:
@@ -110,6 +115,11 @@ class CodiDistillation(pl.LightningModule):
         self.register_buffer("readout_ids", readout, persistent=False)
         self.register_buffer("number_ids", numbers, persistent=False)
         self.equals_id = tokens["="]
+
+    @property
+    def lens_weight(self) -> float:
+        """Of the current step."""
+        return self.hparams["lens_weight"][self.global_step >= self.hparams["lens_raised_at"]]
 
     # -- losses -----------------------------------------------------------------------------------
 
@@ -142,15 +152,15 @@ class CodiDistillation(pl.LightningModule):
             self.model.logits(makers), chains.said, made[:, None].expand_as(chains.said)
         )
         return {
-            "result": self.hparams["lens_weight"] * result,
-            "held": self.hparams["lens_weight"] * held,
+            "result": self.lens_weight * result,
+            "held": self.lens_weight * held,
             "answer": token_loss(self.model.logits(chains.states[:, :, -2]), chains.answers),
             "eos": 0.1 * token_loss(self.model.logits(chains.states[:, :, -1]), eos),
             "code": self.hparams["code_weight"] * code_loss(self.model.prj(makers), codes_said),
         }
 
     def own_losses(self, batch: Batch, bot: Tensor, context: Context) -> dict[str, Tensor]:
-        """The losses of thoughts that the model makes itself.
+        """The losses of thoughts that the model makes itself, as far as they are right.
 
         Args:
             batch: The problems.
@@ -160,13 +170,15 @@ class CodiDistillation(pl.LightningModule):
         thoughts, states, after = self.model.think(bot, context)
         final, _ = self.model.read(after, self.readout_ids.expand(len(bot), -1))
         makers = torch.cat([bot.unsqueeze(1), states[:, :-1]], dim=1)
-        said = batch.said[:, 0]
-        result, held = spoken_losses(self.model.logits(makers), said, batch.made)
-        code = code_loss(thoughts, codes(self.model, said))
+        logits = self.model.logits(makers)
+        said, right = after_right_ones(logits, batch.said[:, 0])
+        result, held = spoken_losses(logits, said, batch.made)
+        answers = torch.where(right, batch.answers[:, 0], IGNORE)
+        code = code_loss(thoughts[right], codes(self.model, batch.said[right, 0]))
         return {
-            "own_answer": token_loss(self.model.logits(final[:, -1]), batch.answers[:, 0]),
-            "own_result": self.hparams["lens_weight"] * result,
-            "own_held": self.hparams["lens_weight"] * held,
+            "own_answer": token_loss(self.model.logits(final[:, -1]), answers),
+            "own_result": self.lens_weight * result,
+            "own_held": self.lens_weight * held,
             "own_code": self.hparams["code_weight"] * code,
         }
 
