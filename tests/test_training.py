@@ -12,6 +12,7 @@ from codi_patching.cli import run
 from codi_patching.data.word_problems import Plot, Problem, Step
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.hooks import capture, patch
+from codi_patching.training.chains import read_chains
 from codi_patching.training.codi_tiny import IDLE
 from codi_patching.training.data import (
     IGNORE,
@@ -27,10 +28,10 @@ from codi_patching.training.losses import (
     code_loss,
     distillation_loss,
     spoken_losses,
-    uniform_loss,
 )
 from codi_patching.training.module import CodiDistillation
 from codi_patching.training.muon import MuonAdamW, orthogonalize
+from codi_patching.training.objectives import own_losses, teacher_loss
 from codi_patching.training.tree import Layout, codes, prompt_context, tree_mask, tree_positions
 
 SMALL = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 48, "prj_dim": 24}
@@ -55,13 +56,17 @@ THREE = Problem(
 @pytest.fixture
 def module():
     torch.manual_seed(0)
-    module = CodiDistillation(**SMALL, noise=0.0)
+    module = CodiDistillation(**SMALL)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.2)
     yield module
     assert not any(m._forward_hooks for m in module.modules())
+
+
+def read(module, batch, exchange_layers=0):
+    return read_chains(module.model, batch, module.readout_ids, 0.0, exchange_layers)
 
 
 @pytest.fixture
@@ -138,9 +143,8 @@ def test_who_sees_whom_by_hand():
 
 
 def test_every_chain_reads_as_it_would_alone(module, batch):
-    module.hparams["exchange_layers"] = 0
     model = module.model
-    chains = module.read_chains(batch)
+    chains = read(module, batch)
     for row in range(2):
         for chain in range(4):
             _, context = model.encode([model.prompt_ids(batch.questions[row])])
@@ -153,7 +157,7 @@ def test_every_chain_reads_as_it_would_alone(module, batch):
 
 def test_going_on_from_a_tree_is_going_on_from_the_prompt(module, batch):
     model = module.model
-    chains = module.read_chains(batch)
+    chains = read(module, batch)
     context = prompt_context(chains.cache, batch.real, 2, batch.prompts.shape[1])
     _, states, _ = model.think(chains.prompt[:, -1], context)
     for row, question in enumerate(batch.questions):
@@ -167,24 +171,23 @@ def test_going_on_from_a_tree_is_going_on_from_the_prompt(module, batch):
 def test_exchanged_states_are_patched_states(module, batch):
     """Exchanging all thoughts of two chains is patching each with what the other has there."""
     block = module.model.blocks[0]
-    module.hparams["exchange_layers"] = 0
-    before = module.read_chains(batch)
+    before = read(module, batch)
     layout = Layout(batch.prompts.shape[1], 4, 5, 6)
     columns = layout.thought_columns(2), layout.thought_columns(3)
     with exchanged(block, columns, torch.ones(2, 5, dtype=torch.bool)):
-        after = module.read_chains(batch)
+        after = read(module, batch)
     torch.testing.assert_close(after.states[:, :2], before.states[:, :2])
     assert not torch.allclose(after.states[:, 2], before.states[:, 2], atol=1e-3)
     records = []
     handle = block.register_forward_hook(lambda _m, _a, output: records.append(output))
-    module.read_chains(batch)
+    read(module, batch)
     handle.remove()
     values, mask = records[0].clone(), torch.zeros(2, layout.length, dtype=torch.bool)
     for here, there in (columns, columns[::-1]):
         values[:, here] = records[0][:, there]
         mask[:, here] = True
     with patch(module.model.blocks, {0: (mask, values)}):
-        expected = module.read_chains(batch)
+        expected = read(module, batch)
     torch.testing.assert_close(after.states, expected.states)
 
 
@@ -239,19 +242,12 @@ def test_code_loss_by_hand():
     assert loss.item() == pytest.approx((4 / 2) / (17 / 2))
 
 
-def test_uniform_loss_by_hand():
-    """Numbers are tokens 0 and 1, at probabilities 1/2 and 1/4: KL = -ln(1/2 * 1/4)/2 - ln 2."""
-    logits = torch.tensor([[1 / 2, 1 / 4, 1 / 4]]).log()
-    loss = uniform_loss(logits, torch.tensor([0, 1]))
-    assert loss.item() == pytest.approx(math.log(8) / 2 - math.log(2))
-
-
 def test_teacher_loss_by_whole_sequences(module, batch):
     """Its targets: all steps but the last, the prefix, the answer, eos."""
     model = module.model
-    chains = module.read_chains(batch)
+    chains = read(module, batch)
     context = prompt_context(chains.cache, batch.real, 1, batch.prompts.shape[1] - 1)
-    loss, states = module.teacher_loss(chains.prompt[:1, -2], context, batch.reasoning)
+    loss, states = teacher_loss(model, chains.prompt[:1, -2], context, batch.reasoning)
     ids = model.question_ids(TWO.question)
     target = [*module.model.tokenizer("<<16-3=13>> The answer is: 26")["input_ids"][1:]]
     target.append(model.settings.eos_id)
@@ -266,10 +262,10 @@ def test_teacher_loss_by_whole_sequences(module, batch):
 def test_own_losses_one_at_a_time(module, batch):
     """Nothing is right in a random model, so only bot's results count; then all are made right."""
     model = module.model
-    chains = module.read_chains(batch)
+    chains = read(module, batch)
     context = prompt_context(chains.cache, batch.real, 2, batch.prompts.shape[1])
-    losses = module.own_losses(batch, chains.prompt[:, -1], context)
-    assert losses["own_answer"] == losses["own_held"] == losses["own_code"] == 0
+    losses = own_losses(model, batch, chains.prompt[:, -1], context, module.readout_ids)
+    assert losses["answer"] == losses["held"] == losses["code"] == 0
     answers, first, all_results = [], [], []
     for row, question in enumerate(batch.questions):
         hidden, start = model.encode([model.prompt_ids(question)])
@@ -281,13 +277,13 @@ def test_own_losses_one_at_a_time(module, batch):
         answers.append(F.cross_entropy(model.logits(final[:, -1]), batch.answers[row, :1]))
         surprise = -model.logits(makers)[0].log_softmax(-1).max(-1).values
         all_results.append(surprise[batch.made[row]])
-    expected = 0.4 * torch.stack(first).mean()
-    torch.testing.assert_close(losses["own_result"], expected, rtol=1e-3, atol=1e-4)
-    losses = module.own_losses(batch, chains.prompt[:, -1], context)
+    expected = torch.stack(first).mean()
+    torch.testing.assert_close(losses["result"], expected, rtol=1e-3, atol=1e-4)
+    losses = own_losses(model, batch, chains.prompt[:, -1], context, module.readout_ids)
     expected = torch.stack(answers).mean()
-    torch.testing.assert_close(losses["own_answer"], expected, rtol=1e-3, atol=1e-4)
-    expected = 0.4 * torch.cat(all_results).mean()
-    torch.testing.assert_close(losses["own_result"], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(losses["answer"], expected, rtol=1e-3, atol=1e-4)
+    expected = torch.cat(all_results).mean()
+    torch.testing.assert_close(losses["result"], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_follows_a_wrong_thought_is_no_target():
@@ -300,11 +296,11 @@ def test_what_follows_a_wrong_thought_is_no_target():
 
 def test_every_loss_is_finite_and_reaches_the_weights(module, batch):
     module.hparams["own_from"] = 0
-    module.hparams["empty_weight"] = 0.1
     module._trainer = None
     losses = module.problem_losses(batch)
     assert {"answer", "result", "held", "teacher", "distillation"} <= set(losses)
-    assert {"own_answer", "empty"} <= set(losses)
+    assert {"own_answer", "own_result", "own_held", "own_code"} <= set(losses)
+    losses = module.weighted(losses)
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name

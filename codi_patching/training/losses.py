@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -67,17 +66,6 @@ def calculation_targets(lines: Tensor, equals: int) -> Tensor:
     after = lines[:, :-1] == equals
     targets[:, 1:][after] = lines[:, 1:][after]
     return targets
-
-
-def uniform_loss(logits: Tensor, number_ids: Tensor) -> Tensor:
-    """KL(uniform over the number tokens ‖ prediction), mean over rows.
-
-    Args:
-        logits: `(rows, vocabulary)`.
-        number_ids: The tokens that are numbers.
-    """
-    surprise = -logits.log_softmax(-1)[:, number_ids]
-    return surprise.mean() - math.log(len(number_ids))
 
 
 def distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -77,39 +77,38 @@ class MuonAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter in parameters:
+            updates = [(p, p.grad) for p in group["params"] if p.grad is not None]
+            for parameter, _ in updates:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            (self._muon if group["muon"] else self._adam)(parameters, group)
+            (self._muon if group["muon"] else self._adam)(updates, group)
         return loss
 
-    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            by_shape[parameter.shape].append(parameter)
-        for shape, matrices in by_shape.items():
+    def _muon(self, updates: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for matrix, gradient in updates:
+            by_shape[matrix.shape].append((matrix, gradient))
+        for shape, same in by_shape.items():
             directions = []
-            for matrix in matrices:
+            for matrix, gradient in same:
                 momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 1 - group["momentum"])
-                directions.append(matrix.grad.lerp(momentum, group["momentum"]))
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                directions.append(gradient.lerp(momentum, group["momentum"]))
             scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-            for matrix, direction in zip(
-                matrices, orthogonalize(torch.stack(directions)), strict=True
-            ):
+            orthogonal = orthogonalize(torch.stack(directions))
+            for (matrix, _), direction in zip(same, orthogonal, strict=True):
                 matrix.add_(direction, alpha=-scale)
 
-    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _adam(self, updates: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
         first, second = group["betas"]
-        for parameter in parameters:
+        for parameter, gradient in updates:
             state = self.state[parameter]
             if not state:
                 state["step"] = 0
                 state["mean"] = torch.zeros_like(parameter)
                 state["square"] = torch.zeros_like(parameter)
             state["step"] += 1
-            state["mean"].lerp_(parameter.grad, 1 - first)
-            state["square"].lerp_(parameter.grad.square(), 1 - second)
+            state["mean"].lerp_(gradient, 1 - first)
+            state["square"].lerp_(gradient.square(), 1 - second)
             root = (state["square"] / (1 - second ** state["step"])).sqrt().add_(1e-8)
             parameter.addcdiv_(
                 state["mean"], root, value=-group["lr"] / (1 - first ** state["step"])
