@@ -30,14 +30,14 @@ DIFFERENT = {
     (3, 1): 7, (3, 2): 8, (3, 3): 4,
     (4, 1): 6, (4, 2): 5, (4, 3): 5, (4, 4): 3,
 }  # fmt: skip
-"""Pairs with different answers, by number of steps and changed step."""
+"""Shares of pairs with different answers, by number of steps and changed step."""
 
 EQUAL = {
     (2, 1): 2, (2, 2): 1,
     (3, 1): 1, (3, 2): 1, (3, 3): 1,
     (4, 1): 1, (4, 3): 1, (4, 4): 1,
 }  # fmt: skip
-"""Pairs with equal answers, likewise."""
+"""Shares of pairs with equal answers, likewise."""
 
 _MAX_CHANGE = 6
 _BATCH = 32
@@ -113,6 +113,20 @@ def needs_thoughts(model: CodiModel, problems: list[Problem]) -> list[bool]:
     ]
 
 
+def spread(count: int, shares: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """`count` in whole numbers as near to `shares` as can be; the largest remainders get one more.
+
+    >>> spread(4, {(2, 1): 14, (2, 2): 5, (3, 1): 9})
+    {(2, 1): 2, (2, 2): 1, (3, 1): 1}
+    """
+    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
+    whole = {kind: int(value) for kind, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda kind: whole[kind] - exact[kind])
+    for kind in by_remainder[: count - sum(whole.values())]:
+        whole[kind] += 1
+    return whole
+
+
 def find_triples(
     model: CodiModel, rng: Random, wanted: dict[tuple[int, int], int], equal: bool
 ) -> list[Triple]:
@@ -154,6 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="codi-tiny", help="name or folder")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--different", type=int, default=57, help="pairs with different answers")
+    parser.add_argument("--equal", type=int, default=9, help="pairs with equal answers")
     parser.add_argument("--seed", type=int, default=1030)
     args = parser.parse_args()
     try:
@@ -162,13 +178,12 @@ def main() -> None:
         sys.exit(f"prepare_pairs: {error}")
     print(report)
     rng = Random(args.seed)
-    triples = find_triples(model, rng, DIFFERENT, equal=False)
-    triples += find_triples(model, rng, EQUAL, equal=True)
+    triples = find_triples(model, rng, spread(args.different, DIFFERENT), equal=False)
+    triples += find_triples(model, rng, spread(args.equal, EQUAL), equal=True)
     rng.shuffle(triples)
     records = [as_record(f"pair_{i:02d}", triple) for i, triple in enumerate(triples)]
     args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    equal = sum(record["clean"]["answer"] == record["corrupted"]["answer"] for record in records)
-    print(f"{len(records)} pairs in {args.out}, {equal} of them with equal answers")
+    print(f"{len(records)} pairs in {args.out}, {args.equal} of them with equal answers")
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ class WordProblemsDataModule(pl.LightningDataModule):
         num_latents: int = 5,
         chains: int = 4,
         replaced: float = 0.5,
-        teacher_fraction: float = 0.5,
+        teacher_fraction: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -68,6 +68,9 @@ class CodiDistillation(pl.LightningModule):
         distillation_weight: Of the hidden-state loss.
         code_weight: Of prj's loss.
         eos_weight: Of the loss of ending the answer.
+        rehearsal_weight: Of the loss of bare calculations after the first part; the teacher, who
+            writes them, needs them longer than the thoughts do.
+        rehearsed_lines: Lines of bare calculations in a batch after the first part.
         output: Folder for the finished model, in the package's own layout.
     """
 
@@ -79,7 +82,7 @@ class CodiDistillation(pl.LightningModule):
         intermediate_size: int = 256,
         prj_dim: int = 512,
         calculation_steps: int = 120,
-        own_from: int = 1900,
+        own_from: int = 1800,
         muon_lr: float = 0.02,
         adam_lr: float = 3e-3,
         warmup_steps: int = 50,
@@ -91,6 +94,8 @@ class CodiDistillation(pl.LightningModule):
         distillation_weight: float = 0.2,
         code_weight: float = 0.2,
         eos_weight: float = 0.1,
+        rehearsal_weight: float = 0.3,
+        rehearsed_lines: int = 8,
         output: str = "codi-tiny",
     ) -> None:
         super().__init__()
@@ -126,6 +131,8 @@ class CodiDistillation(pl.LightningModule):
         )
         student = [state[:some] for state in chains.before_answer]
         losses["distillation"] = distillation_loss(student, teacher)
+        rehearsed = batch.calculations[: self.hparams["rehearsed_lines"]]
+        losses["rehearsal"] = calculation_loss(self.model, rehearsed, self.equals_id)
         if self.global_step >= self.hparams["own_from"]:
             context = prompt_context(chains.cache, batch.real, rows, prompt)
             own = own_losses(self.model, batch, chains.prompt[:, -1], context, self.readout_ids)
@@ -141,6 +148,7 @@ class CodiDistillation(pl.LightningModule):
             "eos": self.hparams["eos_weight"],
             "code": self.hparams["code_weight"],
             "distillation": self.hparams["distillation_weight"],
+            "rehearsal": self.hparams["rehearsal_weight"],
         }
         return {
             name: weights.get(name.removeprefix("own_"), 1.0) * loss
