@@ -40,8 +40,8 @@ from codi_patching.experiments.base import PatchingExperiment, UnpatchedRuns
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine, Readout
 from codi_patching.patching.hooks import capture, patch

@@ -32,9 +32,9 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from codi_patching.models.loading import published
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.models.families import FAMILIES, family_of
+from codi_patching.models.loading import published
 from codi_patching.models.loading.published import CheckpointError, file_sha256, shorten
 
 SHIPPED = {"codi-tiny": Path(__file__).parents[2] / "assets" / "codi_tiny"}
