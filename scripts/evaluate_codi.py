@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--prompt_eos", action="store_true", help="prompts end with eos and bot")
     parser.add_argument("--data", type=Path, help="questions and answers, in place of fresh ones")
     parser.add_argument("--problems", type=int, default=2000, help="number of fresh problems")
-    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2502, help="of the problems")
     args = parser.parse_args()
     try:

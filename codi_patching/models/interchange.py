@@ -94,19 +94,25 @@ def interchange_hits(
 ) -> list[bool]:
     """Whether each intervention gave the expected answer, or left the model's own as it was."""
     hits = [False] * len(interchanges)
-    positions = sorted({change.position for change in interchanges})
-    for position in positions:
+    for position in sorted({change.position for change in interchanges}):
         chosen = [i for i, change in enumerate(interchanges) if change.position == position]
         for start in range(0, len(chosen), batch_size):
             indices = chosen[start : start + batch_size]
             batch = [interchanges[i] for i in indices]
-            bases = [change.base for change in batch]
-            texts = interchanged_answers(model, bases, [c.source for c in batch], position)
-            own = latent_answers(model, bases)
-            for i, change, text, before in zip(indices, batch, texts, own, strict=True):
+            texts = interchanged_answers(
+                model, [c.base for c in batch], [c.source for c in batch], position
+            )
+            before = _own_answers(model, [c.base for c in batch if not c.carries])
+            for i, change, text in zip(indices, batch, texts, strict=True):
                 expected = change.expected
-                hits[i] = text == before if expected is None else is_correct(text, expected)
+                same = expected is None and text == before[change.base]
+                hits[i] = same or (expected is not None and is_correct(text, expected))
     return hits
+
+
+def _own_answers(model: CodiModel, questions: list[str]) -> dict[str, str]:
+    answers = latent_answers(model, questions) if questions else []
+    return dict(zip(questions, answers, strict=True))
 
 
 def interchange_accuracy(
