@@ -65,6 +65,9 @@ class CodiDistillation(pl.LightningModule):
             raised. Calculating a result from the question alone is harder than from a given
             thought, as the readout does: weighing as much from the start, it keeps that back.
         lens_raised_at: Step at which it is raised.
+        teacher_weight: Of the teacher's loss, before and after it is raised. It is a mean over all
+            tokens that the teacher writes, of which few are results.
+        teacher_raised_at: Step at which it is raised.
         distillation_weight: Of the hidden-state loss.
         code_weight: Of prj's loss.
         eos_weight: Of the loss of ending the answer.
@@ -91,6 +94,8 @@ class CodiDistillation(pl.LightningModule):
         noise: float = 0.2,
         lens_weight: tuple[float, float] = (0.4, 2.0),
         lens_raised_at: int = 300,
+        teacher_weight: tuple[float, float] = (1.0, 4.0),
+        teacher_raised_at: int = 1200,
         distillation_weight: float = 0.2,
         code_weight: float = 0.2,
         eos_weight: float = 0.1,
@@ -142,9 +147,11 @@ class CodiDistillation(pl.LightningModule):
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each loss times its weight at the current step."""
         lens = self.hparams["lens_weight"][self.global_step >= self.hparams["lens_raised_at"]]
+        late = self.global_step >= self.hparams["teacher_raised_at"]
         weights = {
             "result": lens,
             "held": lens,
+            "teacher": self.hparams["teacher_weight"][late],
             "eos": self.hparams["eos_weight"],
             "code": self.hparams["code_weight"],
             "distillation": self.hparams["distillation_weight"],
