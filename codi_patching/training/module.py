@@ -85,7 +85,7 @@ class CodiDistillation(pl.LightningModule):
         intermediate_size: int = 256,
         prj_dim: int = 512,
         calculation_steps: int = 120,
-        own_from: int = 1800,
+        own_from: int = 1750,
         muon_lr: float = 0.02,
         adam_lr: float = 3e-3,
         warmup_steps: int = 50,
