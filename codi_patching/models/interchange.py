@@ -86,7 +86,7 @@ def interchanged_answers(
         thought = given[:, position] if step == position else model.next_thought(hidden)
         states, context = model.advance(context, thought.unsqueeze(1))
         hidden = states[:, 0]
-    return read_out(model, context)
+    return read_out(model, context, 8)
 
 
 def interchange_hits(
