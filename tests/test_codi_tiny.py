@@ -37,7 +37,7 @@ def test_it_is_small_and_has_sixteen_layers_and_five_thoughts(codi_tiny):
 
 @pytest.mark.slow
 def test_it_reasons_in_its_thoughts(codi_tiny):
-    """The full figures, on 2,000 problems, come from scripts/evaluate_codi.py."""
+    """The full figures, on 2,000 problems, come from `codi-patching evaluate`."""
     rng = Random(99)
     problems = [sample_problem(rng, held_out=True) for _ in range(200)]
     questions, answers = [p.question for p in problems], [p.answer for p in problems]
@@ -49,7 +49,7 @@ def test_it_reasons_in_its_thoughts(codi_tiny):
 
 @pytest.mark.slow
 def test_its_thoughts_are_causes_of_what_they_should_be(codi_tiny):
-    """The full figures come from scripts/evaluate_codi.py too."""
+    """The full figures come from `codi-patching evaluate` too."""
     rng = Random(97)
     problems = [sample_problem(rng, held_out=True) for _ in range(100)]
     changes = [
@@ -82,7 +82,7 @@ def rise_of_the_clean_answer(model, records, layer):
             if p == position:
                 edits[layer] = (torch.ones(len(records), 1, dtype=torch.bool), values[p])
             with patch(model.blocks, edits), capture([model.blocks[layer]]) as outputs:
-                states, context = model.advance(context, model.prj(hidden).unsqueeze(1))
+                states, context = model.advance(context, model.next_thought(hidden).unsqueeze(1))
             kept.append(outputs[0][0])
             hidden = states[:, 0]
         final, _ = model.read(context, readout)

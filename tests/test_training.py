@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from codi_patching.cli import run
+from codi_patching.commands.fit import run
 from codi_patching.data.word_problems import Plot, Problem, Step
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.hooks import capture, patch
@@ -355,17 +355,15 @@ def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch)
     config = f"{__file__.rpartition('/tests/')[0]}/configs/train_codi_tiny.yaml"
     small = [f"--model.{key}={value}" for key, value in SMALL.items()]
     common = [
-        *("codi-patching", "fit", f"--config={config}", *small),
+        *(f"--config={config}", *small),
         *("--model.calculation_steps=2", "--model.own_from=4", "--data.batch_size=8"),
         *("--data.steps_per_epoch=2", "--data.held_out=8", "--trainer.check_val_every_n_epoch=1"),
         *("--trainer.max_steps=6", "--trainer.log_every_n_steps=1"),
     ]
-    monkeypatch.setattr("sys.argv", [*common, "--trainer.max_epochs=2"])
-    run()
+    run([*common, "--trainer.max_epochs=2"])
     last = "runs/train_codi_tiny/checkpoints/last.ckpt"
     assert torch.load(last, weights_only=False)["global_step"] == 4
-    monkeypatch.setattr("sys.argv", [*common, f"--ckpt_path={last}"])
-    run()
+    run([*common, f"--ckpt_path={last}"])
     assert torch.load(last, weights_only=False)["global_step"] == 6
     model, _ = load_checkpoint("runs/train_codi_tiny/codi-tiny")
     assert model.num_latents == 5
