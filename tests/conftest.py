@@ -10,9 +10,9 @@ import torch
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
-from codi_patching.data.results import read_results
-from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import save_checkpoint
+from codi_patching.results.read import read_results
 from codi_patching.training.codi_tiny import build_codi_tiny
 
 WORDS = ["Tom", "has", "pears", "buys", "more", ".", "The", "answer", "is", ":", "He", "eats"]
