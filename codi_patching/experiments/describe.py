@@ -24,7 +24,7 @@ def describe_run(experiment: PatchingExperiment) -> RunDescription:
         direction=experiment.direction,
         source=experiment.source,
         control=experiment.control,
-        site="resid_post",
+        site=experiment.site,
         model=experiment.checkpoint,
         model_type=experiment.model.backbone.config.model_type,
         num_latents=experiment.model.num_latents,

@@ -37,6 +37,7 @@ from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.models.answers import PairError, format_answer
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine, Patched, Unpatched
@@ -46,7 +47,9 @@ from codi_patching.patching.interventions import (
     Cell,
     Latents,
     PatchSet,
+    SiteName,
     all_patches,
+    extra_sites,
     shifted,
 )
 from codi_patching.patching.reference import ReferenceEngine
@@ -77,6 +80,9 @@ class PatchingExperiment(Experiment, ABC):
             of that cell over the source runs of all pairs; `random_pair`, of another pair.
         control: With source `clean`, what each patched run is repeated with: the activations of the
             pair's `sibling` (of a `random_pair` where it has none), of a `random_pair`, or `none`.
+        site: What is overwritten in a cell: `resid_post`, a block's output; `attn_out` or
+            `mlp_out`, what a sublayer adds to the stream; `kv`, what later tokens can read there;
+            `thought`, the latent thought itself, a grid of one row.
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
         engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
             forward passes with hooks.
@@ -103,6 +109,7 @@ class PatchingExperiment(Experiment, ABC):
         direction: Direction = "denoising",
         source: Source = "clean",
         control: ControlKind = "sibling",
+        site: SiteName = "resid_post",
         include_thought: bool = False,
         engine: EngineName = "sweep",
         max_rows: int | None = None,
@@ -115,6 +122,7 @@ class PatchingExperiment(Experiment, ABC):
         check_choice("direction", direction, Direction)
         check_choice("source", source, Source)
         check_choice("control", control, ControlKind)
+        check_choice("site", site, SiteName)
         check_choice("engine", engine, EngineName)
         for name, value, least in (
             ("max_rows", max_rows, 1),
@@ -124,6 +132,7 @@ class PatchingExperiment(Experiment, ABC):
                 raise InputError(f"expected --model.{name} of at least {least}, got {value}")
         self.latents, self.direction, self.source = latents, direction, source
         self.control: ControlKind = control if source == "clean" else "none"
+        self.site: SiteName = site
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
         self.self_patch_pairs = self_patch_pairs
         self._mean: Activations | None = None
@@ -161,8 +170,20 @@ class PatchingExperiment(Experiment, ABC):
 
     @property
     def layers(self) -> list[int]:
-        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1."""
+        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1; thoughts alone."""
+        if self.site == "thought":
+            return [THOUGHT]
         return [THOUGHT] * self.include_thought + list(range(len(self.model.blocks)))
+
+    @property
+    def only_next_thought_reads_last_layer(self) -> bool:
+        """Whether what the site changes in the last layer is read by the next thought alone."""
+        return self.site not in ("kv", "thought")
+
+    @property
+    def record(self) -> tuple[SiteName, ...]:
+        """The sites that unpatched runs must record."""
+        return extra_sites([self.site])
 
     @property
     def grid(self) -> Grid:
@@ -177,7 +198,17 @@ class PatchingExperiment(Experiment, ABC):
         if hasattr(self, "model"):
             return
         super().configure_model()
-        self.engine = self._build_engine()
+        self.use(self.model)
+
+    def use(self, model: CodiModel, engine: Engine | None = None) -> None:
+        """Measure with a model that is there already, in a Trainer or without one.
+
+        Args:
+            model: The model.
+            engine: What runs it; made as was asked for if not given.
+        """
+        self.model = model
+        self.engine = engine if engine is not None else self._build_engine()
         self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
@@ -192,7 +223,8 @@ class PatchingExperiment(Experiment, ABC):
                 asked[pair.pair_id] = self.requests(pair)
             except PairError as error:
                 results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
-        runs = iter(self.engine.unpatched([r for own in asked.values() for r in own.all()]))
+        requests = [request for own in asked.values() for request in own.all()]
+        runs = iter(self.engine.unpatched(requests, self.record))
         for place, pair in enumerate(batch.pairs, batch.first):
             if pair.pair_id in asked:
                 own = asked[pair.pair_id]
@@ -298,7 +330,7 @@ class PatchingExperiment(Experiment, ABC):
 
     def _activations_of(self, question: Any) -> Activations:
         request = self.prompts.of_question(question)
-        return self.engine.unpatched([request])[0].run.activations()
+        return self.engine.unpatched([request], self.record)[0].run.activations()
 
     def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
         """Run a pair's patched runs and measure them.
@@ -384,7 +416,9 @@ class PatchingExperiment(Experiment, ABC):
     # -- around it ------------------------------------------------------------------------------
 
     def _report_progress(self, pair_id: str, done: int, total: int) -> None:
-        """Tell the callbacks that follow patched runs."""
+        """Tell the callbacks that follow patched runs; without a Trainer there are none."""
+        if self._trainer is None:
+            return
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FollowsPatchedRuns):
                 callback.on_patched_runs_end(pair_id, done, total, self._run_name(done - 1))
@@ -400,7 +434,7 @@ class PatchingExperiment(Experiment, ABC):
         name = "all thoughts at all layers"
         if place < self.grid.size:
             cell = divmod(self.run_order[place], len(self.columns))
-            name = cell_label(self.grid, cell, self.latents == "recomputed")
+            name = cell_label(self.grid, cell, self.latents == "recomputed", self.site)
         return f"control, {name}" if control else name
 
     def _build_engine(self) -> Engine:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codi_patching.patching.engine import Engine, Patched, Readout, Run, Unpatched
-from codi_patching.patching.hooks import Outlet, capture, patch
+from codi_patching.patching.hooks import capture, patch
 from codi_patching.patching.interventions import (
     Cell,
     Computed,
@@ -27,43 +27,7 @@ from codi_patching.patching.interventions import (
     SiteName,
     extra_sites,
 )
-
-
-class Expandable(Protocol):
-    """What has been read so far; repeated for several rows."""
-
-    def expand(self, rows: int) -> Any:
-        """The same for `rows` identical rows."""
-
-
-class LatentModel(Protocol):
-    """What the engine needs of a CODI model."""
-
-    @property
-    def num_latents(self) -> int:
-        """K."""
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The L decoder blocks."""
-
-    def outlets(self, site: SiteName) -> Sequence[Sequence[Outlet]]:
-        """Where a site leaves the model: its parts, each with an outlet a layer."""
-
-    def encode(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
-        """The hidden states at the end of prompts, and the context that ends with them."""
-
-    def advance(self, context: Any, embeddings: Tensor) -> tuple[Tensor, Any]:
-        """Read embeddings `(rows, length, hidden)` after a context, which stays as it was."""
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings of token ids."""
-
-    def next_thought(self, hidden: Tensor) -> Tensor:
-        """The thought made from hidden states after the final norm."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states after the final norm, in float32 at least."""
+from codi_patching.patching.latent_model import Expandable, LatentModel
 
 
 @dataclass(frozen=True)
