@@ -2,8 +2,6 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-REPRODUCE := --config configs/reproduce.yaml --results.dir docs/results
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test check reproduce train clean
 
@@ -30,18 +28,11 @@ check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-reproduce: $(VENV)/.installed ## make docs/results and the reports again
-	$(BIN)/codi-patching predict --config configs/layer.yaml $(REPRODUCE)/layer
-	$(BIN)/codi-patching predict --config configs/position.yaml $(REPRODUCE)/position
-	$(BIN)/codi-patching predict --config configs/iterative_cumulative.yaml \
-	  $(REPRODUCE)/iterative_cumulative --comparison.layer null --comparison.position null
-	$(BIN)/codi-patching predict --config configs/iterative.yaml \
-	  $(REPRODUCE)/iterative \
-	  --comparison.layer docs/results/layer --comparison.position docs/results/position \
-	  --comparison.iterative '[docs/results/iterative_cumulative]' \
-	  --comparison.dir docs/results/comparison
+reproduce: $(VENV)/.installed ## make docs/results and the reports again (some minutes)
+	$(BIN)/codi-patching study --dir docs/results --docs docs --directions denoising noising \
+	  --trainer.logger false --results.overwrite true --report.pair_sheets false --report.page false
 
-train: $(VENV)/.installed ## train codi-tiny again from nothing (over an hour on 2 cores)
+train: $(VENV)/.installed ## train codi-tiny again from nothing (hours on 2 cores)
 	$(BIN)/codi-patching fit --config configs/train_codi_tiny.yaml
 
 clean: ## remove the environment and caches

@@ -1,4 +1,4 @@
-"""What a notebook needs: load, run, patch, grid, lens. The experiments' own calls, without a Trainer.
+"""What a notebook needs: load, run, patch, grid, lens; the experiments' calls without a Trainer.
 
 import codi_patching as cp
 model = cp.load("codi-tiny")
@@ -21,13 +21,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.errors import InputError
 from codi_patching.experiments.by_hand import NamedValues, Value, as_values, say, shaped
+from codi_patching.experiments.engines import EngineName
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.pair_runs import PairStart, check_finite
-from codi_patching.experiments.patching import EngineName, PatchingExperiment
+from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.experiments.preparation import Preparation
 from codi_patching.experiments.prompts import NOTHING, Direction, roles
 from codi_patching.metrics.grid import row_values
 from codi_patching.metrics.inputs import AnswerLogits
@@ -52,23 +55,27 @@ def load(
     base_model: str | None = None,
     num_latents: int | None = None,
     lora_alpha: float | None = None,
-    prompt_eos: bool = False,
+    prompt_eos: bool | None = None,
+    answer_prefix: str | None = None,
     engine: EngineName = "sweep",
 ) -> Model:
     """A model in torch's default dtype, on the CPU; `model.codi` is a module that can be moved.
 
     Args:
-        checkpoint: Name of a shipped model, a folder, or a file in the published layout.
-        base_model: Hugging Face id or folder with config and tokenizer, for the published layout.
+        checkpoint: Name of a shipped model, a Hub id, a folder, or a file in the layout of others.
+        base_model: Hugging Face id or folder with config and tokenizer, for the layouts of others.
         num_latents: K; the checkpoint's own if not given.
-        lora_alpha: Of the published layout, if it is not the usual 32.
-        prompt_eos: Whether prompt and readout have an eos beside bot and eot; published layout.
+        lora_alpha: Of CODI's layout, if it is not the usual 32.
+        prompt_eos: Whether prompt and readout have an eos beside bot and eot; CODI's layout.
+        answer_prefix: Text before the answer; the checkpoint's own if not given.
         engine: `sweep`, or the slow and obvious `reference`.
 
     Raises:
         InputError: The checkpoint cannot be loaded, every weight in its place.
     """
-    codi, _ = load_checkpoint(checkpoint, num_latents, base_model, lora_alpha, prompt_eos)
+    codi, _ = load_checkpoint(
+        checkpoint, num_latents, base_model, lora_alpha, prompt_eos, answer_prefix
+    )
     return Model(codi, engine)
 
 
@@ -194,8 +201,9 @@ class Model:
             InputError: The pair, a site or a value does not fit the model.
         """
         wanted = [sites] if isinstance(sites, Site) else list(sites)
-        one = isinstance(value, str | Tensor) or callable(value)
-        values: list[Any] = [value] * len(wanted) if one else list(value)  # type: ignore[arg-type]
+        values: list[Any] = [value] * len(wanted)
+        if isinstance(value, list | tuple):
+            values = list(value)
         if len(values) != len(wanted):
             raise InputError(f"expected a value for each of {len(wanted)} sites, got {len(values)}")
         record = extra_sites({site.name for site in wanted})
@@ -276,11 +284,14 @@ class Model:
     ) -> PairStart:
         """The two unpatched runs of a pair."""
         pair = self._answered(pair)
+        preparation = Preparation(
+            self.engine, experiment.prompts, PairsDataModule(), "clean", "none", 0, record
+        )
         try:
-            asked = experiment.requests(pair)
+            asked = preparation.requests(pair)
         except PairError as error:
             raise InputError(str(error)) from None
-        return experiment.start(pair, asked, self.engine.unpatched(asked.all(), record))
+        return preparation.start(pair, asked, self.engine.unpatched(asked.all(), record))
 
     def _answered(self, pair: Pair) -> Pair:
         """The pair with the model's answers where there are none.

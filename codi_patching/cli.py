@@ -5,6 +5,7 @@ A subcommand's module is imported when it is asked for: `report` and `compare` n
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import warnings
@@ -18,6 +19,8 @@ _COMMANDS = {
     "study": "measure all, then compare:  study --config configs/study.yaml",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
+    "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data F",
+    "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
     "fit": "train a small CODI model:   fit --config configs/train_codi_tiny.yaml",
 }
 
@@ -45,7 +48,7 @@ def main() -> None:
         sys.exit(2)
     _quieten()
     try:
-        sys.exit(import_module(f"codi_patching.commands.{args[0]}").run(args[1:]))
+        sys.exit(_run(*args))
     except INPUT_ERRORS as error:
         if os.environ.get("CODI_PATCHING_TRACEBACK"):
             raise
@@ -54,10 +57,29 @@ def main() -> None:
         sys.exit(f"codi-patching{process}: {error}")
 
 
+def _run(name: str, *args: str) -> int:
+    """Run a subcommand; most say their options to a parser, Lightning's parse their own."""
+    command = import_module(f"codi_patching.commands.{name}")
+    if not hasattr(command, "add_arguments"):
+        return int(command.run(list(args)))
+    description = (command.__doc__ or name).splitlines()[0]
+    description = description.partition("`: ")[2] or description
+    parser = argparse.ArgumentParser(
+        f"codi-patching {name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args(args)))
+
+
 def _quieten() -> None:
     """Silence what a user of this program can do nothing about."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", module="lightning")
     # MLflow's store in plain files asks for a word; and nothing of ours is told to anyone.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_SILENT", "true")

@@ -7,7 +7,7 @@ the prompt, as in the shipped pairs. Everything from prompt to metrics is
 included. Side by side, medians of a few turns:
 
     textbook   batch of one; the whole sequence again for every patched run, logits at every token
-               as transformers gives them; one pass a layer to record the giving run. Measured on a
+               as transformers gives them; one pass a layer to record the source run. Measured on a
                sample of runs and scaled.
     batched    rows in batches over a cached prompt, by the reference engine. One batch, scaled.
     engine     what the package does.
@@ -36,12 +36,16 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
-from codi_patching.experiments.base import PatchingExperiment, UnpatchedRuns
+from codi_patching.data.pairs import Pair, Question
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.pair_runs import PairStart
+from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.metrics.grid import grid_metrics
+from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine, Readout
 from codi_patching.patching.hooks import capture, patch
@@ -53,6 +57,7 @@ EXPERIMENTS: dict[str, Callable[..., PatchingExperiment]] = {
     "position": PositionPatching,
     "iterative": IterativePatching,
 }
+_PAIR = Pair("0", Question("", 0.0), Question("", 1.0))
 READOUT = Readout((2, 5, 6, 7, 8), ((9,), (10,)))
 
 
@@ -85,7 +90,7 @@ def build(shape: str, num_latents: int) -> CodiModel:
         for value in backbone.parameters():
             value.normal_(0, 0.02, generator=generator) if value.ndim > 1 else value.fill_(1)
     projection = build_projection(2048, 2048).bfloat16()
-    settings = CodiSettings(num_latents, bot_ids=(1,), eot_id=2, eos_id=3)
+    settings = CodiSettings(num_latents, bot_ids=(1,), eot_ids=(2,), eos_id=3)
     model = CodiModel(backbone, projection, None, settings)
     return model.eval().requires_grad_(False)
 
@@ -153,9 +158,10 @@ def run_engine(
         unpatched = (time.perf_counter() - start) / len(prompts)
         for index in range(0, 2 * min(sample, len(prompts)), 2):
             start = time.perf_counter()
-            given = runs[index + 1].run.activations()
-            pair = UnpatchedRuns(str(index), runs[index], runs[index + 1], given)
-            experiment.measure(pair, experiment.patched_runs(pair))
+            base, source = runs[index : index + 2]
+            own = source.run.activations()
+            control = runs[index - 2].run.activations() if experiment.control != "none" else None
+            experiment.measure(PairStart(_PAIR, "denoising", base, source, own, control))
             seconds.append(time.perf_counter() - start)
     timing.seconds = unpatched + median(seconds)
     return timing
@@ -178,7 +184,7 @@ class Textbook:
                 mask = torch.full((1, 1), position in cells)
                 edit = {layer: (mask, torch.zeros(1, 1, hidden.shape[-1]).to(hidden))}
                 with patch(model.blocks, edit):
-                    step, context = model.advance(context, model.prj(hidden)[:, None])
+                    step, context = model.advance(context, model.next_thought(hidden)[:, None])
                 hidden = step[:, 0]
             states, _ = model.advance(context, embeddings[:, len(ids) :])
             return model.backbone.get_output_embeddings()(states)[:, -1]
@@ -201,39 +207,37 @@ class Textbook:
     def seconds(self, prompts: tuple[list[int], ...], sample: int) -> Timing:
         """A pair, scaled from the median of a sample of its runs; metrics included."""
         experiment, timing = self.experiment, Timing(0.0)
-        layers, columns = len(self.model.blocks), max(len(experiment.positions), 1)
+        layers, columns = experiment.grid.shape
         cells = list(range(self.model.num_latents)) if columns == 1 else [2]
         recording, patched = [], []
         with peak_memory(timing):
             start = time.perf_counter()
             thoughts = [self.model.think(*self.model.encode([ids]))[0] for ids in prompts]
             thinking = time.perf_counter() - start
-            given = thoughts[0] if experiment.latents == "frozen" else None
-            baseline = self.run(prompts[0], given, 0, []).float()
+            frozen = thoughts[0] if experiment.latents == "frozen" else None
+            base = self.run(prompts[0], frozen, 0, []).float()
             for index in range(sample):
                 layer = index * layers // sample
                 start = time.perf_counter()
                 self.record(prompts[1], thoughts[1], layer)
                 recording.append(time.perf_counter() - start)
                 start = time.perf_counter()
-                logits = self.run(prompts[0], given, layer, cells).float()
+                logits = self.run(prompts[0], frozen, layer, cells).float()
                 patched.append(time.perf_counter() - start)
             start = time.perf_counter()
             grid = logits[:, None].expand(layers * columns, 1, -1)
-            experiment.metrics(**self._metric_inputs(grid, baseline[None, :]))
+            experiment.metrics(self._metric_inputs(grid, base))
             measuring = time.perf_counter() - start
         runs = layers * columns + 1
         timing.seconds = thinking + layers * median(recording) + runs * median(patched) + measuring
         return timing
 
-    def _metric_inputs(self, patched: Tensor, baseline: Tensor) -> dict[str, Tensor]:
-        own, other = (torch.tensor(ids) for ids in READOUT.answers)
-        inputs = {"patched_own": patched, "patched_other": patched, "own_ids": own}
-        inputs |= dict.fromkeys(("baseline_own", "baseline_other"), baseline[0])
-        inputs |= dict.fromkeys(("giving_own", "giving_other"), baseline[0])
-        hidden = torch.zeros(len(patched), 4)
-        chain = dict.fromkeys(("generated", "giving_there", "baseline_there"), hidden)
-        return {**inputs, "other_ids": other, **chain}
+    def _metric_inputs(self, patched: Tensor, base: Tensor) -> MetricInputs:
+        unpatched = AnswerLogits(base, base)
+        ids = [torch.tensor(answer) for answer in READOUT.answers]
+        chain = GeneratedActivations(*[torch.zeros(len(patched), 4)] * 3)
+        rows = AnswerLogits(patched, patched)
+        return MetricInputs(rows, unpatched, unpatched, ids[0], ids[1], True, chain)
 
 
 def least_token_layers(
@@ -244,7 +248,7 @@ def least_token_layers(
     readout = len(READOUT.prefix)
     unpatched = layers * (2 * length - shared + 2 * (latents + readout))
     above = [layers - 1 - layer for layer in range(layers)]
-    if not experiment.positions:
+    if experiment.grid.whole_layers:
         if experiment.latents == "frozen":
             return unpatched, sum(above) * (latents + readout)
         return unpatched, latents * sum(above) + layers * (
@@ -266,12 +270,14 @@ def flop_per_token_layer(config: PreTrainedConfig) -> float:
 
 def benchmark(args: argparse.Namespace, name: str, model: CodiModel) -> dict[str, Any]:
     """One experiment."""
-    options: dict[str, Any] = {"latents": args.latents} if args.latents else {}
+    options: dict[str, Any] = {"control": "sibling" if args.control else "none"}
     if name == "iterative":
-        options = {"strategy": args.strategy}
+        options["strategy"] = args.strategy
+    elif args.latents:
+        options["latents"] = args.latents
     experiment = EXPERIMENTS[name](**options)
     experiment.model = model
-    experiment.metrics = experiment.build_metrics()
+    experiment.metrics = grid_metrics(experiment.grid.shape, experiment.metric_classes)
     sweep = SweepEngine(model, args.max_rows or rows_in_memory(model))
     reference = ReferenceEngine(model, 40)
     prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
@@ -290,7 +296,7 @@ def benchmark(args: argparse.Namespace, name: str, model: CodiModel) -> dict[str
     if not args.no_batched:
         batched = run_engine(experiment, reference, prompts[:1], 1)
     unpatched, least = least_token_layers(experiment, args.prompt, args.shared)
-    rows = len(model.blocks) * max(len(experiment.positions), 1)
+    rows = experiment.grid.size
     flop = (unpatched + computed) * flop_per_token_layer(model.backbone.config)
     flop += (rows + 2) * 2 * width * model.backbone.config.vocab_size
     return {
@@ -339,6 +345,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="of everything, in turn")
     parser.add_argument("--max_rows", type=int, help="patched runs a batch")
+    parser.add_argument("--control", action="store_true", help="every run twice, own and control")
     parser.add_argument("--no_batched", action="store_true", help="leave out the batched rows")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     args = parser.parse_args()

@@ -17,9 +17,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["codi_patching"]):
-    from codi_patching.data.pairs import PairsFileError, read_pairs
     from codi_patching.data.records import ResultsError
     from codi_patching.data.results import aggregate, read_results
+
+    from codi_patching.data.pairs import PairsFileError, read_pairs
 
 _PAIR = {
     "pair_id": "a",

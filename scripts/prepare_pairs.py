@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from codi_patching.data.word_problems import Problem, is_held_out, sample_problem, twins
 from codi_patching.models.accuracy import is_correct, latent_answers
-from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import load_checkpoint
 
 _BATCH = 64
 

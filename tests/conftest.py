@@ -63,24 +63,44 @@ def checkpoint(tmp_path, model) -> str:
 
 QUESTIONS = [
     ("Tom has 16 pears. He eats 3.", 13, "Tom has 18 pears. He eats 3.", 15),
-    ("Tom has 9 pears. He buys 3 more.", 12, "Tom has 9 pears. He buys 4 more.", 13),
+    ("Tom has 9 pears. He buys 3 more.", 12, "Tom has 9 pears. He buys 5 more.", 14),
     ("Tom has 5 pears. He eats 1.", 4, "Tom has 2 pears. He eats 1.", 1),
     ("Tom has 7.", 7, "Tom has 7.0.", 7),  # equal answers: filtered
 ]
 
+SIBLINGS = {"p0": ("Tom has 12 pears. He eats 3.", 9)}
+"""The others get a random pair as their control."""
+
 
 @pytest.fixture
 def pairs_file(tmp_path):
-    records = [
-        {
+    records = []
+    for index, (clean, a, corrupted, b) in enumerate(QUESTIONS):
+        record = {
             "pair_id": f"p{index}",
             "clean": {"question": clean, "answer": a},
             "corrupted": {"question": corrupted, "answer": b},
         }
-        for index, (clean, a, corrupted, b) in enumerate(QUESTIONS)
-    ]
+        if record["pair_id"] in SIBLINGS:
+            text, answer = SIBLINGS[record["pair_id"]]
+            record["sibling"] = {"question": text, "answer": answer}
+        records.append(record)
     (tmp_path / "pairs.json").write_text(json.dumps(records))
     return str(tmp_path / "pairs.json")
+
+
+def quiet_trainer(*callbacks, **options) -> pl.Trainer:
+    """A trainer on the CPU that prints and logs nothing."""
+    return pl.Trainer(
+        **{
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": list(callbacks),
+            **options,
+        }
+    )
 
 
 @pytest.fixture
@@ -88,17 +108,29 @@ def predict(pairs_file, tmp_path):
     """Run an experiment; returns its results, which are in `predict.folder`."""
     counter = iter(range(100))
 
-    def predict(experiment, **data):
+    def predict(experiment, precision="32-true", **data):
         folder = predict.folder = tmp_path / f"out{next(counter)}"
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[ResultsWriter(str(folder))],
-        )
+        trainer = quiet_trainer(ResultsWriter(str(folder)), precision=precision)
         data = PairsDataModule(data.pop("pairs", pairs_file), **data)
         trainer.predict(experiment, data, return_predictions=False)
         return read_results(folder)
 
     return predict
+
+
+@pytest.fixture
+def attached(pairs_file):
+    """An experiment that is loaded, with a trainer and its pairs, for one step by hand."""
+
+    def attached(experiment, **data):
+        trainer = quiet_trainer()
+        data = PairsDataModule(data.pop("pairs", pairs_file), **data)
+        data.setup("predict")
+        data.trainer = trainer
+        trainer._data_connector.attach_datamodule(experiment, datamodule=data)
+        trainer.strategy.connect(experiment)
+        experiment.trainer = trainer
+        experiment.configure_model()
+        return experiment
+
+    return attached

@@ -55,7 +55,7 @@ def test_gpt2_style_answer_is_one_token_with_its_space(gpt2):
 
 
 def test_answers_of_several_tokens_and_equal_first_tokens(llama):
-    readout = build_readout(llama, 7, PREFIX, (1430.0, 1431.0))
+    readout = build_readout(llama, (7,), PREFIX, (1430.0, 1431.0))
     assert [names(llama, ids) for ids in readout.answers] == [["143", "0"], ["143", "1"]]
     assert readout.prefix[0] == 7
     assert names(llama, readout.prefix[1:]) == ["The", "Ġanswer", "Ġis", ":", "Ġ"]
@@ -77,7 +77,7 @@ def test_different_tokens_before_the_answers_are_an_error():
     """18 is a token with its space, 19 is not."""
     mixed = byte_level(r" ?18|\s(?=\d)|\d+| ?[^\s\d:]+|:", "The", " answer", " is", ":", " 18")
     with pytest.raises(PairError, match="expected the same tokens between"):
-        build_readout(mixed, 7, PREFIX, (18.0, 19.0))
+        build_readout(mixed, (7,), PREFIX, (18.0, 19.0))
 
 
 @pytest.mark.parametrize(

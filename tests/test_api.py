@@ -131,7 +131,7 @@ def test_answers_come_from_the_model_where_they_are_not_given(hand, model, monke
     pair = hand.pair(CLEAN, CORRUPTED)
     assert (pair.clean.answer, pair.corrupted.answer) == (13, 15)
     said[CORRUPTED] = "pears"
-    with pytest.raises(InputError, match="expected a number as the answer to 'Tom has 18.*'pears'"):
+    with pytest.raises(InputError, match=r"a number as the answer to 'Tom has 18.*'pears'"):
         hand.pair(CLEAN, CORRUPTED)
     said[CORRUPTED] = "13"
     with pytest.raises(InputError, match="expected two different answers, got 13 for both"):

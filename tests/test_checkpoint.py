@@ -5,7 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from codi_patching.models.loading.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from codi_patching.models.loading.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def edit(folder, change):

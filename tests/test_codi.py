@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import random_model
 
+from codi_patching.experiments.prompts import Prompts
 from codi_patching.models.codi import CodiSettings, pad_left
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
@@ -50,9 +53,20 @@ def test_any_number_of_latents(num_latents):
     assert thoughts.shape == states.shape == (1, num_latents, 32)
 
 
+def test_eos_stands_before_bot_in_the_prompt_and_after_eot_in_the_readout(model, pair):
+    """As published code does with models trained so; `--model.prompt_eos`."""
+    eos, bot, eot = 1, 2, 3
+    model.settings = replace(model.settings, bot_ids=(eos, bot), eot_ids=(eot, eos))
+    for ids, readout in Prompts(model, "denoising").of_pair(pair):
+        assert ids[-2:] == [eos, bot]
+        assert readout.prefix[:2] == (eot, eos)
+        prefix = model.tokenizer.convert_ids_to_tokens(readout.prefix[2:])
+        assert prefix == ["The", "answer", "is", ":"]
+
+
 def test_no_latents_is_refused():
     with pytest.raises(ValueError, match=r"at least 1 latent.*--model\.num_latents"):
-        CodiSettings(num_latents=0, bot_ids=(1,), eot_id=2, eos_id=3)
+        CodiSettings(num_latents=0, bot_ids=(1,), eot_ids=(2,), eos_id=3)
 
 
 def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):

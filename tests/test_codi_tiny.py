@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.pairs import SHIPPED_PAIRS, read_pairs
+from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
 from codi_patching.data.word_problems import sample_problem, split_words
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
 from codi_patching.models.loading.checkpoint import SHIPPED, load_checkpoint

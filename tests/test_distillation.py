@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from codi_patching.cli import run
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.training.distillation import (
     CodiDistillation,
     WordProblems,
     WordProblemsDataModule,
 )
-from codi_patching.models.loading.checkpoint import load_checkpoint
 
 SMALL = [
     "--model.num_layers=2",

@@ -1,169 +1,397 @@
-"""The experiments through Lightning's own trainer, on a random model."""
+"""The experiments through Lightning's own trainer, on a random model, against the twin."""
 
 import json
-import random
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import QUESTIONS
-from twin import run_twin
+from conftest import QUESTIONS, SIBLINGS
+from twin import TwinPair, from_run, whole_run
 
-from codi_patching.data.records import ExcludedPair
-from codi_patching.experiments import base
+from codi_patching.data.datamodule import PairBatch
+from codi_patching.errors import InputError
+from codi_patching.experiments import engines
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.metrics.grid import grid_metrics
+from codi_patching.experiments.sources import mean_activations
 from codi_patching.models import memory
-from codi_patching.models.answers import build_readout
+from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
-from codi_patching.models.families import why_not_swept
-from codi_patching.patching.interventions import THOUGHT, Activations, patches_from
+from codi_patching.patching.interventions import Activations, Patch
 from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.results.records import ExcludedPair
+from codi_patching.results.schema import ResultsError
+
+THOUGHT = -1
+CELLS = [[(layer, position)] for layer in range(3) for position in range(3)]
+LAYERS = [[(layer, position) for position in range(3)] for layer in range(3)]
+DOUBLE = "64-true"
 
 
-def twin_maps(checkpoint, index, cells, latents="recomputed", direction="denoising", given=None):
-    """The metrics of one pair from whole-sequence runs; a cell is a layer and its positions."""
-    model, _ = load_checkpoint(checkpoint)
-    clean, a, corrupted, b = QUESTIONS[index]
-    own, other = ((corrupted, b), (clean, a))
-    if direction == "noising":
-        own, other = other, own
-    readout = build_readout(
-        model.tokenizer, model.settings.eot_id, "The answer is:", (own[1], other[1])
+@pytest.fixture
+def twin(checkpoint):
+    """The twin of a pair, by its number, in float64."""
+    model = load_checkpoint(checkpoint)[0].double()
+
+    def twin(index, direction="denoising"):
+        clean, a, corrupted, b = QUESTIONS[index]
+        return TwinPair(model, (clean, a), (corrupted, b), direction)
+
+    return twin
+
+
+def control_of(twin, results, index):
+    """The unpatched run of the question that the results name as a pair's control."""
+    return twin.unpatched(results.pairs[index].control.question)
+
+
+def assert_cells(values, index, twin, cells, run, latents="recomputed"):
+    """A pair's values in results are the twin's, with the activations of a run."""
+    for number, cell in enumerate(cells):
+        expected = twin.metrics(twin.patched(from_run(run, cell), latents)[2])
+        assert values.keys() == expected.keys()
+        for metric, value in expected.items():
+            ours = values[metric][index].ravel()[number]
+            assert ours == pytest.approx(value, rel=1e-6, abs=1e-8), (metric, cell)
+
+
+def assert_metrics(ours, expected):
+    assert ours.keys() == expected.keys()
+    for metric, value in expected.items():
+        assert ours[metric] == pytest.approx(value, rel=1e-6, abs=1e-8), metric
+
+
+# -- every number against the twin --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("latents", "direction", "engine"),
+    [
+        ("frozen", "denoising", "sweep"),
+        ("frozen", "noising", "sweep"),
+        ("recomputed", "denoising", "sweep"),
+        ("recomputed", "noising", "sweep"),
+        ("recomputed", "noising", "reference"),
+    ],
+)
+def test_position_patching_equals_the_twin(checkpoint, predict, twin, latents, direction, engine):
+    """Own, control, ceilings and unpatched runs."""
+    experiment = PositionPatching(
+        checkpoint=checkpoint, latents=latents, direction=direction, engine=engine
     )
-    thoughts, _, baseline = run_twin(model, own[0], [], readout)
-    giving = run_twin(model, other[0], [], readout)
-    source = given or Activations(giving[0], giving[1])
-    logits = [
-        run_twin(model, own[0], patches_from(source, *cell), readout, latents, thoughts)[2]
-        for cell in cells
-    ]
-    return grid_metrics((len(cells),))(
-        patched_own=torch.stack([pair[0] for pair in logits]),
-        patched_other=torch.stack([pair[1] for pair in logits]),
-        baseline_own=baseline[0],
-        baseline_other=baseline[1],
-        giving_own=giving[2][0],
-        giving_other=giving[2][1],
-        own_ids=torch.tensor(readout.answers[0]),
-        other_ids=torch.tensor(readout.answers[1]),
-    )
-
-
-def assert_equal_maps(results, index, expected):
-    for metric, values in expected.items():
-        np.testing.assert_allclose(
-            results.values[metric][index].ravel(), values, rtol=1e-3, atol=2e-4, err_msg=metric
-        )
-
-
-CELLS = [(layer, [position]) for layer in range(3) for position in range(3)]
-LAYERS = [(layer, range(3)) for layer in range(3)]
-
-
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
-def test_position_patching_equals_the_twin(checkpoint, predict, latents, direction):
-    experiment = PositionPatching(checkpoint, latents=latents, direction=direction)
-    results = predict(experiment)
+    results = predict(experiment, precision=DOUBLE)
     assert results.values["kl_divergence"].shape == (3, 3, 3)
-    for index in (0, 2):
-        assert_equal_maps(results, index, twin_maps(checkpoint, index, CELLS, latents, direction))
+    for index in (0, 1) if engine == "sweep" else (2,):
+        pair = twin(index, direction)
+        control = control_of(pair, results, index)
+        assert_cells(results.values, index, pair, CELLS, pair.source, latents)
+        assert_cells(results.control, index, pair, CELLS, control, latents)
+        described = results.pairs[index]
+        assert_metrics(described.base, pair.metrics(pair.base[2]))
+        assert_metrics(described.source, pair.metrics(pair.source[2]))
+        assert_metrics(described.ceiling, pair.metrics(pair.patched(whole_run(pair.source))[2]))
+        assert_metrics(described.ceiling_control, pair.metrics(pair.patched(whole_run(control))[2]))
 
 
 @pytest.mark.parametrize("latents", ["frozen", "recomputed"])
-def test_layer_patching_equals_the_twin(checkpoint, predict, latents):
-    results = predict(LayerPatching(checkpoint=checkpoint, latents=latents))
-    assert results.values["recovery"].shape == (3, 3)
-    assert_equal_maps(results, 1, twin_maps(checkpoint, 1, LAYERS, latents))
+def test_layer_patching_equals_the_twin(checkpoint, predict, twin, latents):
+    results = predict(LayerPatching(checkpoint=checkpoint, latents=latents), precision=DOUBLE)
+    assert results.values["recovery"].shape == (3, 3, 1)
+    pair = twin(1)
+    control = control_of(pair, results, 1)
+    assert_cells(results.values, 1, pair, LAYERS, pair.source, latents)
+    assert_cells(results.control, 1, pair, LAYERS, control, latents)
+    assert_metrics(results.pairs[1].ceiling, pair.metrics(pair.patched(whole_run(pair.source))[2]))
 
 
-def test_the_thought_row_comes_first_and_patches_the_thought_itself(checkpoint, predict):
-    results = predict(PositionPatching(checkpoint, include_thought=True), max_pairs=1)
-    cells = [(THOUGHT, [position]) for position in range(3)]
-    assert results.metadata["grid"]["layers"] == ["thought", "0", "1", "2"]
-    assert_equal_maps(results, 0, twin_maps(checkpoint, 0, cells + CELLS))
+def test_the_ceiling_is_more_than_all_positions_of_any_one_layer(checkpoint, predict, twin):
+    """The mutants that it must not be: the thoughts alone, or the resid alone."""
+    results = predict(LayerPatching(checkpoint=checkpoint), precision=DOUBLE)
+    pair = twin(0)
+    ours = results.pairs[0].ceiling["kl_divergence"]
+    thoughts_alone = {(THOUGHT, p): pair.source[0][p] for p in range(3)}
+    without_thoughts = from_run(pair.source, [(layer, p) for layer in (0, 1, 2) for p in range(3)])
+    without_last = from_run(pair.source, [(layer, p) for layer in (-1, 0) for p in range(3)])
+    for mutant in (thoughts_alone, without_thoughts, without_last):
+        other = pair.metrics(pair.patched(mutant, "frozen")[2])["kl_divergence"]
+        assert abs(ours - other) > 1e-4
+
+
+def test_the_thought_row_comes_first_and_patches_the_thought_itself(checkpoint, predict, twin):
+    experiment = PositionPatching(checkpoint=checkpoint, include_thought=True)
+    results = predict(experiment, precision=DOUBLE, max_pairs=1)
+    assert results.run.grid.layers == ("thought", "0", "1", "2")
+    pair = twin(0)
+    cells = [[(THOUGHT, position)] for position in range(3)] + CELLS
+    assert_cells(results.values, 0, pair, cells, pair.source)
+    assert_cells(results.control, 0, pair, cells, control_of(pair, results, 0))
     layers = predict(LayerPatching(checkpoint=checkpoint, include_thought=True), max_pairs=1)
-    assert layers.values["kl_divergence"][0, 0] > 1e-3
+    assert layers.values["kl_divergence"][0, 0, 0] > 1e-3
+
+
+def test_noising_is_denoising_of_the_pair_the_other_way_round(checkpoint, predict, tmp_path):
+    """What is named by clean and corrupted changes places; what is named by roles stays."""
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    for record in records:
+        record["clean"], record["corrupted"] = record["corrupted"], record["clean"]
+    (tmp_path / "swapped.json").write_text(json.dumps(records))
+    noising = predict(PositionPatching(checkpoint=checkpoint, direction="noising", control="none"))
+    swapped = predict(
+        PositionPatching(checkpoint=checkpoint, control="none"),
+        pairs=str(tmp_path / "swapped.json"),
+    )
+    assert (noising.control, swapped.control) == ({}, {})
+    same = ("kl_divergence", "l2_difference", "prediction_change_rate", "kl_to_source", "recovery")
+    for metric in same:
+        np.testing.assert_array_equal(noising.values[metric], swapped.values[metric])
+    for clean, corrupted in (
+        ("predicts_clean", "predicts_corrupted"),
+        ("clean_probability", "corrupted_probability"),
+    ):
+        np.testing.assert_array_equal(noising.values[clean], swapped.values[corrupted])
+        np.testing.assert_array_equal(noising.values[corrupted], swapped.values[clean])
+    difference = "answer_logit_difference"
+    np.testing.assert_array_equal(noising.values[difference], -swapped.values[difference])
+
+
+def test_base_and_source_runs_are_what_they_must_be(checkpoint, predict):
+    for direction in ("denoising", "noising"):
+        results = predict(PositionPatching(checkpoint=checkpoint, direction=direction))
+        for pair in results.pairs:
+            assert (pair.base["kl_divergence"], pair.base["recovery"]) == (0, 0)
+            assert (pair.source["kl_to_source"], pair.source["recovery"]) == (0, 1)
+            own = (pair.base_question, pair.base_answer)
+            clean, a, corrupted, b = next(q for q in QUESTIONS if pair.base_question in q)
+            assert own == ((corrupted, str(b)) if direction == "denoising" else (clean, str(a)))
+
+
+# -- defaults, grids, options -------------------------------------------------------------------
 
 
 def test_defaults_are_frozen_for_layers_and_recomputed_for_positions():
     assert LayerPatching().latents == "frozen"
     assert PositionPatching().latents == "recomputed"
+    assert PositionPatching().control == "sibling"
+    assert PositionPatching(source="zero").control == "none"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("latents", "thawed", "frozen, recomputed"),
+        ("direction", "up", "denoising, noising"),
+        ("source", "dirty", "clean, zero, mean, random_pair"),
+        ("control", "stranger", "sibling, random_pair, none"),
+        ("engine", "steam", "sweep, reference"),
+    ],
+)
+def test_a_value_that_is_none_of_the_choices_is_refused(option, value, choices):
+    message = rf"expected --model\.{option} to be one of {choices}, got '{value}'"
+    with pytest.raises(InputError, match=message):
+        PositionPatching(**{option: value})
+
+
+@pytest.mark.parametrize(("option", "least"), [("max_rows", 1), ("self_patch_pairs", 0)])
+def test_numbers_that_are_too_small_are_refused(option, least):
+    with pytest.raises(
+        InputError, match=rf"--model\.{option} of at least {least}, got {least - 1}"
+    ):
+        PositionPatching(**{option: least - 1})
 
 
 @pytest.mark.parametrize(
     ("experiment", "latents", "zeros"),
     [
-        (PositionPatching, "frozen", [[2, 0], [2, 1], [2, 2]]),
-        (PositionPatching, "recomputed", [[2, 2]]),
-        (LayerPatching, "frozen", [[2]]),
-        (LayerPatching, "recomputed", []),
+        (PositionPatching, "frozen", ((2, 0), (2, 1), (2, 2))),
+        (PositionPatching, "recomputed", ((2, 2),)),
+        (LayerPatching, "frozen", ((2, 0),)),
+        (LayerPatching, "recomputed", ()),
     ],
 )
 def test_structural_zeros_are_named_and_are_zero(checkpoint, predict, experiment, latents, zeros):
     results = predict(experiment(checkpoint=checkpoint, latents=latents))
-    assert results.metadata["grid"]["structural_zeros"] == zeros
-    kl = results.values["kl_divergence"]
-    assert kl[:, results.structural].max(initial=0) < 1e-9
-    assert kl[:, ~results.structural].min() > 1e-9
+    assert results.run.grid.structural_zeros == zeros
+    for values in (results.values, results.control):
+        kl = values["kl_divergence"]
+        assert kl[:, results.structural].max(initial=0) < 1e-9
+        assert kl[:, ~results.structural].min() > 1e-9
 
 
-def test_the_zero_source(checkpoint, predict):
-    results = predict(PositionPatching(checkpoint, source="zero"), max_pairs=1)
-    zero = Activations(torch.zeros(3, 32), torch.zeros(3, 3, 32))
-    assert_equal_maps(results, 0, twin_maps(checkpoint, 0, CELLS, given=zero))
-
-
-def clean_activations(checkpoint):
-    model, _ = load_checkpoint(checkpoint)
-    readout = build_readout(model.tokenizer, model.settings.eot_id, "The answer is:", (1, 2))
-    runs = [run_twin(model, q[0], [], readout) for q in QUESTIONS[:3]]
-    return [Activations(thoughts, resid) for thoughts, resid, _ in runs]
-
-
-def test_the_mean_source_is_over_the_giving_runs(checkpoint, predict):
-    results = predict(PositionPatching(checkpoint, source="mean"))
-    given = clean_activations(checkpoint)
-    mean = Activations(
-        sum(a.thoughts for a in given) / 3,
-        sum(a.resid for a in given) / 3,
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "transformer-engine"])
+def test_mixed_precision_is_refused(attached, checkpoint, monkeypatch, precision):
+    experiment = PositionPatching(checkpoint=checkpoint)
+    trainer = SimpleNamespace(precision=precision)
+    monkeypatch.setattr(PositionPatching, "trainer", trainer)
+    message = (
+        r"expected --trainer\.precision to be one of 32-true, 64-true, bf16-true, 16-true, got "
+        rf"'{precision}': autocast rounds"
     )
-    assert_equal_maps(results, 1, twin_maps(checkpoint, 1, CELLS, given=mean))
+    with pytest.raises(InputError, match=message):
+        experiment.configure_model()
 
 
-def test_the_random_pair_source_is_another_pair_from_the_seed(checkpoint, predict, monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    results = predict(PositionPatching(checkpoint, source="random_pair"))
-    given = clean_activations(checkpoint)
-    for index, pair_id in enumerate(["p0", "p1", "p2"]):
-        rng = random.Random(f"7/{pair_id}")
-        drawn = (f"p{rng.randrange(3)}" for _ in range(100))
-        donor = next(other for other in drawn if other != pair_id)
-        assert results.baseline[pair_id]["source_pair"] == donor
-        expected = twin_maps(checkpoint, index, CELLS, given=given[int(donor[1])])
-        assert_equal_maps(results, index, expected)
-    assert results.metadata["seed"] == 7
-
-
-def test_a_random_pair_needs_another(checkpoint, predict):
-    with pytest.raises(ValueError, match="at least 2 pairs with source random_pair"):
-        predict(PositionPatching(checkpoint, source="random_pair"), max_pairs=1)
-
-
-def test_baselines_are_the_same_in_every_experiment(checkpoint, predict):
-    first = predict(PositionPatching(checkpoint))
-    second = predict(LayerPatching(checkpoint=checkpoint))
-    assert first.baseline == second.baseline
+def test_mixed_precision_is_refused_by_a_run(checkpoint, predict):
+    with pytest.raises(InputError, match=r"--trainer\.precision .* got 'bf16-mixed'"):
+        predict(PositionPatching(checkpoint=checkpoint), precision="bf16-mixed")
 
 
 def test_rows_a_batch_do_not_matter(checkpoint, predict):
-    whole = predict(PositionPatching(checkpoint), max_pairs=1)
-    single = predict(PositionPatching(checkpoint, max_rows=1), max_pairs=1)
+    whole = predict(PositionPatching(checkpoint=checkpoint), max_pairs=1)
+    single = predict(PositionPatching(checkpoint=checkpoint, max_rows=1), max_pairs=1)
     for metric, values in whole.values.items():
         np.testing.assert_allclose(single.values[metric], values, rtol=1e-4, atol=2e-4)
+        control = whole.control[metric]
+        np.testing.assert_allclose(single.control[metric], control, rtol=1e-4, atol=2e-4)
+
+
+def test_unpatched_runs_are_the_same_in_every_experiment(checkpoint, predict):
+    first = predict(PositionPatching(checkpoint=checkpoint)).pairs
+    second = predict(LayerPatching(checkpoint=checkpoint)).pairs
+    for one, other in zip(first, second, strict=True):
+        assert (one.base, one.source, one.control) == (other.base, other.source, other.control)
+        assert one.ceiling == pytest.approx(other.ceiling, rel=1e-3, abs=1e-4)
+
+
+# -- sources ------------------------------------------------------------------------------------
+
+
+def test_the_zero_source(checkpoint, predict, twin):
+    experiment = PositionPatching(checkpoint=checkpoint, source="zero")
+    results = predict(experiment, precision=DOUBLE, max_pairs=1)
+    pair = twin(0)
+    zero = torch.zeros(3, 32).double(), torch.zeros(3, 3, 32).double(), []
+    assert_cells(results.values, 0, pair, CELLS, zero)
+    assert results.control == {}
+    assert_metrics(results.pairs[0].ceiling, pair.metrics(pair.patched(whole_run(pair.source))[2]))
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_the_mean_source_is_over_the_source_runs(checkpoint, predict, twin, direction):
+    experiment = PositionPatching(checkpoint=checkpoint, source="mean", direction=direction)
+    results = predict(experiment, precision=DOUBLE)
+    runs = [twin(index, direction).source for index in range(3)]
+    mean = sum(run[0] for run in runs) / 3, sum(run[1] for run in runs) / 3, []
+    assert_cells(results.values, 1, twin(1, direction), CELLS, mean)
+
+
+def test_the_mean_of_a_thousand_bf16_runs_is_that_of_float64():
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 8), (3, 2, 8)
+    runs = [
+        Activations(*(torch.randn(shape, generator=generator).bfloat16() + 3 for shape in shapes))
+        for _ in range(1000)
+    ]
+    mean = mean_activations(iter(runs))
+    for part in ("thoughts", "resid"):
+        exact = torch.stack([getattr(run, part).double() for run in runs]).mean(0)
+        assert getattr(mean, part).dtype == torch.bfloat16
+        assert torch.equal(getattr(mean, part), exact.bfloat16())
+        in_bf16 = sum(getattr(run, part) for run in runs) / 1000
+        assert (in_bf16.double() / exact - 1).abs().max() > 0.02  # what must not happen
+
+
+def test_the_mean_is_not_rounded_where_the_model_is_float32():
+    ones = [Activations(torch.full((1, 1), x), torch.full((1, 1, 1), x)) for x in (1e8, 1.0, -1e8)]
+    mean = mean_activations(ones)
+    assert mean.resid.item() == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match=r"no pair can be run, to take the mean of"):
+        mean_activations([])
+
+
+def test_the_random_pair_source_is_another_pairs(checkpoint, predict, twin):
+    results = predict(
+        PositionPatching(checkpoint=checkpoint, source="random_pair"), precision=DOUBLE
+    )
+    donors = [pair.source_pair for pair in results.pairs]
+    assert sorted(donors) == ["p0", "p1", "p2"]
+    assert all(donor != own for donor, own in zip(donors, results.pair_ids, strict=True))
+    for index, donor in enumerate(donors):
+        pair = twin(index)
+        run = pair.unpatched(QUESTIONS[int(donor[1])][0])
+        assert_cells(results.values, index, pair, CELLS, run)
+
+
+def test_a_random_pair_needs_another(checkpoint, predict, tmp_path):
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps(records[:1]))
+    experiment = PositionPatching(checkpoint=checkpoint, source="random_pair")
+    with (
+        pytest.warns(UserWarning, match="pair p0 left out: no other pair"),
+        pytest.raises(ResultsError, match="no pair could be run; p0 was left out because no other"),
+    ):
+        predict(experiment, pairs=str(tmp_path / "one.json"))
+
+
+def test_the_random_pair_is_drawn_before_max_pairs(checkpoint, predict):
+    for options in ({"source": "random_pair"}, {"control": "random_pair"}):
+        results = predict(PositionPatching(checkpoint=checkpoint, **options), max_pairs=1)
+        (pair,) = results.pairs
+        donor = pair.source_pair or pair.control.pair_id
+        assert donor in ("p1", "p2")
+        whole = predict(PositionPatching(checkpoint=checkpoint, **options))
+        assert (whole.pairs[0].source_pair, whole.pairs[0].control) == (
+            pair.source_pair,
+            pair.control,
+        )
+
+
+# -- the control in a run -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_the_control_is_the_sibling_where_there_is_one(checkpoint, predict, direction):
+    results = predict(PositionPatching(checkpoint=checkpoint, direction=direction))
+    first, *others = (pair.control for pair in results.pairs)
+    text, answer = SIBLINGS["p0"]
+    assert (first.kind, first.question, first.answer, first.pair_id) == (
+        *("sibling", text, str(answer), "p0"),
+    )
+    for own, control in zip(results.pair_ids[1:], others, strict=True):
+        assert control.kind == "random_pair"
+        assert control.pair_id != own
+        clean, a, corrupted, b = QUESTIONS[int(control.pair_id[1])]
+        source = (clean, str(a)) if direction == "denoising" else (corrupted, str(b))
+        assert (control.question, control.answer) == source
+
+
+def test_the_control_can_be_a_random_pair_everywhere_or_none(checkpoint, predict):
+    paired = predict(PositionPatching(checkpoint=checkpoint, control="random_pair"))
+    assert {pair.control.kind for pair in paired.pairs} == {"random_pair"}
+    assert sorted(pair.control.pair_id for pair in paired.pairs) == ["p0", "p1", "p2"]
+    none = predict(PositionPatching(checkpoint=checkpoint, control="none"))
+    assert none.control == {}
+    assert [(pair.control, pair.ceiling_control) for pair in none.pairs] == [(None, {})] * 3
+    for metric, values in none.values.items():
+        np.testing.assert_allclose(values, paired.values[metric], rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_without_a_partner_has_no_control_and_the_others_have(checkpoint, predict, tmp_path):
+    """p1 has an answer of both others: it neither gives nor takes; p2 has a sibling."""
+    records = json.loads((tmp_path / "pairs.json").read_text())[:3]
+    records[1]["clean"]["answer"], records[1]["corrupted"]["answer"] = 13, 4
+    (tmp_path / "some.json").write_text(json.dumps(records))
+    results = predict(PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "some.json"))
+    kinds = [pair.control and pair.control.kind for pair in results.pairs]
+    assert kinds == ["sibling", None, "random_pair"]
+    assert results.pairs[1].ceiling_control == {}
+    kl = results.control["kl_divergence"]
+    assert np.isnan(kl[1]).all()
+    assert not np.isnan(kl[[0, 2]]).any()
+    content = json.loads((predict.folder / "position_patching_results.json").read_text())
+    assert "control" not in content["results"]["p1"]["0"]["0"]
+    assert content["results"]["p2"]["0"]["0"]["control"]["kl_divergence"] == kl[2, 0, 0]
+
+
+def test_the_means_of_the_metrics_are_over_own_values_alone(checkpoint, predict):
+    experiment = PositionPatching(checkpoint=checkpoint)
+    results = predict(experiment)
+    maps = experiment.metrics.compute()
+    for metric, values in results.values.items():
+        np.testing.assert_allclose(maps[metric].numpy(), values.mean(0), rtol=1e-12)
+
+
+# -- pairs that cannot run ----------------------------------------------------------------------
 
 
 def test_a_pair_that_cannot_run_is_named_and_the_others_go_on(checkpoint, predict, tmp_path):
@@ -171,68 +399,148 @@ def test_a_pair_that_cannot_run_is_named_and_the_others_go_on(checkpoint, predic
     records[1]["clean"]["question"] = "Tom has 9 pears. " * 300
     (tmp_path / "long.json").write_text(json.dumps(records))
     with pytest.warns(UserWarning, match="pair p1 left out: expected at most 1024 tokens"):
-        results = predict(PositionPatching(checkpoint), pairs=str(tmp_path / "long.json"))
-    assert results.pair_ids == ["p0", "p2"]
-    assert results.metadata["num_pairs"] == 2
-    assert "1024 tokens" in results.metadata["excluded"]["p1"]
+        results = predict(
+            PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "long.json")
+        )
+    assert results.pair_ids == ("p0", "p2")
+    assert results.run.num_pairs == 2
+    assert "1024 tokens" in results.run.excluded["p1"]
 
 
-@pytest.mark.parametrize("source", ["mean", "random_pair"])
-def test_a_pair_that_cannot_run_gives_nothing_to_the_others(checkpoint, predict, tmp_path, source):
+@pytest.mark.parametrize(
+    "options",
+    [{"source": "mean"}, {"source": "random_pair"}, {"control": "random_pair"}],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_a_pair_that_cannot_run_gives_nothing_to_the_others(checkpoint, predict, tmp_path, options):
     records = json.loads((tmp_path / "pairs.json").read_text())
     (tmp_path / "short.json").write_text(json.dumps([records[0], records[2]]))
     records[1]["clean"]["question"] = "Tom has 9 pears. " * 300
     (tmp_path / "long.json").write_text(json.dumps(records))
-    experiment = {"checkpoint": checkpoint, "source": source}
+    experiment = {"checkpoint": checkpoint, **options}
     with pytest.warns(UserWarning, match="pair p1 left out"):
         found = predict(PositionPatching(**experiment), pairs=str(tmp_path / "long.json"))
     expected = predict(PositionPatching(**experiment), pairs=str(tmp_path / "short.json"))
-    for metric, values in found.values.items():
-        np.testing.assert_array_equal(values, expected.values[metric])
+    for ours, theirs in ((found.values, expected.values), (found.control, expected.control)):
+        for metric, values in ours.items():
+            np.testing.assert_array_equal(values, theirs[metric])
 
 
-def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(checkpoint, pair):
-    experiment = PositionPatching(checkpoint, source="zero")
-    experiment.configure_model()
-    experiment._given = lambda unpatched: Activations(
+def test_an_answer_with_an_unknown_word_excludes_the_pair_by_name(checkpoint, predict, tmp_path):
+    """The vocabulary has the numbers to 20: 143 would be spelled out."""
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    records[1]["clean"]["answer"] = 143
+    (tmp_path / "odd.json").write_text(json.dumps(records))
+    with pytest.warns(UserWarning, match="pair p1 left out: the answer 143 has 143, which the tok"):
+        results = predict(PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "odd.json"))
+    assert results.run.excluded == {
+        "p1": "the answer 143 has 143, which the tokenizer does not know"
+    }
+
+
+def test_unknown_words_of_a_question_are_named_with_the_pair(checkpoint, predict, tmp_path):
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    for side in ("clean", "corrupted"):
+        text = records[1][side]["question"].replace("pears", "foxes")
+        records[1][side]["question"] = f"Zoë and {text}"
+    (tmp_path / "foxes.json").write_text(json.dumps(records))
+    results = predict(PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "foxes.json"))
+    assert [pair.unknown_words for pair in results.pairs] == [(), ("Zoë", "and", "foxes"), ()]
+
+
+def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(attached, checkpoint, pair):
+    experiment = attached(PositionPatching(checkpoint=checkpoint, source="zero"))
+    experiment.preparation._source_activations = lambda source: Activations(
         torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)
     )
-    (result,) = experiment.predict_step([pair], 0)
+    (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
     assert isinstance(result, ExcludedPair)
     assert result.reason.startswith("logits are not finite at layer 0, position 0, ")
 
 
-def test_cells_in_words(checkpoint):
-    experiment = PositionPatching(checkpoint, include_thought=True)
-    experiment.configure_model()
-    assert experiment.cell_name(1) == "thought, position 1"
-    assert experiment.cell_name(3) == "layer 0, position 0"
-    layers = LayerPatching(checkpoint=checkpoint)
-    layers.configure_model()
-    assert layers.cell_name(2) == "layer 2"
-
-
-def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(checkpoint, monkeypatch):
-    config = SimpleNamespace(rope_parameters={"rope_type": "dynamic"})
-    reason = why_not_swept(SimpleNamespace(config=config))
-    assert reason == "its rotary positions (dynamic) depend on the length of the sequence"
-    monkeypatch.setattr(base, "why_not_swept", lambda _: reason)
-    experiment = PositionPatching(checkpoint)
-    with pytest.warns(UserWarning, match="reference engine is used in place of the sweep: its rot"):
-        experiment.configure_model()
-    assert isinstance(experiment.engine, ReferenceEngine)
-    asked = PositionPatching(checkpoint, engine="reference")
-    asked.configure_model()
-    assert isinstance(asked.engine, ReferenceEngine)
-
-
-def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_sweep(checkpoint, pair):
-    experiment = PositionPatching(checkpoint)
-    experiment.configure_model()
+def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_sweep(attached, checkpoint, pair):
+    experiment = attached(PositionPatching(checkpoint=checkpoint))
     experiment.model.backbone.config.sliding_window = 12
-    (result,) = experiment.predict_step([pair], 0)
+    (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
     assert "at most 12 tokens" in result.reason  # of bos, 9, bot, 3 thoughts, eot, 4
     assert result.reason.endswith("attention window, got 19: set --model.engine reference")
+
+
+# -- checks that run with it, progress, engines -------------------------------------------------
+
+
+class Shifted(PositionPatching):
+    """Patches each cell with the activation of the next position."""
+
+    def patch_sets(self, activations):
+        return [
+            [Patch(p.layer, p.position, activations.at(p.layer, (p.position + 1) % 3))]
+            for (p,) in super().patch_sets(activations)
+        ]
+
+
+def test_the_first_pairs_are_patched_with_their_own_activations(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint=checkpoint, self_patch_pairs=2), batch_size=1)
+    first, second, third = (pair.self_patch for pair in results.pairs)
+    assert max(first, second) < 1e-9
+    assert third is None
+    broken = predict(Shifted(checkpoint=checkpoint), max_pairs=1)
+    assert broken.pairs[0].self_patch > 1e-2
+
+
+def test_steps_of_the_questions_are_kept(checkpoint, predict, tmp_path):
+    records = json.loads((tmp_path / "pairs.json").read_text())
+    records[0]["clean"]["reasoning_steps"] = ["<<2+2=4>>", "<<16-3=13>>"]
+    records[0]["corrupted"]["reasoning_steps"] = ["<<2+2=4>>", "<<18-3=15>>"]
+    records[0]["group"] = "g"
+    (tmp_path / "steps.json").write_text(json.dumps(records))
+    first, second, _ = predict(
+        PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "steps.json")
+    ).pairs
+    assert (first.num_steps, first.changed_step, first.group) == (2, 2, "g")
+    assert (second.num_steps, second.changed_step, second.group) == (None, None, "p1")
+
+
+class Follower:
+    """As a callback that follows patched runs."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_patched_runs_end(self, pair_id, done, total, cell):
+        self.seen.append((pair_id, done, total, cell))
+
+
+def test_patched_runs_are_followed_by_name(attached, checkpoint, pair):
+    experiment = attached(PositionPatching(checkpoint=checkpoint, max_rows=1), max_pairs=1)
+    follower = Follower()
+    experiment.trainer.callbacks.append(follower)
+    (batch,) = experiment.datamodule.batches
+    experiment.predict_step(batch, 0)
+    assert experiment.runs_of_a_pair == 20
+    own = [seen for seen in follower.seen if seen[2] == 20]
+    assert [(pair_id, done) for pair_id, done, *_ in own] == [("p0", i + 1) for i in range(20)]
+    names = [cell for *_, cell in own]
+    assert names[0] == "layer 0, position 0"
+    assert names[7] == "layer 2, position 1 (makes thought 2)"
+    assert names[8] == "layer 2, position 2"
+    assert names[9] == "all thoughts at all layers"
+    assert names[10] == "control, layer 0, position 0"
+    assert names[19] == "control, all thoughts at all layers"
+
+
+def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(
+    attached, checkpoint, monkeypatch
+):
+    config = SimpleNamespace(rope_parameters={"rope_type": "dynamic"})
+    reason = sweep_unsupported_reason(SimpleNamespace(config=config))
+    assert reason == "its rotary positions (dynamic) depend on the length of the sequence"
+    monkeypatch.setattr(engines, "sweep_unsupported_reason", lambda _: reason)
+    with pytest.warns(UserWarning, match="reference engine is used in place of the sweep: its rot"):
+        experiment = attached(PositionPatching(checkpoint=checkpoint))
+    assert isinstance(experiment.engine, ReferenceEngine)
+    asked = attached(PositionPatching(checkpoint=checkpoint, engine="reference"))
+    assert isinstance(asked.engine, ReferenceEngine)
 
 
 def test_rows_in_memory_by_hand(checkpoint, monkeypatch):

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from codi_patching.callbacks.comparison import compare_folders
+from codi_patching.data.records import ResultsError
+from codi_patching.data.results import read_results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codi_patching.callbacks.comparison import compare_folders
 from codi_patching.data.pairs import PairsFileError, read_pairs
-from codi_patching.data.records import ResultsError
-from codi_patching.data.results import read_results
 
 ROOT = Path(__file__).parent.parent
 

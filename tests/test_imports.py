@@ -1,37 +1,113 @@
-"""Imports flow one way."""
+"""Imports flow one way, and what reads results needs none of the packages that measure."""
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import codi_patching
 
 ROOT = Path(codi_patching.__file__).parent
-ORDER = ["analysis", "patching", "metrics", "models", "data", "training", "experiments", "callbacks", "cli"]
+ORDER = [
+    *("errors", "results", "patching", "metrics", "models", "data", "experiments"),
+    *("analysis", "reporting", "callbacks", "training", "commands", "cli"),
+]
+"""Each may import only what stands before it. `__init__` and `__main__` are above all."""
+
+HEAVY = ("lightning", "torchmetrics", "transformers")
 
 
-def imported_parts(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported_names(path):
+    """Full names of everything of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        for name in names:
-            if name.startswith("codi_patching."):
-                yield name.split(".")[1]
+        yield from (name for name in names if name.startswith("codi_patching."))
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def files():
+    return [p for p in sorted(ROOT.rglob("*.py")) if room(p) not in ("__init__", "__main__")]
+
+
+def test_every_file_is_in_a_room():
+    assert {room(path) for path in files()} <= set(ORDER)
 
 
 def test_no_module_imports_what_comes_after_it():
     checked = 0
-    for path in ROOT.rglob("*.py"):
-        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if part in ORDER:
-            for other in imported_parts(path):
-                checked += 1
-                assert ORDER.index(other) <= ORDER.index(part), f"{path} imports {other}"
-    assert checked > 30
+    for path in files():
+        for name in imported_names(path):
+            other = name.split(".")[1]
+            checked += 1
+            assert other in ORDER, f"{path} imports {name}"
+            assert ORDER.index(other) <= ORDER.index(room(path)), f"{path} imports {name}"
+    assert checked > 100
+
+
+def test_no_two_files_of_a_room_import_each_other():
+    wanted = {}
+    for path in files():
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        wanted[module] = {
+            m for name in imported_names(path) for m in (name, name.rpartition(".")[0])
+        }
+
+    def reach(module, path):
+        assert module not in path, f"imports go round: {' -> '.join([*path, module])}"
+        if module not in seen:
+            for other in wanted[module] & wanted.keys():
+                reach(other, [*path, module])
+            seen.add(module)
+
+    seen = set()
+    for module in wanted:
+        reach(module, [])
 
 
 def test_no_file_is_called_by_a_name_that_says_nothing():
     names = {path.stem for path in ROOT.rglob("*.py")}
     assert not names & {"utils", "helpers", "common", "misc"}
+
+
+def loaded(*modules):
+    """The packages among `HEAVY` that are loaded with some modules, in a process of its own."""
+    code = f"import importlib, sys, json\nfor m in {modules!r}: importlib.import_module(m)\n"
+    code += f"print(json.dumps([h for h in {HEAVY!r} if h in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_reading_results_loads_nothing_that_measures():
+    results = sorted(f"codi_patching.results.{p.stem}" for p in (ROOT / "results").glob("[!_]*.py"))
+    assert "codi_patching.results.frames" in results
+    assert loaded("codi_patching", *results, "codi_patching.cli") == []
+
+
+@pytest.mark.slow
+def test_results_are_read_where_the_measuring_packages_cannot_be_imported(tmp_path):
+    """As `report` and `compare` run on a machine without a model."""
+    blocked = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
+    code = "import codi_patching as cp\ntry: cp.load_results('.')\nexcept ValueError as e: print(e)"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "expected one *_patching_results.json in ., got 0" in done.stdout
+
+
+def test_public_names_are_there_and_others_are_not():
+    for name in codi_patching.__all__:
+        assert getattr(codi_patching, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        codi_patching.nonsense  # noqa: B018

@@ -8,62 +8,57 @@ import pytest
 import torch
 from conftest import QUESTIONS
 from safetensors.torch import load_file
-from twin import run_twin
+from twin import TwinPair, cosine
 
+from codi_patching.experiments import patching
 from codi_patching.experiments.iterative import IterativePatching, short_hash
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS
-from codi_patching.models.answers import build_readout
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Generated, Patch, patches_from
 
 L = K = 3
+DOUBLE = "64-true"
+COSINES = ("cosine_to_clean", "cosine_to_corrupted")
 
 
-def brute_force(checkpoint, index, strategy):
-    """KL and answer logit difference (L, K), generated activations, cosines; no cache, no hooks."""
-    model, _ = load_checkpoint(checkpoint)
+def twin_of(checkpoint, index, direction="denoising"):
     clean, a, corrupted, b = QUESTIONS[index]
-    readout = build_readout(model.tokenizer, model.settings.eot_id, "The answer is:", (b, a))
-    own, other = (torch.tensor(ids) for ids in readout.answers)
-    _, corrupted_resid, baseline = run_twin(model, corrupted, [], readout)
-    _, clean_resid, _ = run_twin(model, clean, [], readout)
-    found = {name: np.full((L, K), np.nan) for name in ("kl", "difference", "clean", "corrupted")}
-    made = torch.full((L, K - 1, 32), torch.nan)
+    model = load_checkpoint(checkpoint)[0].double()
+    return TwinPair(model, (clean, a), (corrupted, b), direction)
+
+
+def brute_force(twin, strategy, run):
+    """Every metric (L, K) and the generated activations (L, K-1, d), with a run's activations."""
+    found = {name: np.full((L, K), np.nan) for name in (*GRID_METRICS, *COSINES)}
+    made = torch.full((L, K - 1, 32), torch.nan, dtype=torch.float64)
+    clean, corrupted = twin.source, twin.base
+    if not twin.clean_is_source:
+        clean, corrupted = corrupted, clean
     for layer in range(L):
-        handed_on = clean_resid[layer, 0]
+        generated = run[1][layer, 0]
         for n in range(K):
             if strategy == "relay":
-                row = [Patch(layer, n, handed_on)]
+                patches = {(layer, n): generated}
             else:
-                row = [Patch(layer, p, clean_resid[layer, p]) for p in range(n + 1)]
-            _, resid, logits = run_twin(model, corrupted, row, readout)
-            found["kl"][layer, n] = F.compute_kl_divergence(logits[0], baseline[0])
-            found["difference"][layer, n] = F.compute_answer_logit_difference(
-                logits[1], other, logits[0], own
-            )
+                patches = {(layer, p): run[1][layer, p] for p in range(n + 1)}
+            _, resid, logits = twin.patched(patches)
+            for metric, value in twin.metrics(logits).items():
+                found[metric][layer, n] = value
             if n + 1 < K:
-                handed_on = made[layer, n] = resid[layer, n + 1]
-                for name, there in (("clean", clean_resid), ("corrupted", corrupted_resid)):
-                    found[name][layer, n] = F.compute_cosine_similarity(
-                        handed_on, there[layer, n + 1]
-                    )
+                generated = made[layer, n] = resid[layer, n + 1]
+                for name, there in zip(COSINES, (clean, corrupted)):
+                    found[name][layer, n] = cosine(generated, there[1][layer, n + 1])
     return found, made
 
 
-def agrees(results, index, found):
+def agrees(values, index, found):
     """Whether a pair's results are the brute-force ones."""
-    names = {
-        "kl": "kl_divergence",
-        "difference": "answer_logit_difference",
-        "clean": "cosine_to_clean",
-        "corrupted": "cosine_to_corrupted",
-    }
+    assert values.keys() == found.keys()
     return all(
-        np.allclose(results.values[ours][index], found[name], rtol=1e-3, atol=2e-4, equal_nan=True)
-        for name, ours in names.items()
+        np.allclose(values[name][index], expected, rtol=1e-6, atol=1e-8, equal_nan=True)
+        for name, expected in found.items()
     )
 
 
@@ -72,65 +67,104 @@ def strategy(request):
     return request.param
 
 
-def test_equals_brute_force(checkpoint, predict, strategy):
-    results = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint))
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_equals_brute_force(checkpoint, predict, strategy, direction):
+    """Own and control; the activations that are kept are the own ones."""
+    experiment = IterativePatching(strategy=strategy, checkpoint=checkpoint, direction=direction)
+    results = predict(experiment, precision=DOUBLE)
     saved = load_file(predict.folder / "activations.safetensors")
     for index, pair_id in enumerate(results.pair_ids):
-        found, made = brute_force(checkpoint, index, strategy)
-        assert agrees(results, index, found)
-        torch.testing.assert_close(saved[pair_id], made, rtol=1e-3, atol=1e-4)
+        twin = twin_of(checkpoint, index, direction)
+        found, made = brute_force(twin, strategy, twin.source)
+        assert agrees(results.values, index, found)
+        torch.testing.assert_close(saved[pair_id], made, rtol=1e-6, atol=1e-8)
+        control = twin.unpatched(results.pairs[index].control.question)
+        assert agrees(results.control, index, brute_force(twin, strategy, control)[0])
 
 
 class OffByOne(IterativePatching):
     """Patches the position before the one it should."""
 
-    def _row(self, given, iteration, index):
-        row = super()._row(given, iteration, index)
-        return [Patch(p.layer, max(p.position - 1, 0), p.values) for p in row[-1:]]
+    def _patch_set(self, activations, iteration, row):
+        patches = super()._patch_set(activations, iteration, row)
+        return [Patch(p.layer, max(p.position - 1, 0), p.values) for p in patches[-1:]]
 
 
 class CleanForGenerated(IterativePatching):
     """Relays the clean activation in place of the generated one: a single pass in disguise."""
 
-    def _row(self, given, iteration, index):
-        return patches_from(given, index, [iteration])
+    def _patch_set(self, activations, iteration, row):
+        return patches_from(activations, row, [iteration])
 
 
 class StaleGenerated(IterativePatching):
-    """Hands on what the iteration before the last one generated."""
+    """Patches what the iteration before the last one generated."""
 
-    def _row(self, given, iteration, index):
-        row = super()._row(given, iteration, index)
+    def _patch_set(self, activations, iteration, row):
+        patches = super()._patch_set(activations, iteration, row)
         if iteration < 2:
-            return row
-        return [Patch(index, iteration, Generated(row[0].values.row - L))]
+            return patches
+        return [Patch(row, iteration, Generated(patches[0].values.row - L))]
 
 
 class UnpatchedChain(IterativePatching):
-    """Hands on the baseline's activations, as if the run had not been patched."""
+    """Patches the base run's activations, as if the run had not been patched."""
 
-    def patched_runs(self, start):
-        self.baseline = start.baseline.run.activations()
-        return super().patched_runs(start)
+    def run_pair(self, start, self_patch=False):
+        self.base = start.base.run.activations()
+        return super().run_pair(start, self_patch)
 
-    def _row(self, given, iteration, index):
-        return patches_from(given if iteration == 0 else self.baseline, index, [iteration])
+    def _patch_set(self, activations, iteration, row):
+        return patches_from(activations if iteration == 0 else self.base, row, [iteration])
 
 
 @pytest.mark.parametrize("mutant", [OffByOne, CleanForGenerated, StaleGenerated, UnpatchedChain])
 def test_brute_force_sees_planted_bugs(checkpoint, predict, mutant):
-    results = predict(mutant(checkpoint=checkpoint), max_pairs=1)
-    assert not agrees(results, 0, brute_force(checkpoint, 0, "relay")[0])
+    experiment = mutant(checkpoint=checkpoint, self_patch_pairs=0)
+    results = predict(experiment, precision=DOUBLE, max_pairs=1)
+    twin = twin_of(checkpoint, 0)
+    assert not agrees(results.values, 0, brute_force(twin, "relay", twin.source)[0])
+
+
+def test_brute_force_sees_a_control_that_follows_the_own_chain(checkpoint, predict, monkeypatch):
+    monkeypatch.setattr(patching, "shifted", lambda sets, rows: list(sets))
+    results = predict(IterativePatching(checkpoint=checkpoint), precision=DOUBLE, max_pairs=1)
+    twin = twin_of(checkpoint, 0)
+    assert agrees(results.values, 0, brute_force(twin, "relay", twin.source)[0])
+    control = twin.unpatched(results.pairs[0].control.question)
+    assert not agrees(results.control, 0, brute_force(twin, "relay", control)[0])
+
+
+def test_links_of_the_chain_are_counted_and_hold(checkpoint, predict, strategy):
+    results = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint))
+    for pair in results.pairs:
+        assert pair.chain_links == (L * (K - 1) if strategy == "relay" else 0)
+        assert pair.chain_broken == 0
+
+
+def test_a_chain_that_breaks_is_counted(checkpoint, predict):
+    results = predict(StaleGenerated(checkpoint=checkpoint, self_patch_pairs=0), max_pairs=1)
+    (pair,) = results.pairs
+    assert (pair.chain_links, pair.chain_broken) == (L * (K - 1), L)
+
+
+def test_own_activations_change_nothing_in_any_iteration(checkpoint, predict, strategy):
+    results = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint))
+    assert max(pair.self_patch for pair in results.pairs) < 1e-9
+    unpatched = predict(UnpatchedChain(checkpoint=checkpoint, self_patch_pairs=1), max_pairs=1)
+    assert unpatched.pairs[0].self_patch < 1e-9  # a bug that this check alone would not see
 
 
 def test_the_first_iteration_is_patching_position_0_alone(checkpoint, predict, strategy):
     chain = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint))
-    single = predict(PositionPatching(checkpoint))
-    assert chain.baseline == single.baseline
-    for metric in GRID_METRICS:
-        np.testing.assert_allclose(
-            chain.values[metric][:, :, 0], single.values[metric][:, :, 0], rtol=1e-4, atol=1e-4
-        )
+    single = predict(PositionPatching(checkpoint=checkpoint))
+    for one, other in zip(chain.pairs, single.pairs, strict=True):
+        assert (one.base, one.source, one.control) == (other.base, other.source, other.control)
+    for ours, theirs in ((chain.values, single.values), (chain.control, single.control)):
+        for metric in GRID_METRICS:
+            np.testing.assert_allclose(
+                ours[metric][:, :, 0], theirs[metric][:, :, 0], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_the_last_cumulative_iteration_is_layer_patching_with_recomputed_latents(
@@ -139,37 +173,33 @@ def test_the_last_cumulative_iteration_is_layer_patching_with_recomputed_latents
     chain = predict(IterativePatching(strategy="cumulative", checkpoint=checkpoint))
     recomputed = predict(LayerPatching(checkpoint=checkpoint, latents="recomputed"))
     frozen = predict(LayerPatching(checkpoint=checkpoint))
-    last = chain.values["kl_divergence"][:, :, -1]
-    np.testing.assert_allclose(last, recomputed.values["kl_divergence"], rtol=1e-4, atol=1e-6)
-    assert np.abs(last - frozen.values["kl_divergence"]).max() > 1e-3
+    kl = "kl_divergence"
+    for ours, theirs in ((chain.values, recomputed.values), (chain.control, recomputed.control)):
+        np.testing.assert_allclose(ours[kl][:, :, -1], theirs[kl][:, :, 0], rtol=1e-4, atol=1e-6)
+    assert np.abs(chain.values[kl][:, :, -1] - frozen.values[kl][:, :, 0]).max() > 1e-3
 
 
-def test_cumulative_at_the_last_layer_generates_the_clean_states(checkpoint, predict):
-    """Its thoughts are the clean ones; so is all that is generated from them at that position."""
-    results = predict(IterativePatching(strategy="cumulative", checkpoint=checkpoint))
-    model, _ = load_checkpoint(checkpoint)
-    clean, a, corrupted, b = QUESTIONS[0]
-    readout = build_readout(model.tokenizer, model.settings.eot_id, "The answer is:", (b, a))
-    clean_thoughts, clean_resid, _ = run_twin(model, clean, [], readout)
-    row = [Patch(L - 1, p, clean_resid[L - 1, p]) for p in range(K)]
-    thoughts, _, logits = run_twin(model, corrupted, row, readout)
-    torch.testing.assert_close(thoughts[1:], clean_thoughts[1:], rtol=0, atol=1e-5)
-    _, _, baseline = run_twin(model, corrupted, [], readout)
-    kl = F.compute_kl_divergence(logits[0], baseline[0])
-    assert results.values["kl_divergence"][0, -1, -1] == pytest.approx(kl.item(), rel=1e-3)
+def test_cumulative_at_the_last_layer_generates_the_clean_thoughts(checkpoint, predict):
+    """All that is generated from them at the position after is the clean run's too."""
+    experiment = IterativePatching(strategy="cumulative", checkpoint=checkpoint)
+    results = predict(experiment, precision=DOUBLE)
+    twin = twin_of(checkpoint, 0)
+    row = {(L - 1, p): twin.source[1][L - 1, p] for p in range(K)}
+    thoughts, _, logits = twin.patched(row)
+    torch.testing.assert_close(thoughts[1:], twin.source[0][1:], rtol=0, atol=1e-10)
+    expected = twin.metrics(logits)["kl_divergence"]
+    assert results.values["kl_divergence"][0, -1, -1] == pytest.approx(expected, rel=1e-6)
 
 
-def test_holding_all_positions_at_generated_values_changes_nothing(checkpoint, pair):
+def test_holding_all_positions_at_generated_values_changes_nothing(attached, checkpoint):
     """Each value is what the run makes anyway: the chaining is right, and no experiment."""
-    experiment = IterativePatching(checkpoint=checkpoint)
-    experiment.configure_model()
-    readout = build_readout(experiment.model.tokenizer, 7, "The answer is:", (1, 2))
-    requests = [experiment._request(q, readout) for q in (pair.corrupted, pair.clean)]
-    corrupted, clean = experiment.engine.unpatched(requests)
-    given = clean.run.activations()
+    experiment = attached(IterativePatching(checkpoint=checkpoint))
+    asked = experiment.preparation.requests(experiment.pairs[0])
+    corrupted, clean = experiment.engine.unpatched([asked.base, asked.source])
+    source = clean.run.activations()
     everything = [(1, p) for p in range(K)]
     first = experiment.engine.patched(
-        corrupted, [[Patch(1, 0, given.at(1, 0))]], watch=[everything]
+        corrupted, [[Patch(1, 0, source.at(1, 0))]], watch=[everything]
     )
     rows = [[Patch(1, p, first.watched[0][p]) for p in range(n + 1)] for n in range(K)]
     held = experiment.engine.patched(corrupted, rows)
@@ -179,8 +209,8 @@ def test_holding_all_positions_at_generated_values_changes_nothing(checkpoint, p
 
 def test_structural_zeros(checkpoint, predict, strategy):
     results = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint))
-    zeros = [[L - 1, K - 1]] if strategy == "relay" else []
-    assert results.metadata["grid"]["structural_zeros"] == zeros
+    zeros = ((L - 1, K - 1),) if strategy == "relay" else ()
+    assert results.run.grid.structural_zeros == zeros
     kl = results.values["kl_divergence"]
     assert kl[:, results.structural].max(initial=0) < 1e-9
     assert kl[:, ~results.structural].min() > 1e-12
@@ -194,10 +224,10 @@ def test_files_say_whose_activation_is_whose(checkpoint, predict):
     assert cell["2"]["activation"] is None
     assert cell["2"]["cosine_to_clean"] is None
     assert content["metadata"]["strategy"] == "relay"
-    assert content["baseline"]["p1"]["baseline"]["kl_divergence"] == 0
-    assert results.metadata["grid"]["column"] == "iteration"
-    with (predict.folder / "results.csv").open() as file:
-        assert csv.DictReader(file).fieldnames[:3] == ["pair_id", "layer", "iteration"]
+    assert content["baseline"]["p1"]["base"]["kl_divergence"] == 0
+    assert content["baseline"]["p1"]["ceiling"].keys() == {*GRID_METRICS, "control"}
+    assert cell["0"]["control"].keys() == {*GRID_METRICS, *COSINES}
+    assert results.run.grid.column == "iteration"
 
 
 def read_trace(folder):
@@ -205,7 +235,7 @@ def read_trace(folder):
         return list(csv.DictReader(file))
 
 
-def test_the_trace_of_a_relay_hands_on_what_was_generated(checkpoint, predict):
+def test_the_trace_of_a_relay_patches_exactly_what_was_generated(checkpoint, predict):
     predict(IterativePatching(checkpoint=checkpoint, trace_pair="p1"))
     lines = read_trace(predict.folder)
     saved = load_file(predict.folder / "activations.safetensors")["p1"]
@@ -214,7 +244,7 @@ def test_the_trace_of_a_relay_hands_on_what_was_generated(checkpoint, predict):
     for (layer, iteration), line in by_cell.items():
         assert int(line["position"]) == iteration
         if iteration == 0:
-            assert line["source"] == "giving run"
+            assert line["source"] == "source run"
         else:
             before = by_cell[layer, iteration - 1]
             assert line["hash"] == before["next_hash"]
@@ -228,7 +258,7 @@ def test_the_trace_of_a_cumulative_chain_has_every_clean_position(checkpoint, pr
     assert len(lines) == L * (1 + 2 + 3)
     hashes = {}
     for line in lines:
-        assert line["source"] == "giving run"
+        assert line["source"] == "source run"
         hashes.setdefault((line["layer"], line["position"]), set()).add(line["hash"])
     assert all(len(same) == 1 for same in hashes.values())
 
@@ -241,8 +271,8 @@ def test_a_pair_to_trace_that_does_not_exist(checkpoint, predict):
 def test_directions_and_thoughts_work_as_elsewhere(checkpoint, predict, strategy):
     options = {"direction": "noising", "include_thought": True, "source": "zero"}
     chain = predict(IterativePatching(strategy=strategy, checkpoint=checkpoint, **options))
-    single = predict(PositionPatching(checkpoint, **options))
-    assert chain.metadata["grid"]["layers"][0] == "thought"
+    single = predict(PositionPatching(checkpoint=checkpoint, **options))
+    assert chain.run.grid.layers[0] == "thought"
     np.testing.assert_allclose(
         chain.values["kl_divergence"][:, :, 0],
         single.values["kl_divergence"][:, :, 0],

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from codi_patching.metrics import functional as F
-from codi_patching.metrics.grid import GRID_METRICS, KLDivergence, grid_metrics
+from codi_patching.metrics.grid import (
+    GRID_METRICS,
+    CosineToClean,
+    CosineToCorrupted,
+    KLDivergence,
+    grid_metrics,
+    row_values,
+)
+from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
 
 
 def log(*rows):
@@ -76,36 +84,73 @@ def test_predicts_needs_every_token():
     assert F.compute_predicts(logits, torch.tensor([1, 0])).item() == 0
 
 
+def test_the_probability_of_an_answer_is_the_product_over_its_tokens():
+    logits = log([0.5, 0.25, 0.25], [0.1, 0.7, 0.2]) + torch.tensor([[3.0], [-2.0]])
+    assert F.compute_answer_probability(logits, torch.tensor([1, 2])).item() == pytest.approx(
+        0.25 * 0.2, abs=1e-7
+    )
+    batch = torch.stack([logits, logits[[1, 0]]])
+    values = F.compute_answer_probability(batch, torch.tensor([1, 2]))
+    assert values.tolist() == pytest.approx([0.25 * 0.2, 0.7 * 0.25], abs=1e-7)
+    assert F.compute_answer_probability(log([0.125, 0.875]), torch.tensor([0])) == pytest.approx(
+        0.125, abs=1e-7
+    )
+    with pytest.raises(ValueError, match="expected logits for 1 answer tokens, got 2"):
+        F.compute_answer_probability(logits, torch.tensor([1]))
+
+
+def test_the_probability_of_bf16_logits_is_not_computed_in_bf16():
+    logits = torch.tensor([[0.0, 0.0, 0.0]]).bfloat16()
+    assert F.compute_answer_probability(logits, torch.tensor([1])).item() == pytest.approx(
+        1 / 3, abs=1e-12
+    )
+
+
+def test_a_device_without_float64_computes_in_float32():
+    assert F.widest_float(torch.device("mps")) == torch.float32
+    assert F.widest_float(torch.device("cpu")) == torch.float64
+    assert F.widest_float(torch.device("cuda")) == torch.float64
+
+
+def test_sums_are_kept_in_float32_where_there_is_no_float64(monkeypatch):
+    metric = KLDivergence((2,))
+    monkeypatch.setattr(F, "widest_float", lambda device: torch.float32)
+    metric.to(torch.float64)
+    assert (metric.total.dtype, metric.count.dtype) == (torch.float32, torch.float32)
+    metric.add(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    metric.reset()
+    assert metric.total.dtype == torch.float32
+
+
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"got \(1, 2\) and \(2, 2\)"):
         F.compute_kl_divergence(torch.zeros(1, 2), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="expected logits for 2 answer tokens, got 1"):
         F.mean_answer_logit(torch.zeros(1, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="each of 6 cells, got 2"):
-        KLDivergence((2, 3)).update(torch.zeros(2, 1, 4), torch.zeros(1, 4))
+        KLDivergence((2, 3)).add(torch.zeros(2))
 
 
-def pair_of_runs(cells=4, seed=0):
+def pair_of_runs(cells=4, seed=0, clean_is_source=True):
+    """Base answer of two tokens, source answer of one; a vocabulary of six."""
     generator = torch.Generator().manual_seed(seed)
 
     def logits(*shape):
         return torch.randn(*shape, 6, generator=generator)
 
-    return {
-        "patched_own": logits(cells, 2),
-        "patched_other": logits(cells, 1),
-        "baseline_own": logits(2),
-        "baseline_other": logits(1),
-        "giving_own": logits(2),
-        "giving_other": logits(1),
-        "own_ids": torch.tensor([1, 2]),
-        "other_ids": torch.tensor([3]),
-    }
+    return MetricInputs(
+        patched=AnswerLogits(logits(cells, 2), logits(cells, 1)),
+        base_run=AnswerLogits(logits(2), logits(1)),
+        source_run=AnswerLogits(logits(2), logits(1)),
+        base_ids=torch.tensor([1, 2]),
+        source_ids=torch.tensor([3]),
+        clean_is_source=clean_is_source,
+    )
 
 
 def test_the_collection_returns_a_pair_and_accumulates_the_mean():
     metrics = grid_metrics((2, 2))
-    pairs = [metrics(**pair_of_runs(seed=seed)) for seed in range(3)]
+    pairs = [metrics(pair_of_runs(seed=seed)) for seed in range(3)]
     total = metrics.compute()
     assert set(total) == set(GRID_METRICS)
     for name, value in total.items():
@@ -113,47 +158,69 @@ def test_the_collection_returns_a_pair_and_accumulates_the_mean():
         torch.testing.assert_close(value, mean, rtol=1e-12, atol=1e-12)
 
 
-def test_grid_values_are_the_functions_values_cell_by_cell():
-    runs = pair_of_runs()
-    maps = grid_metrics((2, 2))(**runs)
+@pytest.mark.parametrize("clean_is_source", [True, False])
+def test_grid_values_are_the_functions_values_cell_by_cell(clean_is_source):
+    runs = pair_of_runs(clean_is_source=clean_is_source)
+    maps = grid_metrics((2, 2))(runs)
+    alone = row_values(runs)
     for cell in range(4):
-        own, other = runs["patched_own"][cell], runs["patched_other"][cell]
+        base, source = runs.patched.base[cell], runs.patched.source[cell]
         index = divmod(cell, 2)
+        # what means clean and corrupted is the pair's, what means roles is not
+        clean, corrupted = (source, runs.source_ids), (base, runs.base_ids)
+        if not clean_is_source:
+            clean, corrupted = corrupted, clean
         expected = {
-            "kl_divergence": F.compute_kl_divergence(own, runs["baseline_own"]),
-            "kl_to_clean": F.compute_kl_divergence(runs["giving_other"], other),
-            "predicts_clean": F.compute_predicts(other, runs["other_ids"]),
-            "predicts_corrupted": F.compute_predicts(own, runs["own_ids"]),
-            "answer_logit_difference": F.compute_answer_logit_difference(
-                other, runs["other_ids"], own, runs["own_ids"]
-            ),
+            "kl_divergence": F.compute_kl_divergence(base, runs.base_run.base),
+            "kl_to_source": F.compute_kl_divergence(runs.source_run.source, source),
+            "predicts_clean": F.compute_predicts(*clean),
+            "predicts_corrupted": F.compute_predicts(*corrupted),
+            "clean_probability": F.compute_answer_probability(*clean),
+            "corrupted_probability": F.compute_answer_probability(*corrupted),
+            "answer_logit_difference": F.compute_answer_logit_difference(*clean, *corrupted),
         }
         for name, value in expected.items():
             assert maps[name][index].item() == pytest.approx(value.item(), abs=1e-12), name
+            assert alone[name][cell].item() == maps[name][index].item(), name
 
 
-def test_recovery_is_0_for_the_baseline_and_1_for_the_giving_run():
-    runs = pair_of_runs(cells=2)
-    runs["patched_own"] = torch.stack([runs["baseline_own"], runs["giving_own"]])
-    runs["patched_other"] = torch.stack([runs["baseline_other"], runs["giving_other"]])
-    maps = grid_metrics((2,))(**runs)
+@pytest.mark.parametrize("clean_is_source", [True, False])
+def test_recovery_is_0_for_the_base_run_and_1_for_the_source_run(clean_is_source):
+    runs = pair_of_runs(clean_is_source=clean_is_source).unpatched()
+    maps = grid_metrics((2,))(runs)
     assert maps["recovery"].tolist() == pytest.approx([0, 1])
     assert maps["kl_divergence"][0] == 0
-    assert maps["kl_to_clean"][1] == 0
+    assert maps["kl_to_source"][1] == 0
+
+
+@pytest.mark.parametrize(("clean_is_source", "signs"), [(True, (-2, 3)), (False, (2, -3))])
+def test_the_logit_difference_is_clean_minus_corrupted_in_both_directions(clean_is_source, signs):
+    """Base answer token 0, source answer token 1; base run 2 for 0, source run 3 for 1."""
+    base_run, source_run = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    runs = MetricInputs(
+        AnswerLogits(base_run[None], base_run[None]),
+        AnswerLogits(base_run, base_run),
+        AnswerLogits(source_run, source_run),
+        torch.tensor([0]),
+        torch.tensor([1]),
+        clean_is_source,
+    )
+    values = row_values(runs.unpatched())
+    assert tuple(values["answer_logit_difference"].tolist()) == signs
+    says_source = values["predicts_clean" if clean_is_source else "predicts_corrupted"]
+    assert says_source.tolist() == [0, 1]
 
 
 def test_metrics_that_start_equal_are_not_merged():
     """Compute groups would tie two metrics whose first values are the same."""
     metrics = grid_metrics((1,))
     same = torch.zeros(1, 1, 2)
-    ids = torch.tensor([0])
-    runs = dict.fromkeys(("patched_own", "patched_other"), same)
-    still = dict.fromkeys(("baseline_own", "baseline_other", "giving_own", "giving_other"), same[0])
-    metrics(**runs, **still, own_ids=ids, other_ids=ids)
-    moved = {**runs, "patched_own": torch.tensor([[[0.0, 3.0]]])}
-    values = metrics(**moved, **still, own_ids=ids, other_ids=ids)
+    still, ids = AnswerLogits(same[0], same[0]), torch.tensor([0])
+    runs = MetricInputs(AnswerLogits(same, same), still, still, ids, ids, True)
+    metrics(runs)
+    values = metrics(runs.of(AnswerLogits(torch.tensor([[[0.0, 3.0]]]), same)))
     assert values["kl_divergence"] > 0
-    assert values["kl_to_clean"] == 0
+    assert values["kl_to_source"] == 0
     assert metrics.compute()["l2_difference"].item() == 1.5
 
 
@@ -176,12 +243,22 @@ def test_sums_stay_float64_when_a_model_around_them_is_cast():
 
 def test_states_of_two_ranks_add_up():
     first, second, both = (KLDivergence((2,)) for _ in range(3))
-    runs = [torch.randn(2, 1, 4) for _ in range(3)]
-    base = torch.randn(1, 4)
-    first.update(runs[0], base)
+    runs = [pair_of_runs(cells=2, seed=seed) for seed in range(3)]
+    first.update(runs[0])
     for run in runs[1:]:
-        second.update(run, base)
+        second.update(run)
     for run in runs:
-        both.update(run, base)
+        both.update(run)
     total, count = first.total + second.total, first.count + second.count
     torch.testing.assert_close(total / count, both.compute())
+
+
+@pytest.mark.parametrize("clean_is_source", [True, False])
+def test_cosines_are_to_the_pairs_clean_and_corrupted_runs(clean_is_source):
+    made, base, source = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.eye(2)[1:]
+    runs = pair_of_runs(1, clean_is_source=clean_is_source)
+    runs = runs.of(runs.patched, GeneratedActivations(made, base, source))
+    cosines = [metric.rows(runs).item() for metric in (CosineToClean, CosineToCorrupted)]
+    assert cosines == pytest.approx([0.8, 0.6] if clean_is_source else [0.6, 0.8])
+    with pytest.raises(ValueError, match="expected the generated activations"):
+        CosineToClean.rows(pair_of_runs())

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.pairs import PairsFileError, read_pairs, split_equal
+from codi_patching.data.pair_files import PairsFileError, read_pairs
+from codi_patching.data.pairs import split_equal
 
 CLEAN = {"question": "Tom has 16.", "answer": 16}
 CORRUPTED = {"question": "Tom has 18.", "answer": 18}
@@ -87,7 +88,10 @@ def without(key, record=PREPARED):
         ([PREPARED, PREPARED], r"each pair_id once, got \['a'\] again"),
         (RAW[:1], "pair '1' has no corrupted variant"),
         ([*RAW, RAW[0]], "the clean variant is there twice"),
-        ([{**RAW[0], "variant": "other"}], "expected variant clean or corrupted, got 'other'"),
+        (
+            [{**RAW[0], "variant": "other"}],
+            "expected variant clean, corrupted or sibling, got 'other'",
+        ),
     ],
 )
 def test_a_bad_file_is_one_clear_error(write, content, message):
@@ -111,7 +115,7 @@ def test_the_data_module_filters_and_says_so(write, caplog):
     data.setup("predict")
     assert [pair.pair_id for pair in data.kept] == ["1"]
     assert data.filtered == ["2"]
-    assert [pair.pair_id for pair in next(iter(data.predict_dataloader()))] == ["1"]
+    assert [p.pair_id for p in next(iter(data.predict_dataloader())).pairs] == ["1"]
 
 
 def test_max_pairs_counts_after_filtering(write):

@@ -6,30 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from foreign_models import PublishedCodi
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import build_readout
-from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.families import FAMILIES
-from codi_patching.models.loading.published import CheckpointError
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.loading.files import CheckpointError
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine
@@ -37,79 +24,6 @@ from codi_patching.patching.sweep.run import SweepEngine
 from scripts.make_random_checkpoint import train_tokenizer
 
 QUESTION = "Tom has 16 pears. He buys 4 more."
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-MODELS = {
-    "llama": (LlamaForCausalLM, LlamaConfig, {**SHAPE, "tie_word_embeddings": True}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, SHAPE),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {**SHAPE, "head_dim": 8, "tie_word_embeddings": True}),
-    "mistral": (MistralForCausalLM, MistralConfig, {**SHAPE, "head_dim": 8}),
-    "gpt2": (
-        GPT2LMHeadModel,
-        GPT2Config,
-        {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128},
-    ),
-}
-LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-class PublishedCodi(nn.Module):
-    """The published training module as far as its state dict and inference go."""
-
-    def __init__(self, family, vocab_size, layer_norm=True, alpha=32, projection=True):
-        super().__init__()
-        torch.manual_seed(3)
-        model_class, config_class, shape = MODELS[family]
-        config = config_class(vocab_size=vocab_size, bos_token_id=0, eos_token_id=1, **shape)
-        self.base_config = config.to_dict()
-        backbone = model_class(config)
-        backbone.resize_token_embeddings(vocab_size + 3)
-        lora = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=4,
-            lora_alpha=alpha,
-            lora_dropout=0.1,
-            target_modules=["c_attn", "c_proj", "c_fc"] if family == "gpt2" else LLAMA_TARGETS,
-            fan_in_fan_out=family == "gpt2",
-        )
-        self.codi = get_peft_model(backbone, lora)
-        self.bot_id, self.eot_id = vocab_size + 1, vocab_size + 2
-        if projection:
-            self.prj = nn.Sequential(
-                nn.Dropout(0.1), nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 32)
-            )
-            if layer_norm:
-                self.prj.add_module("ln", nn.LayerNorm(32))
-        with torch.no_grad():
-            for name, value in self.named_parameters():
-                if "lora_" in name or value.ndim == 2:
-                    value.normal_(0, 0.1)
-        self.eval()
-
-    @torch.no_grad()
-    def infer(self, ids, num_latents, readout):
-        """Thoughts, and the logits after every readout token."""
-        prj = getattr(self, "prj", nn.Identity())
-        out = self.codi(input_ids=torch.tensor([ids]), use_cache=True, output_hidden_states=True)
-        thoughts = []
-        for _ in range(num_latents):
-            thought = prj(out.hidden_states[-1][:, -1:])
-            thoughts.append(thought[0, 0])
-            out = self.codi(
-                inputs_embeds=thought,
-                use_cache=True,
-                output_hidden_states=True,
-                past_key_values=out.past_key_values,
-            )
-        embeddings = self.codi.get_base_model().get_input_embeddings()(torch.tensor([readout]))
-        out = self.codi(inputs_embeds=embeddings, past_key_values=out.past_key_values)
-        return torch.stack(thoughts), out.logits[0]
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +78,8 @@ def test_every_experiment_runs_on_every_family(write, predict, family):
         kl = results.values["kl_divergence"]
         assert kl[:, results.structural].max(initial=0) < 1e-8
         assert kl[:, ~results.structural].max() > 1e-6
-        assert results.metadata["model_type"] == family
-        assert results.metadata["checkpoint"]["merged"] > 0
+        assert results.run.model_type == family
+        assert results.run.checkpoint["merged"] > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -428,7 +342,7 @@ def test_answers_of_both_tokenizer_styles(write):
     for family, before in (("llama", ":"), ("gpt2", "is")):
         _, where = write(family)
         model, _ = load_checkpoint(**where)
-        readout = build_readout(model.tokenizer, 7, "The answer is:", (18.0, 19.0))
+        readout = build_readout(model.tokenizer, (7,), "The answer is:", (18.0, 19.0))
         answers = [model.tokenizer.decode(list(ids)).strip() for ids in readout.answers]
         assert answers == ["18", "19"]
         assert before in model.tokenizer.decode(list(readout.prefix[1:]))

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from conftest import random_model
-from twin import run_twin
+from twin import cells_of, run_twin
 
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import (
@@ -53,7 +53,9 @@ def test_equals_the_twin_on_random_rows(latents, num_layers, num_latents):
     rows = [random_row(rng, num_layers, num_latents) for _ in range(8)]
     run = engine.run(prompt, rows, READOUT, frozen if latents == "frozen" else None)
     for index, row in enumerate(rows):
-        thoughts, resid, logits = run_twin(model, CORRUPTED, row, READOUT, latents, frozen)
+        thoughts, resid, logits = run_twin(
+            model, CORRUPTED, cells_of(row), READOUT, latents, frozen
+        )
         torch.testing.assert_close(run.thoughts[index], thoughts, **CLOSE)
         torch.testing.assert_close(run.resid[index], resid, **CLOSE)
         for ours, theirs in zip(run.answer_logits, logits, strict=True):

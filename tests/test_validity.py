@@ -1,127 +1,191 @@
-"""Each check passes where it should, and fails on what it is there for."""
+"""Each check holds on good records, fails on the fault that it is there for, and says when it
+cannot tell."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from results_maker import make, run_of, written
 
+from codi_patching.analysis.agreement import check_agreement
+from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.validity import (
-    check_arms,
-    check_baselines,
-    check_ceiling,
     check_chain,
     check_control,
-    check_first_cell,
     check_recovery,
+    check_run,
     check_self_patch,
+    check_source_run,
     check_structural_zeros,
+    check_unchanged,
+    describe_ceiling,
+    describe_first_cell,
+    describe_unknown_words,
 )
-from codi_patching.callbacks.results import ResultsWriter
-from codi_patching.callbacks.validity import ValidityReport
-from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.experiments.iterative import IterativePatching
-from codi_patching.experiments.position import PositionPatching
-from codi_patching.patching.interventions import Patch
-
-RIGHT, WRONG = np.ones(5), np.zeros(5)
-ZERO = np.array([[False, True]])
 
 
-@pytest.mark.parametrize(
-    ("check", "status"),
-    [
-        (check_self_patch(np.full((2, 3), 1e-8), 1e-6), "pass"),
-        (check_self_patch(np.full((2, 3), 1e-5), 1e-6), "fail"),
-        (check_structural_zeros(np.array([[[2.0, 0.0]]]), ZERO), "pass"),
-        (check_structural_zeros(np.array([[[2.0, 1e-6]]]), ZERO), "fail"),
-        (check_structural_zeros(np.array([[[2.0, 1.0]]]), ~ZERO & False), "not applicable"),
-        (check_first_cell(np.array([[0.1, 2.0]]), ["0"], ["0", "1"], RIGHT), "pass"),
-        (check_first_cell(np.array([[1.0, 2.0]]), ["0"], ["0", "1"], RIGHT), "fail"),
-        (check_first_cell(np.array([[1.0, 2.0]]), ["0"], ["0", "1"], WRONG), "not applicable"),
-        (check_first_cell(np.array([1.0]), ["0"], [], RIGHT), "not applicable"),
-        (check_ceiling(np.zeros(5), RIGHT), "pass"),
-        (check_ceiling(np.full(5, 1e-3), RIGHT), "fail"),
-        (check_ceiling(np.zeros(5), WRONG), "not applicable"),
-        (check_control(np.ones(5), np.full(5, 2.0), RIGHT), "pass"),
-        (check_control(np.ones(5), np.linspace(0.8, 0.9, 5), RIGHT), "fail"),
-        (check_control(np.ones(5), np.array([0, 2, 0, 2, 0.9]), RIGHT), "not applicable"),
-        (check_control(np.ones(3), np.full(3, 0.9), RIGHT[:3]), "not applicable"),
-        (check_chain(["a", "b"], ["a", "b"]), "pass"),
-        (check_chain(["a", "b"], ["b", "b"]), "fail"),
-        (check_chain([], []), "not applicable"),
-        (check_baselines({"one": {"p": 1}, "two": {"p": 1}}), "pass"),
-        (check_baselines({"one": {"p": 1}, "two": {"p": 2}}), "fail"),
-        (check_recovery("a", *map(np.array, ([0.5], [1.0], [-2.0], [4.0]))), "pass"),
-        (check_recovery("a", *map(np.array, ([0.5], [1.1], [-2.0], [4.0]))), "fail"),
-        (check_recovery("a", *map(np.array, ([np.nan], [1.1], [2.0], [2.0]))), "pass"),
-        (check_arms("a", "b", True, True, "KL"), "pass"),
-        (check_arms("a", "b", True, False, "KL"), "fail"),
-        (check_arms("a", "b", False, True, "KL"), "fail"),
-    ],
-)
-def test_checks(check, status):
-    assert check.status == status, check
+def changed_pairs(results, **fields):
+    return replace(results, pairs=tuple(replace(pair, **fields) for pair in results.pairs))
+
+
+def changed_values(results, metric, change, control=False):
+    values = dict(results.control if control else results.values)
+    values[metric] = values[metric].copy()
+    change(values[metric])
+    return replace(results, **{"control" if control else "values": values})
 
 
 @pytest.fixture
-def report(pairs_file, tmp_path):
-    """Run an experiment; its checks by name."""
-    import lightning.pytorch as pl
-
-    def report(experiment):
-        validity = ValidityReport()
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[ResultsWriter(str(tmp_path / "out")), validity],
-        )
-        trainer.predict(experiment, PairsDataModule(pairs_file), return_predictions=False)
-        written = json.loads((tmp_path / "out" / "validity.json").read_text())["checks"]
-        assert [check["status"] for check in written] == [c.status for c in validity.checks]
-        return {check.name: check.status for check in validity.checks}
-
-    return report
+def results():
+    return make(run_of(), planted={(2, 1): 0.4})
 
 
-@pytest.mark.parametrize("engine", ["sweep", "reference"])
-def test_a_run_of_a_random_model(checkpoint, report, engine):
-    assert report(PositionPatching(checkpoint, engine=engine)) == {
-        "structural zeros": "pass",
-        "position 0 at layer 0": "not applicable",
-        "ceiling": "not applicable",
-        "self-patch identity": "pass",
-        "random-pair control": "not applicable",
-    }
+def test_a_good_run_fails_nothing(tmp_path):
+    results = written(tmp_path / "out", run_of(), planted={(2, 1): 0.4})
+    checks = check_run(results)
+    assert [check.name for check in checks if check.status == "fail"] == []
+    assert (
+        count_checks(checks) == "7 of 7 checks that apply hold; 1 does not apply; 2 are described"
+    )
 
 
-def test_a_relay_hands_on_what_it_generated(checkpoint, report):
-    assert report(IterativePatching(checkpoint=checkpoint))["chain hashes"] == "pass"
+def test_checks_that_do_not_apply_are_not_counted():
+    checks = [Check("", "", "", s) for s in ("pass", "pass", "fail", "not applicable", "described")]
+    assert count_checks(checks) == (
+        "2 of 3 checks that apply hold; 1 does not apply; 1 is described"
+    )
 
 
-class WrongChain(IterativePatching):
-    """Hands on zeros."""
-
-    def _row(self, given, iteration, index):
-        (patch,) = super()._row(given, iteration, index)
-        values = patch.values if iteration == 0 else given.thoughts[0] * 0
-        return [Patch(patch.layer, patch.position, values)]
-
-
-class Leaky(PositionPatching):
-    """Patches noise on top of what it was told to."""
-
-    def patched_runs(self, start):
-        object.__setattr__(start.given, "resid", start.given.resid + 1)
-        return super().patched_runs(start)
+def test_self_patch(results):
+    assert check_self_patch(results).status == "pass"
+    assert check_self_patch(changed_pairs(results, self_patch=1e-4)).status == "fail"
+    half = replace(results, run=replace(results.run, precision="bf16-true"))
+    assert check_self_patch(changed_pairs(half, self_patch=1e-4)).status == "pass"
+    for nothing in (None, float("nan")):
+        check = check_self_patch(changed_pairs(results, self_patch=nothing))
+        assert check.status == "not applicable"
+    some = replace(results.pairs[0], self_patch=float("nan"))
+    check = check_self_patch(replace(results, pairs=(some, *results.pairs[1:])))
+    assert (check.status, check.seen[-14:]) == ("fail", "undefined in 1")
 
 
-def test_planted_bugs_fail_their_checks(checkpoint, report):
-    with pytest.warns(UserWarning, match="VALIDITY: chain hashes fails: expected every patched"):
-        assert report(WrongChain(checkpoint=checkpoint))["chain hashes"] == "fail"
+@pytest.mark.parametrize("control", [False, True])
+def test_structural_zeros(results, control):
+    assert check_structural_zeros(results).status == "pass"
+
+    def disturb(kl):
+        kl[3, -1, -1] = 1e-3
+
+    check = check_structural_zeros(changed_values(results, "kl_divergence", disturb, control))
+    assert check.status == "fail"
+    assert f"{'control' if control else 'own'} at most 0.001 nats" in check.seen
 
 
-def test_a_patch_that_is_not_the_runs_own_fails_the_identity(checkpoint, report):
-    with pytest.warns(UserWarning, match="VALIDITY: self-patch identity fails"):
-        assert report(Leaky(checkpoint))["self-patch identity"] == "fail"
+def test_structural_zeros_of_nothing(results):
+    cumulative = make(run_of("iterative", strategy="cumulative"))
+    assert check_structural_zeros(cumulative).status == "not applicable"
+
+    def forget(kl):
+        kl[...] = np.nan
+
+    unknown = changed_values(results, "kl_divergence", forget)
+    unknown = changed_values(unknown, "kl_divergence", forget, control=True)
+    assert check_structural_zeros(unknown).status == "not applicable"
+
+
+def test_the_source_run_restores_itself(results):
+    assert check_source_run(results).status == "pass"
+    wrong = changed_pairs(results, source=results.pairs[0].source | {"kl_to_source": 1e-3})
+    assert check_source_run(wrong).status == "fail"
+
+
+def test_chain_links(results):
+    assert check_chain(results).status == "not applicable"
+    relay = make(run_of("iterative"), pairs=3)
+    check = check_chain(relay)
+    assert (check.status, check.seen) == ("pass", "24 of 24 patched cells did")
+    broken = replace(relay.pairs[0], chain_broken=2)
+    check = check_chain(replace(relay, pairs=(broken, *relay.pairs[1:])))
+    assert (check.status, check.seen) == ("fail", "22 of 24 patched cells did")
+
+
+def test_recovery_follows_from_the_logit_differences(results):
+    def disturb(recovery):
+        recovery[2, 0, 0] += 0.01
+
+    assert check_recovery(results).status == "pass"
+    check = check_recovery(changed_values(results, "recovery", disturb))
+    assert (check.status, check.seen) == ("fail", "differs in 1 of 24 pairs")
+
+
+def test_own_against_control(results):
+    check = check_control(results)
+    assert check.status == "pass"
+    assert "layer 2, position 1, 24 pairs, 95 % interval +0." in check.seen
+
+    def swap(p):
+        p[:, 2, 1] += 0.9
+
+    worse = changed_values(results, "clean_probability", swap, control=True)
+    assert check_control(worse).status == "fail"
+
+
+def test_own_against_control_cannot_always_be_told(results):
+    few = check_control(make(run_of(), pairs=8, planted={(2, 1): 0.4}))
+    assert few.status == "not applicable"
+    assert few.seen.endswith("8 pairs: too few to tell")
+    disrupting = make(run_of(), disrupting={(1, 1): 3.0})
+    noise = np.random.default_rng(1).normal(0, 0.1, 24)
+
+    def blur(p):
+        p[:, 1, 1] += noise - noise.mean()
+
+    same = check_control(changed_values(disrupting, "clean_probability", blur))
+    assert same.status == "not applicable"
+    assert same.seen.endswith("cannot be told apart")
+    for run, reason in (
+        (run_of(source="zero"), "source is zero"),
+        (run_of(control="none"), "no control was run"),
+    ):
+        check = check_control(make(run, planted={(2, 1): 0.4}))
+        assert check.status == "not applicable"
+        assert reason in check.seen
+
+
+def test_changed_files(tmp_path, results):
+    assert check_unchanged(results).status == "not applicable"
+    own = written(tmp_path / "out", run_of(), pairs=2)
+    assert check_unchanged(own).status == "pass"
+    assert check_unchanged(replace(own, changed=("a.json",))).status == "fail"
+    (tmp_path / "out" / "SHA256SUMS").unlink()
+    assert check_unchanged(own).status == "not applicable"
+
+
+def test_what_is_described(results):
+    ceiling = describe_ceiling(results)
+    assert ceiling.status == "described"
+    assert "predicted in 0% of pairs" in ceiling.seen  # 0.4 + 0.02 is less than half
+    assert describe_first_cell(results).status == "described"
+    for other in (run_of("layer"), run_of("iterative")):
+        assert describe_first_cell(make(other)).status == "not applicable"
+    assert describe_unknown_words(results).status == "pass"
+    check = describe_unknown_words(make(run_of(), one_pair={"unknown_words": ("foxes",)}))
+    assert check.status == "described"
+    assert check.seen == "1 pair with words it does not know: foxes"
+
+
+def test_runs_that_must_agree():
+    parallel = make(run_of("layer", latents="recomputed"), planted={(1, 0): 0.3}, seed=3)
+    chain = make(run_of("iterative", strategy="cumulative"), planted={(1, 2): 0.3}, seed=4)
+    values = {m: v.copy() for m, v in chain.values.items()}
+    values["kl_divergence"][..., -1] = parallel.values["kl_divergence"][..., 0]
+    same = replace(chain, values=values, pairs=parallel.pairs)
+    checks = check_agreement({"parallel": parallel, "cumulative": same})
+    assert [(c.name, c.status) for c in checks] == [
+        ("parallel and cumulative, unpatched runs", "pass"),
+        ("parallel and cumulative, whole layers", "pass"),
+    ]
+    checks = check_agreement({"parallel": parallel, "cumulative": chain})
+    assert [c.status for c in checks] == ["fail", "fail"]
+    noising = make(run_of("layer", direction="noising"))
+    assert check_agreement({"a": parallel, "b": noising}) == []

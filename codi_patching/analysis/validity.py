@@ -1,196 +1,226 @@
-"""Checks that a result can be trusted: what was expected, what was seen, whether it holds."""
+"""Whether a run can be trusted, from its records alone: what was expected, what was seen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
-from numpy.typing import NDArray
 
-from codi_patching.analysis.statistics import Array, compare_paired
-
-Status = Literal["pass", "fail", "not applicable"]
+from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.checks import Check, judged
+from codi_patching.analysis.summary import (
+    content_effect,
+    groups_of,
+    mean_kl,
+    rank_cells,
+    source_probability,
+)
+from codi_patching.results.files import CHECKSUMS
+from codi_patching.results.read import Results
+from codi_patching.results.schema import Array
 
 EXACT = 1e-9
 """What a KL that must be 0 may be instead, in nats: the two runs take the same path."""
 
+LEAST_PAIRS = 20
+"""With fewer pairs nothing is said of an effect's sign."""
 
-@dataclass(frozen=True)
-class Check:
-    """A check of validity.
-
-    Attributes:
-        name: What is checked.
-        expected: What must be seen.
-        seen: What was.
-        status: `pass`, `fail` or `not applicable`.
-    """
-
-    name: str
-    expected: str
-    seen: str
-    status: Status
+_SELF_PATCH = {"64": 1e-12, "32": 1e-6}
+_SELF_PATCH_HALF = 1e-2
+"""What a self-patch may change by rounding, in nats, by the model's precision."""
 
 
-def _check(name: str, expected: str, seen: str, holds: bool | None) -> Check:
-    status: Status = "not applicable" if holds is None else "pass" if holds else "fail"
-    return Check(name, expected, seen, status)
-
-
-def check_self_patch(kl: Array, tolerance: float) -> Check:
-    """Patching a run with its own activations changes nothing; KL of every cell, any shape."""
-    worst = float(np.nanmax(kl, initial=0.0))
-    return _check(
-        "self-patch identity",
-        f"KL at most {tolerance:g} nats in every cell",
-        f"at most {worst:.2g} nats in {kl.shape[0]} pairs",
-        worst <= tolerance if kl.size else None,
-    )
-
-
-def check_unchanged(changed: Mapping[str, Sequence[str]]) -> Check:
-    """Files are as the runs wrote them; names of changed files by experiment."""
-    found = [f"{name}: {', '.join(files)}" for name, files in changed.items() if files]
-    return _check(
-        "unchanged files",
-        "every file has the SHA-256 that its run wrote to SHA256SUMS",
-        "; ".join(found) or "no file is missing or changed",
-        not found,
-    )
-
-
-def check_structural_zeros(kl: Array, structural: NDArray[np.bool_]) -> Check:
-    """Cells that nothing reads have no effect; KL `(pairs, *grid)`."""
-    zeros = kl[:, structural]
-    worst = float(np.abs(zeros).max(initial=0.0))
-    return _check(
-        "structural zeros",
-        f"KL at most {EXACT:g} nats where nothing reads the state",
-        f"at most {worst:.2g} nats in {int(structural.sum())} cells"
-        if structural.any()
-        else "no such cells",
-        worst <= EXACT if structural.any() else None,
-    )
-
-
-def check_first_cell(
-    kl: Array, layers: Sequence[str], columns: Sequence[str], right: Array
-) -> Check:
-    """Position 0 at layer 0 has little effect: so early, little has been computed there.
-
-    Args:
-        kl: Mean KL, `(layers, positions)`.
-        layers: Names of the rows.
-        columns: Names of the columns; empty if a layer is one cell.
-        right: Whether the model answers each pair right without patches, `(pairs,)`.
-    """
-    expected = "at most a tenth of the strongest cell's mean KL at position 0, layer 0"
-    name = "position 0 at layer 0"
-    if not columns or "0" not in layers:
-        return _check(name, expected, "there is no such cell", None)
-    cell, strongest = float(kl[layers.index("0"), 0]), float(np.nanmax(kl))
-    share = cell / strongest if strongest > 0 else 0.0
-    seen = f"{cell:.3g} of {strongest:.3g} nats ({share:.1%})"
-    return _check(name, expected, seen, share <= 0.1 if right.mean() >= 0.5 else None)
-
-
-def check_ceiling(kl_to_clean: Array, right: Array) -> Check:
-    """The giving run restores itself, and answers right in most pairs; `(pairs,)` each."""
-    share = float(right.mean())
-    worst = float(np.abs(kl_to_clean).max(initial=0.0))
-    seen = f"KL at most {worst:.2g} nats; right in {share:.1%} of {len(right)} pairs"
-    holds = None if share < 0.5 else worst <= EXACT
-    if holds is None:
-        seen += ": a model that does not answer has no ceiling"
-    return _check("ceiling", "KL of the giving run to itself 0, and its answers right", seen, holds)
-
-
-def check_control(own: Array, control: Array, right: Array) -> Check:
-    """Activations of the pair bring its answer closer to the clean one than another pair's do.
-
-    Recovery would not tell: it rises too when the patched question's own answer merely falls. The
-    check fails if the other pair's do better beyond the 95 % interval of the paired difference.
-
-    Args:
-        own: KL to the clean run at the strongest cell, with the pair's own activations, `(pairs,)`.
-        control: The same with another pair's.
-        right: Whether the model answers right without patches, `(pairs,)`.
-    """
-    name = "random-pair control"
-    expected = "mean KL to the clean run at the strongest cell smaller with the pair's own"
-    expected += " activations than with another pair's"
-    both = np.isfinite(own) & np.isfinite(control)
-    if both.sum() < 4 or right.mean() < 0.5:
-        return _check(name, expected, "takes 4 pairs, and a model that answers", None)
-    test = compare_paired(own, control)
-    seen = f"{test.first:.3f} against {test.second:.3f} nats in {test.n} pairs"
-    if test.difference is not None and test.difference < 0:
-        return _check(name, expected, seen, True)
-    if test.ci_low is not None and test.ci_low > 0:
-        return _check(name, expected, seen, False)
-    return _check(name, expected, f"{seen}: too close to tell on this sample", None)
-
-
-def check_chain(patched: Sequence[str], generated: Sequence[str]) -> Check:
-    """In relay each iteration is patched with what the one before it generated: equal hashes."""
-    wrong = sum(a != b for a, b in zip(patched, generated, strict=True))
-    return _check(
-        "chain hashes",
-        "every patched hash equal to the one generated before it",
-        f"{len(patched) - wrong} of {len(patched)} equal",
-        wrong == 0 if patched else None,
-    )
-
-
-def check_baselines(baselines: Mapping[str, Mapping[str, object]]) -> Check:
-    """Unpatched runs are the same, to the last bit, in all experiments; by experiment and pair."""
-    names = list(baselines)
-    wrong = [
-        f"{name}: pair {pair}"
-        for name in names[1:]
-        for pair, run in baselines[names[0]].items()
-        if baselines[name].get(pair) != run
+def check_run(results: Results) -> list[Check]:
+    """All checks of one run."""
+    return [
+        check_unchanged(results),
+        check_self_patch(results),
+        check_structural_zeros(results),
+        check_source_run(results),
+        check_chain(results),
+        check_recovery(results),
+        check_control(results),
+        describe_ceiling(results),
+        describe_first_cell(results),
+        describe_unknown_words(results),
     ]
-    seen = f"{len(wrong)} differ ({', '.join(wrong[:3])})" if wrong else "all equal"
-    expected = f"equal to the last bit in {', '.join(names)}"
-    return _check("baselines across experiments", expected, seen, not wrong)
 
 
-def check_recovery(
-    name: str, recovery: Array, difference: Array, corrupted: Array, clean: Array
-) -> Check:
-    """Recovery follows from the logit differences that are kept beside it.
+def check_unchanged(results: Results) -> Check:
+    """Measured files are as the run wrote them."""
+    name, expected = "unchanged files", f"every measured file has its SHA-256 in {CHECKSUMS}"
+    if results.folder is None or not (results.folder / CHECKSUMS).is_file():
+        return judged(name, expected, f"there is no {CHECKSUMS}", None)
+    changed = ", ".join(results.changed)
+    seen = f"missing or changed: {changed}" if changed else "none is missing or changed"
+    return judged(name, expected, seen, not changed)
 
-    Args:
-        name: Of the experiment.
-        recovery: `(pairs, *grid)`.
-        difference: The patched runs' answer logit difference, the same shape.
-        corrupted: The unpatched run's, `(pairs,)`.
-        clean: The giving run's, `(pairs,)`.
-    """
-    shape = (-1,) + (1,) * (recovery.ndim - 1)
-    span = (clean - corrupted).reshape(shape)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = (difference - corrupted.reshape(shape)) / span
+
+def check_self_patch(results: Results) -> Check:
+    """Patching the base run with its own activations changes nothing."""
+    precision = results.run.precision
+    limit = next((t for digits, t in _SELF_PATCH.items() if digits in precision), _SELF_PATCH_HALF)
+    name, expected = "self-patch identity", f"KL at most {limit:g} nats in every cell"
+    tried = [pair.self_patch for pair in results.pairs if pair.self_patch is not None]
+    known = [value for value in tried if np.isfinite(value)]
+    if not known:
+        seen = "no pair was run" if not tried else f"undefined in all {len(tried)} pairs"
+        return judged(name, expected, seen, None)
+    seen = f"at most {max(known):.2g} nats in {len(known)} pairs"
+    if len(known) < len(tried):
+        return judged(name, expected, f"{seen}; undefined in {len(tried) - len(known)}", False)
+    return judged(name, expected, seen, max(known) <= limit)
+
+
+def check_structural_zeros(results: Results) -> Check:
+    """Cells that nothing reads have no effect, with the own and with the control's activations."""
+    name, expected = "structural zeros", f"KL at most {EXACT:g} nats where nothing reads the state"
+    cells = int(results.structural.sum())
+    if not cells:
+        return judged(name, expected, "there are no such cells", None)
+    seen, worst = [], 0.0
+    for kind, values in (("own", results.values), ("control", results.control)):
+        kl = values["kl_divergence"][:, results.structural] if values else np.empty(0)
+        known = np.abs(kl[np.isfinite(kl)])
+        if known.size:
+            worst = max(worst, float(known.max()))
+            seen.append(f"{kind} at most {known.max():.2g} nats")
+    if not seen:
+        return judged(name, expected, f"undefined in all {cells} cells", None)
+    return judged(name, expected, f"{', '.join(seen)} in {_count(cells, 'cell')}", worst <= EXACT)
+
+
+def check_source_run(results: Results) -> Check:
+    """The source run restores itself."""
+    name = "source run against itself"
+    expected = f"KL of the source run from itself at most {EXACT:g} nats"
+    kl = results.unpatched("source", "kl_to_source")
+    known = np.abs(kl[np.isfinite(kl)])
+    if not known.size:
+        return judged(name, expected, "undefined in every pair", None)
+    seen = f"at most {known.max():.2g} nats in {known.size} pairs"
+    return judged(name, expected, seen, float(known.max()) <= EXACT)
+
+
+def check_chain(results: Results) -> Check:
+    """In relay each iteration patches exactly what the one before it generated."""
+    name, expected = "chain of relay", "every later iteration held what the one before it generated"
+    links = sum(pair.chain_links for pair in results.pairs)
+    if not links:
+        return judged(name, expected, "there are no such patches", None)
+    broken = sum(pair.chain_broken for pair in results.pairs)
+    return judged(name, expected, f"{links - broken} of {links} patched cells did", not broken)
+
+
+def check_recovery(results: Results) -> Check:
+    """Recovery follows from the logit differences that are kept beside it."""
+    difference = results.values["answer_logit_difference"]
+    base, source = (
+        results.unpatched(run, "answer_logit_difference")[:, None, None]
+        for run in ("base", "source")
+    )
+    name = "recovery"
+    expected = "(patched − base) / (source − base) of the answer logit differences"
+    recovery = results.values["recovery"]
     known = np.isfinite(recovery)
-    wrong = np.abs(recovery - expected) > 1e-6 * np.maximum(1.0, np.abs(recovery))
-    pairs = int((wrong & known).reshape(len(recovery), -1).any(1).sum())
-    return _check(
-        f"recovery of {name}",
-        "(patched − unpatched) / (giving − unpatched) of the logit differences",
-        f"differs in {pairs} of {len(recovery)} pairs",
-        pairs == 0,
-    )
+    if not known.any():
+        return judged(name, expected, "undefined in every cell", None)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wanted = (difference - base) / (source - base)
+    wrong = known & ~(np.abs(recovery - wanted) <= 1e-6 * np.maximum(1.0, np.abs(recovery)))
+    pairs = int(wrong.any((1, 2)).sum())
+    return judged(name, expected, f"differs in {pairs} of {len(recovery)} pairs", pairs == 0)
 
 
-def check_arms(
-    first: str, second: str, identical: bool, by_construction: bool, metric: str
-) -> Check:
-    """Two arms agree in every pair if and only if they run the same patches."""
-    expected = "the same in every pair" if by_construction else "not the same in every pair"
-    seen = "the same in every pair" if identical else "not the same in every pair"
-    return _check(
-        f"{first} against {second}, {metric}", expected, seen, identical == by_construction
+def check_control(results: Results) -> Check:
+    """The own activations raise the source answer's probability more than the control's do.
+
+    At one cell, that of the largest mean KL: chosen by disruption, which does not favour either
+    side. It holds or fails only if the 95 % interval of the paired difference excludes 0.
+    """
+    name = "own against control"
+    expected = "at the cell of the largest mean KL the source answer is likelier with the own "
+    expected += "activations than with the control's"
+    if results.run.source != "clean":
+        return judged(name, expected, f"source is {results.run.source}: no content to carry", None)
+    _, specific = content_effect(results)
+    if specific is None:
+        return judged(name, expected, "no control was run", None)
+    if not (strongest := rank_cells(mean_kl(results), 1)):
+        return judged(name, expected, "no cell has an effect beyond rounding", None)
+    (cell,) = strongest
+    differences = specific[(slice(None), *cell)]
+    kept = np.isfinite(differences)
+    where, n = results.run.label(cell), int(kept.sum())
+    if n == 0:
+        return judged(name, expected, "no pair has a control", None)
+    mean = float(differences[kept].mean())
+    seen = f"{mean:+.3f} in probability at {where}, {n} pairs"
+    groups = [group for group, keep in zip(groups_of(results), kept) if keep]
+    if len(set(groups)) < LEAST_PAIRS:
+        return judged(name, expected, f"{seen}: too few to tell", None)
+    low, high = mean_intervals(differences[kept], groups, results.run.seed)
+    seen += f", 95 % interval {float(low):+.3f} to {float(high):+.3f}"
+    if low <= 0 <= high:
+        return judged(name, expected, f"{seen}: cannot be told apart", None)
+    return judged(name, expected, seen, bool(low > 0))
+
+
+def describe_ceiling(results: Results) -> Check:
+    """How far all thoughts of the source run, at all layers, bring its answer."""
+    name = "ceiling"
+    expected = "all thoughts of the source run give its answer as far as thoughts carry it"
+    metric = source_probability(results.run)
+    runs = ("base", "ceiling", "ceiling_control", "source")
+    means = [_mean(results.unpatched(run, metric)) for run in runs]
+    hit = metric.replace("probability", "").rstrip("_")
+    share = _mean(results.unpatched("ceiling", f"predicts_{hit}"))
+    if np.isnan(means[1]):
+        return judged(name, expected, "no ceiling was run", None)
+    control = "" if np.isnan(means[2]) else f"; with the control's thoughts {means[2]:.3f}"
+    seen = (
+        f"probability of the source answer {means[1]:.3f} (base run {means[0]:.3f}, source run "
+        f"{means[3]:.3f}{control}); predicted in {share:.0%} of pairs"
     )
+    return Check(name, expected, seen, "described")
+
+
+def describe_first_cell(results: Results) -> Check:
+    """How small the effect is where little has been computed yet: position 0 at layer 0."""
+    grid, name = results.run.grid, "position 0 at layer 0"
+    expected = "a small share of the strongest cell's mean KL: so early little is computed there"
+    if grid.column != "position" or grid.whole_layers or "0" not in grid.layers:
+        return judged(name, expected, "there is no such cell", None)
+    kl = mean_kl(results)
+    cell = float(kl[grid.layers.index("0"), 0])
+    strongest = float(np.nanmax(kl, initial=0.0))
+    if not np.isfinite(cell) or strongest <= 0:
+        return judged(name, expected, "no cell has an effect", None)
+    seen = f"{cell:.3g} of {strongest:.3g} nats ({cell / strongest:.1%})"
+    return Check(name, expected, seen, "described")
+
+
+def describe_unknown_words(results: Results) -> Check:
+    """Which questions have words that the model cannot read."""
+    name, expected = "unknown words", "the tokenizer knows every word of every question"
+    found = unknown_words(results)
+    if not found:
+        return judged(name, expected, "it does", True)
+    pairs = sum(bool(pair.unknown_words) for pair in results.pairs)
+    seen = f"{_count(pairs, 'pair')} with words it does not know: {', '.join(list(found)[:10])}"
+    return Check(name, expected, seen + ", …" * (len(found) > 10), "described")
+
+
+def unknown_words(results: Results) -> dict[str, list[str]]:
+    """Words that the tokenizer does not know, each with the ids of the pairs that have it."""
+    found: dict[str, list[str]] = {}
+    for pair_id, pair in zip(results.pair_ids, results.pairs):
+        for word in pair.unknown_words:
+            found.setdefault(word, []).append(pair_id)
+    return found
+
+
+def _mean(values: Array) -> float:
+    return float(mean_and_deviation(values)[0])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -2,10 +2,115 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from codi_patching.callbacks.loggers import SafeLogger
+from codi_patching.callbacks.results import ResultsWriter, run_on_rank_zero
+from codi_patching.errors import InputError
+from codi_patching.reporting.pipeline import ReportOptions
+from codi_patching.reporting.runs import RunReport, compare_folders, report_folder
+from codi_patching.reporting.tracking import log_to
+from codi_patching.results.folder import check_writable
+from codi_patching.results.layout import results_name
+from codi_patching.results.schema import ResultsError
 
 
 class Report(pl.Callback):
-    """Makes everything that derives from the results, once they are written."""
+    """Makes tables, checks, figures, page and documents once the results are written.
 
-    failed = False
+    The same is made from the folder alone by `codi-patching report`.
+
+    Args:
+        figures: Whether to draw PNG files.
+        pair_sheets: Whether to draw sheets of single pairs.
+        page: Whether to write `report.html`; it takes 5 MB, most of it plotly.js.
+        top: Cells in rankings.
+        docs: Folder of reports, journal and inventory; none are written if not given.
+        name: Of the report; by model, data and experiment if not given.
+        compare_with: Folders of other results to compare with, those that are there.
+        comparison_dir: Where the comparison is written.
+
+    Attributes:
+        failed: Whether a check of validity failed.
+    """
+
+    def __init__(
+        self,
+        figures: bool = True,
+        pair_sheets: bool = True,
+        page: bool = True,
+        top: int = 5,
+        docs: str | None = None,
+        name: str | None = None,
+        compare_with: list[str] | None = None,
+        comparison_dir: str = "results/comparison",
+    ) -> None:
+        if top < 1:
+            raise InputError(f"expected --report.top of at least 1, got {top}")
+        self.options = ReportOptions(
+            figures, pair_sheets and figures, page, top, Path(docs) if docs else None
+        )
+        self.name = name
+        self.compare_with = [Path(folder) for folder in compare_with or []]
+        self.comparison_dir = Path(comparison_dir)
+        self.failed = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find out before the work whether folders can be written.
+
+        Raises:
+            ResultsError: One cannot.
+        """
+        if self.options.docs is not None:
+            docs = self.options.docs
+            run_on_rank_zero(trainer, lambda: check_writable(docs, "--report.docs"))
+        if self.compare_with:
+            folder = self.comparison_dir
+            run_on_rank_zero(trainer, lambda: check_writable(folder, "--report.comparison_dir"))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Report; the results are on disk, measured now or before."""
+        writer = next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
+        if writer is None or not writer.finished or not trainer.is_global_zero:
+            return
+        report = report_folder(writer.folder, self.options, self.name)
+        print(report.text)
+        self.failed = report.failed
+        for logger in trainer.loggers:
+            if isinstance(logger, SafeLogger):
+                logger.ask(lambda inner: _log(inner, writer.folder, report))
+            else:
+                _log(logger, writer.folder, report)
+        if trainer.loggers:
+            logged = ", ".join(_describe_logger(logger) for logger in trainer.loggers)
+            rank_zero_info(f"logged to {logged}")
+        self._compare(writer.folder)
+
+    def _compare(self, own: Path) -> None:
+        """Compare; what is missing or does not belong together costs a warning, not the run."""
+        others = [f for f in self.compare_with if f.resolve() != own.resolve()]
+        there = [folder for folder in others if any(folder.glob(results_name("*")))]
+        if not there:
+            return
+        try:
+            report = compare_folders([own, *there], self.comparison_dir)
+        except ResultsError as error:
+            rank_zero_warn(f"no comparison: {error}")
+        else:
+            print(report.text)
+            self.failed = self.failed or report.failed
+
+
+def _describe_logger(logger: Logger) -> str:
+    inner = logger.inner if isinstance(logger, SafeLogger) else logger
+    return f"{type(inner).__name__} ({logger.save_dir}, {logger.name})"
+
+
+def _log(logger: Logger, folder: Path, report: RunReport) -> None:
+    """Hand a run's results to a logger."""
+    results = next(iter(report.results.values()))
+    log_to(logger, folder, results, report.findings, report.checks)

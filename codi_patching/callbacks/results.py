@@ -14,7 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.experiments.describe import describe_run
 from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.results.folder import FolderLock, check_writable, prepare_folder
+from codi_patching.results.folder import (
+    FolderLock,
+    check_writable,
+    folder_name,
+    prepare_folder,
+)
 from codi_patching.results.layout import derived_files
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.records import ExcludedPair, PairResult, Records
@@ -36,14 +41,18 @@ class ResultsWriter(pl.Callback):
     Args:
         dir: Output folder; `results/<experiment>` if not given.
         overwrite: Whether results that are there may be replaced.
+        folder_by_run: Whether each run gets a folder of its own inside `dir`, named by what is run:
+            sweeps and loops do not collide, and the same command finds its folder again.
 
     Attributes:
         folder: The output folder.
         finished: Whether its results are complete.
     """
 
-    def __init__(self, dir: str | None = None, overwrite: bool = False) -> None:
-        self.dir, self.overwrite = dir, overwrite
+    def __init__(
+        self, dir: str | None = None, overwrite: bool = False, folder_by_run: bool = False
+    ) -> None:
+        self.dir, self.overwrite, self.folder_by_run = dir, overwrite, folder_by_run
         self.folder = Path()
         self.finished = False
         self._ran = 0
@@ -51,7 +60,7 @@ class ResultsWriter(pl.Callback):
         self._lock: FolderLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder ready, and leave out of the data what is done already.
+        """Make the folder ready, leave out of the data what is done already, and count it.
 
         Raises:
             ResultsError: The folder cannot be written, or is another run's.
@@ -59,9 +68,14 @@ class ResultsWriter(pl.Callback):
         experiment = _as_experiment(pl_module)
         self.folder = Path(self.dir or f"results/{experiment.name}")
         self._records = Records(self.folder)
-        run_on_rank_zero(trainer, self._take_folder)
+        if not self.folder_by_run:
+            run_on_rank_zero(trainer, self._take_folder)
         experiment.load()
         asked = describe_run(experiment)
+        if self.folder_by_run:
+            self.folder = self.folder / folder_name(asked)
+            self._records = Records(self.folder)
+            run_on_rank_zero(trainer, self._take_folder)
         self._run, self.finished = run_on_rank_zero(
             trainer, lambda: self._prepare(asked, experiment)
         )
@@ -74,6 +88,10 @@ class ResultsWriter(pl.Callback):
         batches = experiment.datamodule.batches
         done = batches if self.finished else [b for b in batches if self._cached(b) is not None]
         experiment.datamodule.leave_out([batch.first for batch in done])
+        if trainer.is_global_zero and not self.finished:
+            # Not at the start of prediction, which does not come where no batch is missing.
+            for result in self._records:
+                experiment.load_cached(result)
 
     def _take_folder(self) -> None:
         check_writable(self.folder, "--results.dir")
@@ -93,13 +111,6 @@ class ResultsWriter(pl.Callback):
     def _cached(self, batch: PairBatch) -> Sequence[PairResult | ExcludedPair] | None:
         """A batch that an earlier run of the same command measured."""
         return self._records.read(batch.first, [p.pair_id for p in batch.pairs], activations=False)
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the pairs that are done already in the metrics."""
-        experiment = _as_experiment(pl_module)
-        if trainer.is_global_zero:
-            for result in self._records:
-                experiment.load_cached(result)
 
     def on_predict_batch_end(
         self,
@@ -168,7 +179,7 @@ def run_on_rank_zero(trainer: pl.Trainer, action: Callable[[], T]) -> T:
     value, refusal = trainer.strategy.broadcast((value, refusal))
     if refusal:
         raise ResultsError(refusal)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _needed_bytes(run: RunDescription, experiment: PatchingExperiment) -> int:

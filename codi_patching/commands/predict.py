@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -13,10 +14,19 @@ from codi_patching.callbacks.loggers import build_loggers
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.report import Report
 from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.commands.parser import OneLineParser
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.describe import label_run
+from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
+from codi_patching.reporting.names import run_name
+
+EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching)
+"""Imported so that `--model PositionPatching` finds them by their short names."""
 
 INVALID = 3
 """Exit status of a run whose results are complete but fail a check of validity."""
@@ -35,6 +45,14 @@ _LOGGERS = [
 
 _GROUPS = ("data", "results", "report", "progress")
 
+_REFUSED = {
+    "limit_predict_batches": (None, 1.0, "set --data.max_pairs for fewer pairs"),
+    "fast_dev_run": (False, False, "add --config configs/test_mode.yaml for a quick look"),
+    "barebones": (False, False, "results are written by callbacks"),
+    "overfit_batches": (0.0, 0, "set --data.max_pairs for fewer pairs"),
+}
+"""Options of the Trainer under which a run could not be complete: usual values, and advice."""
+
 
 class PredictCLI(LightningCLI):
     """An experiment, its pairs, and what becomes of its results."""
@@ -52,21 +70,41 @@ class PredictCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", _as_seed)
 
     def before_instantiate_classes(self) -> None:
-        """Keep no predictions, which go to the results writer; refuse groups that are none.
+        """Refuse what would fail late; keep no predictions, which go to the results writer.
 
         Raises:
-            InputError: A group of options is a single value.
+            InputError: A group of options is a single value, or an option cannot work here.
         """
-        self.config.predict.return_predictions = False
+        config = self.config.predict if "predict" in self.config else self.config
         for group in _GROUPS:
-            if not isinstance(self.config.predict[group], Namespace):
+            if not isinstance(config[group], Namespace):
                 raise InputError(
-                    f"expected a group of options under {group}, got {self.config.predict[group]!r}"
+                    f"expected a group of options under {group}, got {config[group]!r}"
                 )
+        for option, (usual, other, advice) in _REFUSED.items():
+            value = config.trainer.get(option)
+            if value not in (usual, other, None):
+                raise InputError(
+                    f"--trainer.{option} {value} would leave the results incomplete: {advice}"
+                )
+        if config.trainer.get("use_distributed_sampler") is False:
+            raise InputError(
+                "--trainer.use_distributed_sampler false would run every pair in every process: "
+                "leave it out"
+            )
+        if config.get("ckpt_path"):
+            raise InputError("--ckpt_path is not of use here: set --model.checkpoint")
+        if config.trainer.get("enable_progress_bar") is False:
+            config.trainer.enable_progress_bar = None
+            config.progress.refresh_rate = 0
+        if "return_predictions" in config:
+            config.return_predictions = False
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
-        loggers = build_loggers(self.config.predict.trainer.logger, self.config.predict)
+        config = self.config.predict if "predict" in self.config else self.config
+        name = config.report.name or run_name(label_run(self.model, self.datamodule))
+        loggers = build_loggers(config.trainer.logger, name)
         return super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
 
 
@@ -83,7 +121,12 @@ def _as_seed(seed: object) -> int:
 
 def run(args: list[str]) -> int:
     """Run an experiment; returns the exit status."""
+    if args and args[0] in ("-h", "--help"):
+        print_help()
+        return 0
     enable_mkl_reproducibility()
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip:" not in str(record.msg))
     try:
         cli = PredictCLI(
             Experiment,
@@ -93,9 +136,33 @@ def run(args: list[str]) -> int:
             save_config_callback=None,
             seed_everything_default=42,
             trainer_defaults={"logger": _LOGGERS},
+            parser_class=OneLineParser,
             args=["predict", *args],
         )
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
-    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))  # type: ignore[attr-defined]
+    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))
     return INVALID if report.failed else 0
+
+
+def print_help() -> None:
+    """The options that are this program's own; the Trainer's are Lightning's."""
+    parser = ArgumentParser(
+        "codi-patching predict",
+        description="Run a patching experiment. Every key of a configuration file is an option, "
+        "and later files and options win.",
+        epilog="--trainer.… takes every option of lightning.pytorch.Trainer (--trainer.help lists "
+        "them), such as --trainer.precision bf16-true, --trainer.devices 2, --trainer.logger "
+        "false. --model takes LayerPatching, PositionPatching, IterativePatching, or the path of a "
+        "class of your own; --model.help CLASS lists its options.",
+    )
+    parser.add_argument("--config", help="configuration file; more files overlay it")
+    parser.add_argument("--seed_everything", type=int, default=42, help="of everything random")
+    shared = parser.add_class_arguments(PositionPatching, "model")
+    own = {name.removeprefix("model.") for name in shared}
+    parser.add_class_arguments(IterativePatching, "model", as_group=False, skip=own)
+    parser.add_class_arguments(PairsDataModule, "data")
+    parser.add_class_arguments(ResultsWriter, "results")
+    parser.add_class_arguments(Report, "report")
+    parser.add_class_arguments(PatchingProgress, "progress")
+    parser.print_help()

@@ -37,13 +37,15 @@ class PairsDataModule(pl.LightningDataModule):
     """Reads a file of pairs and leaves out those whose two answers are equal.
 
     Args:
-        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones if not given.
+        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones, which are for
+            codi-tiny, if not given or `shipped`.
         max_pairs: Only the first so many, after filtering.
         batch_size: Pairs whose unpatched runs are made side by side.
 
     Attributes:
         usable: All pairs with two different answers.
         kept: Those of them that the run has.
+        by_default: Whether nobody chose the pairs.
         filtered: Ids of those left out because their answers are equal.
         sha256: Of the file.
     """
@@ -56,7 +58,8 @@ class PairsDataModule(pl.LightningDataModule):
             if value is not None and value < 1:
                 raise InputError(f"expected --data.{name} of at least 1, got {value}")
         self.save_hyperparameters()
-        self.path = Path(pairs) if pairs is not None else SHIPPED_PAIRS
+        self.by_default = pairs is None
+        self.path = SHIPPED_PAIRS if pairs in (None, "shipped") else Path(str(pairs))
         self.max_pairs, self.batch_size = max_pairs, batch_size
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
@@ -119,5 +122,5 @@ class PairsDataModule(pl.LightningDataModule):
         return DataLoader(
             self.missing,  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
         )

@@ -61,8 +61,7 @@ class NamedValues:
                 raise InputError(str(error)) from None
         if not self.questions:
             raise InputError("expected questions to take the mean over: give `questions`")
-        runs = [lambda q=q: self.run(q, self.record) for q in self.questions]  # type: ignore[misc]
-        return mean_activations(runs)
+        return mean_activations(self.run(question, self.record) for question in self.questions)
 
 
 def shaped(model: CodiModel, values: Tensor, site: SiteName) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.results.code import describe_code
@@ -14,10 +16,26 @@ from codi_patching.results.schema import RunDescription
 _PACKAGES = ("torch", "transformers", "lightning", "torchmetrics")
 
 
-def describe_run(experiment: PatchingExperiment) -> RunDescription:
-    """An experiment that is attached to a trainer and loaded."""
-    trainer, datamodule = experiment.trainer, experiment.datamodule
-    return RunDescription(
+@dataclass(frozen=True)
+class RunLabel:
+    """What a run is called by, known before its model is loaded; see `RunDescription`."""
+
+    model: str
+    data: str
+    experiment: str
+    strategy: str | None
+    latents: str
+    direction: str
+    source: str
+    control: str
+    site: str
+
+
+def label_run(experiment: PatchingExperiment, data: PairsDataModule) -> RunLabel:
+    """What a run will be called by."""
+    return RunLabel(
+        model=experiment.checkpoint,
+        data="" if data.path == SHIPPED_PAIRS else str(data.path),
         experiment=experiment.name,
         strategy=experiment.strategy,
         latents=experiment.latents,
@@ -25,12 +43,18 @@ def describe_run(experiment: PatchingExperiment) -> RunDescription:
         source=experiment.source,
         control=experiment.control,
         site=experiment.site,
-        model=experiment.checkpoint,
+    )
+
+
+def describe_run(experiment: PatchingExperiment) -> RunDescription:
+    """An experiment that is attached to a trainer and loaded."""
+    trainer, datamodule = experiment.trainer, experiment.datamodule
+    return RunDescription(
+        **asdict(label_run(experiment, datamodule)),
         model_type=experiment.model.backbone.config.model_type,
         num_latents=experiment.model.num_latents,
         checkpoint_sha256=experiment.report.sha256,
         checkpoint=asdict(experiment.report),
-        data=str(datamodule.hparams["pairs"] or ""),
         data_sha256=datamodule.sha256,
         seed=experiment.seed,
         precision=str(trainer.precision),

@@ -18,7 +18,7 @@ from codi_patching.models.answers import PairError, format_answer
 from codi_patching.models.vocabulary import unknown_words
 from codi_patching.patching.engine import Unpatched
 from codi_patching.patching.interventions import Activations
-from codi_patching.results.schema import Control, PairDescription
+from codi_patching.results.schema import Array, Control, PairDescription
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class PairStart:
             for run in (self.base, self.source)
         )
         device = self.source_activations.thoughts.device
-        ids = (torch.tensor(answer, device=device) for answer in self.base.readout.answers)
-        return MetricInputs(base, base, source, *ids, self.direction == "denoising")
+        ids = [torch.tensor(answer, device=device) for answer in self.base.readout.answers]
+        denoising = self.direction == "denoising"
+        return MetricInputs(base, base, source, ids[0], ids[1], denoising)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ class Extras:
     trace: list[dict[str, Any]] = field(default_factory=list)
     chain_links: int = 0
     chain_broken: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a pair's patched runs gave: of the own patches, then of the control's if there is one.
+
+    Attributes:
+        values: For each metric a value for each cell, in the grid's shape.
+        ceilings: Each metric of the run with all thoughts of the source run, or of the control.
+        extras: What was made of watched activations.
+    """
+
+    values: list[dict[str, Array]]
+    ceilings: list[dict[str, float]]
+    extras: list[Extras]
 
 
 def describe_pair(

@@ -12,35 +12,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from codi_patching.data.datamodule import PairBatch
-from codi_patching.data.pairs import Pair
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
-from codi_patching.experiments.controls import ControlKind, match_pairs
+from codi_patching.experiments.controls import ControlKind
+from codi_patching.experiments.engines import EngineName, build_engine
 from codi_patching.experiments.pair_runs import (
     Extras,
+    Measured,
     PairRequests,
     PairStart,
     check_finite,
     describe_pair,
 )
-from codi_patching.experiments.prompts import Direction, Prompts, check_choice, roles
-from codi_patching.experiments.sources import Source, mean_activations
+from codi_patching.experiments.preparation import Preparation
+from codi_patching.experiments.progress import FollowsPatchedRuns
+from codi_patching.experiments.prompts import Direction, Prompts, check_choice
+from codi_patching.experiments.sources import Source
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
 from codi_patching.metrics.inputs import AnswerLogits
-from codi_patching.models.answers import PairError, format_answer
+from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiModel
-from codi_patching.models.families import sweep_unsupported_reason
-from codi_patching.models.memory import rows_in_memory
-from codi_patching.patching.engine import Engine, Patched, Unpatched
+from codi_patching.patching.engine import Engine, Patched
 from codi_patching.patching.interventions import (
     THOUGHT,
     Activations,
@@ -52,20 +52,9 @@ from codi_patching.patching.interventions import (
     extra_sites,
     shifted,
 )
-from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.results.records import ExcludedPair, PairResult
-from codi_patching.results.schema import Array, Control, Grid, cell_label
-
-EngineName = Literal["sweep", "reference"]
-
-
-@runtime_checkable
-class FollowsPatchedRuns(Protocol):
-    """A callback that is told of patched runs as they are done."""
-
-    def on_patched_runs_end(self, pair_id: str, done: int, total: int, cell: str) -> None:
-        """So many of a pair's patched runs are done, the last of them at a cell."""
+from codi_patching.results.schema import Array, Grid, cell_label
 
 
 class PatchingExperiment(Experiment, ABC):
@@ -135,7 +124,6 @@ class PatchingExperiment(Experiment, ABC):
         self.site: SiteName = site
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
         self.self_patch_pairs = self_patch_pairs
-        self._mean: Activations | None = None
 
     # -- the grid: what the subclasses say ------------------------------------------------------
 
@@ -208,7 +196,7 @@ class PatchingExperiment(Experiment, ABC):
             engine: What runs it; made as was asked for if not given.
         """
         self.model = model
-        self.engine = engine if engine is not None else self._build_engine()
+        self.engine = engine or build_engine(model, self.engine_name, self.max_rows)
         self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
@@ -220,7 +208,7 @@ class PatchingExperiment(Experiment, ABC):
         asked: dict[str, PairRequests] = {}
         for pair in batch.pairs:
             try:
-                asked[pair.pair_id] = self.requests(pair)
+                asked[pair.pair_id] = self.preparation.requests(pair)
             except PairError as error:
                 results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
         requests = [request for own in asked.values() for request in own.all()]
@@ -228,7 +216,7 @@ class PatchingExperiment(Experiment, ABC):
         for place, pair in enumerate(batch.pairs, batch.first):
             if pair.pair_id in asked:
                 own = asked[pair.pair_id]
-                start = self.start(pair, own, [next(runs) for _ in own.all()])
+                start = self.preparation.start(pair, own, [next(runs) for _ in own.all()])
                 try:
                     results[pair.pair_id] = self.run_pair(start, place < self.self_patch_pairs)
                 except PairError as error:
@@ -250,94 +238,43 @@ class PatchingExperiment(Experiment, ABC):
         window = getattr(self.model.backbone.config, "sliding_window", None)
         return Prompts(self.model, self.direction, window if swept else None)
 
-    def requests(self, pair: Pair) -> PairRequests:
-        """The unpatched runs that a pair needs.
-
-        Raises:
-            PairError: One cannot be made.
-        """
-        base, source = self.prompts.of_pair(pair)
-        donor = None
-        if self.source == "random_pair":
-            donor = self.partners.get(pair.pair_id)
-            if donor is None:
-                raise PairError("no other pair with other answers can be run, to patch from")
-        found = self._find_control(pair)
-        donor_request = control_request = None
-        if donor is not None:
-            donor_request = self.prompts.of_question(roles(donor, self.direction)[1])
-        if found is not None:
-            control_request = self.prompts.of_question(found[1])
-        return PairRequests(
-            base, source, donor_request, control_request, donor, found[0] if found else None
-        )
-
-    def _find_control(self, pair: Pair) -> Any:
-        """The control and the question it comes from; None without one."""
-        if self.control == "none":
-            return None
-        if self.control == "sibling" and pair.sibling and self.prompts.fits(pair.sibling):
-            kind, question, of = "sibling", pair.sibling, pair.pair_id
-        else:
-            partner = self.partners.get(pair.pair_id)
-            if partner is None:
-                return None
-            kind, question = "random_pair", roles(partner, self.direction)[1]
-            of = partner.pair_id
-        return Control(kind, question.text, format_answer(question.answer), of), question
-
     @cached_property
-    def partners(self) -> dict[str, Pair]:
-        """For each pair another one, matched to be alike; see `match_pairs`."""
-        pairs, lengths = [], []
-        for pair in self.datamodule.usable:
-            question = roles(pair, self.direction)[1]
-            if self.prompts.fits(question):
-                pairs.append(pair)
-                lengths.append(len(self.prompts.of_question(question)[0]))
-        return match_pairs(pairs, lengths, self.seed)
-
-    def start(self, pair: Pair, asked: PairRequests, runs: Sequence[Unpatched]) -> PairStart:
-        """Where a pair's patched runs start from."""
-        base, source, *others = runs
-        control = others.pop().run.activations() if asked.control is not None else None
-        return PairStart(
-            pair,
-            self.direction,
-            base,
-            source,
-            self._source_activations(source, others),
-            control,
-            asked.donor_pair,
-            asked.control_used,
+    def preparation(self) -> Preparation:
+        """What each pair's patched runs start from."""
+        return Preparation(
+            self.engine,
+            self.prompts,
+            self.datamodule,
+            self.source,
+            self.control,
+            self.seed,
+            self.record,
         )
-
-    def _source_activations(self, source: Unpatched, donor: Sequence[Unpatched]) -> Activations:
-        """The activations to patch in."""
-        own = source.run.activations()
-        if self.source == "zero":
-            return Activations.zeros_like(own)
-        if self.source == "mean":
-            if self._mean is None:
-                questions = (roles(pair, self.direction)[1] for pair in self.pairs)
-                self._mean = mean_activations(
-                    lambda q=q: self._activations_of(q)  # type: ignore[misc]
-                    for q in questions
-                    if self.prompts.fits(q)
-                )
-            return self._mean
-        return donor[0].run.activations() if donor else own
-
-    def _activations_of(self, question: Any) -> Activations:
-        request = self.prompts.of_question(question)
-        return self.engine.unpatched([request], self.record)[0].run.activations()
 
     def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
-        """Run a pair's patched runs and measure them.
+        """Run a pair's patched runs, measure them and describe the pair.
 
         Args:
             start: Its unpatched runs.
             self_patch: Whether to run the grid once more with the base run's own activations.
+
+        Raises:
+            PairError: Its logits are not finite.
+        """
+        measured = self.measure(start)
+        worst = self._self_patch(start) if self_patch else None
+        own = measured.extras[0]
+        return PairResult(
+            start.pair.pair_id,
+            describe_pair(start, self.model.tokenizer, measured.ceilings, own, worst),
+            measured.values[0],
+            measured.values[1] if len(measured.values) > 1 else {},
+            own.activations,
+            own.trace,
+        )
+
+    def measure(self, start: PairStart) -> Measured:
+        """All patched runs of a pair, own, control and ceilings, and their metrics.
 
         Raises:
             PairError: Its logits are not finite.
@@ -353,53 +290,33 @@ class PatchingExperiment(Experiment, ABC):
             own = self.patch_sets(activations)
             watch += [*self.watch(own), []]
             sets += shifted([*own, all_patches(ceiling)], len(sets))
-        patched = self.run_rows(start, sets, watch)
-        check_finite(patched.answer_logits, self._run_name)
-        return self._measure(start, sets, patched, self._self_patch(start) if self_patch else None)
-
-    def run_rows(
-        self, start: PairStart, sets: Sequence[PatchSet], watch: Sequence[Sequence[Cell]] = ()
-    ) -> Patched:
-        """Run rows of patches on a pair, with the experiment's latents; see `Engine.patched`."""
-        return self.engine.patched(
+        patched = self.engine.patched(
             start.base,
             sets,
             self.latents,
             watch,
             lambda done: self._report_progress(start.pair.pair_id, done, len(sets)),
         )
+        check_finite(patched.answer_logits, self._run_name)
+        return self._measure(start, sets, patched)
 
-    def _measure(
-        self,
-        start: PairStart,
-        sets: Sequence[PatchSet],
-        patched: Patched,
-        self_patch: float | None,
-    ) -> PairResult:
-        """Metrics of own and control runs, of the ceilings and of the unpatched runs."""
-        cells = self.grid.size
-        inputs = start.metric_inputs()
-        order = torch.tensor(self.run_order).argsort().to(start.source_activations.resid.device)
+    def _measure(self, start: PairStart, sets: Sequence[PatchSet], patched: Patched) -> Measured:
+        """Metrics of rows that are own runs, their ceiling, control runs, their ceiling."""
+        cells, inputs = self.grid.size, start.metric_inputs()
+        device = start.source_activations.resid.device
+        order = torch.tensor(self.run_order, device=device).argsort()
         logits = AnswerLogits(*patched.answer_logits)
-        values: list[dict[str, Array]] = []
-        ceilings: list[dict[str, float]] = []
-        extras: list[Extras] = []
+        measured = Measured([], [], [])
         for first in range(0, len(sets), cells + 1):
             last = first + cells
-            extras.append(self.extras(start, sets[first:last], patched.watched[first:last]))
-            mine = inputs.of(logits.take(order + first), extras[-1].generated)
+            extras = self.extras(start, sets[first:last], patched.watched[first:last])
+            mine = inputs.of(logits.take(order + first), extras.generated)
             rows = row_values(mine, self.metric_classes) if first else self.metrics(mine)
-            values.append({name: self._as_map(value) for name, value in rows.items()})
-            ceiling = row_values(inputs.of(logits.take(torch.tensor([last]))))
-            ceilings.append({name: value.item() for name, value in ceiling.items()})
-        return PairResult(
-            start.pair.pair_id,
-            describe_pair(start, self.model.tokenizer, ceilings, extras[0], self_patch),
-            values[0],
-            values[1] if len(values) > 1 else {},
-            extras[0].activations,
-            extras[0].trace,
-        )
+            ceiling = row_values(inputs.of(logits.take(torch.tensor([last], device=device))))
+            measured.values.append({name: self._as_map(value) for name, value in rows.items()})
+            measured.ceilings.append({name: value.item() for name, value in ceiling.items()})
+            measured.extras.append(extras)
+        return measured
 
     def _as_map(self, values: Tensor) -> Array:
         """Values of all cells in the grid's shape."""
@@ -416,10 +333,9 @@ class PatchingExperiment(Experiment, ABC):
     # -- around it ------------------------------------------------------------------------------
 
     def _report_progress(self, pair_id: str, done: int, total: int) -> None:
-        """Tell the callbacks that follow patched runs; without a Trainer there are none."""
-        if self._trainer is None:
-            return
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        """Tell the callbacks that follow patched runs."""
+        trainer = self._trainer
+        for callback in trainer.callbacks if trainer else ():
             if isinstance(callback, FollowsPatchedRuns):
                 callback.on_patched_runs_end(pair_id, done, total, self._run_name(done - 1))
 
@@ -436,14 +352,3 @@ class PatchingExperiment(Experiment, ABC):
             cell = divmod(self.run_order[place], len(self.columns))
             name = cell_label(self.grid, cell, self.latents == "recomputed", self.site)
         return f"control, {name}" if control else name
-
-    def _build_engine(self) -> Engine:
-        """The engine that was asked for; the reference where a model cannot be swept."""
-        rows = self.max_rows or rows_in_memory(self.model)
-        if self.engine_name == "reference":
-            return ReferenceEngine(self.model, rows)
-        reason = sweep_unsupported_reason(self.model.backbone)
-        if reason is not None:
-            rank_zero_warn(f"the reference engine is used in place of the sweep: {reason}")
-            return ReferenceEngine(self.model, rows)
-        return SweepEngine(self.model, rows)

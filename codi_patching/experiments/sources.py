@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -14,8 +14,8 @@ from codi_patching.patching.interventions import Activations
 Source = Literal["clean", "zero", "mean", "random_pair"]
 
 
-def mean_activations(runs: Iterable[Callable[[], Activations]]) -> Activations:
-    """The mean of each cell over runs, made one at a time.
+def mean_activations(runs: Iterable[Activations]) -> Activations:
+    """The mean of each cell over runs, which may be made one at a time.
 
     Summed as wide as the device allows: in bf16 the sum of 57 runs is off by a percent, and of more
     by more.
@@ -25,8 +25,7 @@ def mean_activations(runs: Iterable[Callable[[], Activations]]) -> Activations:
     """
     total: Activations | None = None
     count, dtype = 0, torch.float32
-    for run in runs:
-        own = run()
+    for own in runs:
         dtype = own.thoughts.dtype
         wide = own.to(widest_float(own.thoughts.device))
         total = wide if total is None else total.plus(wide)

@@ -1,4 +1,9 @@
-"""How often a model answers right, and whether it needs its thoughts to do so."""
+"""What a model answers, and whether it needs its thoughts to do so.
+
+Answers are read as the experiments read them: greedily, after the answer prefix. In a padded
+batch the mask and the positions are carried through thoughts and answer, so that a batch gives what
+single questions give.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from codi_patching.errors import InputError
 from codi_patching.models.codi import CodiModel, Context
 
 ThoughtSource = Literal["own", "zeroed", "exchanged"]
@@ -32,42 +38,95 @@ def latent_answers(
     questions: Sequence[str],
     thoughts: ThoughtSource = "own",
     max_tokens: int = 8,
+    donors: Sequence[str] | None = None,
 ) -> list[str]:
     """Greedy answers after K latent thoughts.
 
     Args:
         model: The model.
         questions: Questions, answered as one batch.
-        thoughts: `own`; `zeroed`: zero vectors in their place; `exchanged`: those of the next
-            question of the batch (so it takes two).
+        thoughts: `own`; `zeroed`: zero vectors in their place; `exchanged`: those of the donors.
         max_tokens: Longest answer.
+        donors: For `exchanged`, a question each that gives its thoughts; by default the next one
+            of the batch (so it takes two).
 
     Raises:
-        ValueError: One question cannot exchange its thoughts.
+        InputError: One question cannot exchange its thoughts.
     """
-    hidden, context = model.encode([model.prompt_ids(q) for q in questions])
+    hidden, context = _encode(model, questions)
     if thoughts == "own":
         _, _, context = model.think(hidden, context)
     else:
-        if thoughts == "exchanged" and len(questions) < 2:
-            raise ValueError("expected at least 2 questions to exchange thoughts between, got 1")
-        own, _, _ = model.think(hidden, context)
-        given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
+        if thoughts == "exchanged" and donors is None and len(questions) < 2:
+            raise InputError("expected at least 2 questions to exchange thoughts between, got 1")
+        if thoughts == "exchanged" and donors is not None:
+            given, _, _ = model.think(*_encode(model, donors))
+        else:
+            own, _, _ = model.think(hidden, context)
+            given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
         _, context = model.advance(context, given)
-    prefix = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
-    readout = torch.tensor([[*model.settings.eot_ids, *prefix]] * len(questions))
-    return _generate(model, context, readout.to(model.device), max_tokens)
+    return _read_out(model, context, max_tokens)
+
+
+@torch.no_grad()
+def answers_by_thoughts(
+    model: CodiModel, questions: Sequence[str], max_tokens: int = 8
+) -> list[list[str]]:
+    """Greedy answers after 0, 1, … K of a model's own thoughts, as one batch.
+
+    Returns:
+        For each number of thoughts, the answers of all questions.
+    """
+    hidden, context = _encode(model, questions)
+    texts = [_read_out(model, context, max_tokens)]
+    for _ in range(model.num_latents):
+        step, context = model.advance(context, model.next_thought(hidden).unsqueeze(1))
+        hidden = step[:, 0]
+        texts.append(_read_out(model, context, max_tokens))
+    return texts
+
+
+def reasons_in_words(model: CodiModel) -> bool:
+    """Whether a model was also trained to write its reasoning after the question alone.
+
+    CODI's teacher was, where no eos divides question and reasoning; Coconut was not.
+    """
+    settings = model.settings
+    return len(settings.bot_ids) == 1 and not settings.raw_question and bool(settings.answer_prefix)
 
 
 @torch.no_grad()
 def reasoned_answers(model: CodiModel, questions: Sequence[str], max_tokens: int = 48) -> list[str]:
-    """Greedy answers of the teacher, which writes its reasoning steps in words first."""
+    """Greedy answers of the teacher, which writes its reasoning steps in words first.
+
+    An answer is what follows the answer prefix; where the prefix is missing there is none, whatever
+    numbers the reasoning has.
+
+    Raises:
+        InputError: The model has no answer prefix.
+    """
+    if not model.settings.answer_prefix:
+        raise InputError("expected a model with an answer prefix, to find answers in its words")
     prompts = [model.question_ids(q) for q in questions]
     last = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)
     _, context = model.encode([ids[:-1] for ids in prompts])
     texts = _generate(model, context, last, max_tokens)
     prefix = re.sub(r"\s", "", model.settings.answer_prefix)
-    return [re.sub(r"\s", "", text).rpartition(prefix)[2] for text in texts]
+    found = [re.sub(r"\s", "", text).rpartition(prefix) for text in texts]
+    return [answer if separator else "" for _, separator, answer in found]
+
+
+def _encode(model: CodiModel, questions: Sequence[str]) -> tuple[Tensor, Context]:
+    return model.encode([model.prompt_ids(question) for question in questions])
+
+
+def _read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
+    """Greedy answers after the thoughts of `context`: eot, the prefix, then the model's own."""
+    settings = model.settings
+    prefix = settings.answer_prefix
+    ids = model.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
+    readout = torch.tensor([[*settings.eot_ids, *ids]] * context.rows, device=model.device)
+    return _generate(model, context, readout, max_tokens)
 
 
 def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> list[str]:

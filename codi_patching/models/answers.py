@@ -33,14 +33,15 @@ def answer_tokens(
 ) -> tuple[list[int], list[int]]:
     """Tokens before the answer, and of the answer, of `"{prefix} {answer}"`.
 
+    With an empty prefix the answer stands alone, without the space.
+
     Raises:
         PairError: One token holds the end of the prefix and the start of the answer.
     """
-    encoding = tokenizer(
-        f"{prefix} {answer}", add_special_tokens=False, return_offsets_mapping=True
-    )
+    before = f"{prefix} " if prefix else ""
+    encoding = tokenizer(before + answer, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    start = len(prefix) + 1
+    start = len(before)
     first = next(i for i, (_, end) in enumerate(offsets) if end > start)
     if offsets[first][0] < len(prefix):
         raise PairError(
@@ -57,6 +58,12 @@ def build_readout(
     answers: Sequence[float],
 ) -> Readout:
     """The readout for several numeric answers, which must share the tokens before them.
+
+    Args:
+        tokenizer: Of the model.
+        eot_ids: Token ids between the thoughts and the prefix: `CodiSettings.eot_ids`.
+        prefix: Text before the answer.
+        answers: Of the questions.
 
     Raises:
         PairError: The tokens before the answers differ, or an answer straddles the prefix.

@@ -45,9 +45,13 @@ class CodiSettings:
     Attributes:
         num_latents: K, the number of latent thoughts.
         bot_ids: Token ids that end the prompt, the last one being "begin of thought".
-        eot_ids: Token ids that start the readout, the first one being "end of thought".
+        eot_ids: Token ids that start the readout, the first one being "end of thought"; models
+            trained with eos as a delimiter have eos after it.
         eos_id: Ends the answer.
-        answer_prefix: Text between eot and the answer.
+        answer_prefix: Text between eot and the answer; empty where the answer follows eot.
+        raw_question: Whether the question's text is taken as it is; else it is stripped and
+            double spaces are made one.
+        question_suffix: Text after the question, before bot.
     """
 
     num_latents: int
@@ -55,6 +59,8 @@ class CodiSettings:
     eot_ids: tuple[int, ...]
     eos_id: int
     answer_prefix: str = "The answer is:"
+    raw_question: bool = False
+    question_suffix: str = ""
 
     @property
     def eot_id(self) -> int:
@@ -193,10 +199,11 @@ class CodiModel(nn.Module):
         Raises:
             ValueError: The question is empty.
         """
-        text = re.sub(r" {2,}", " ", question.strip())
-        if not text:
+        if not question.strip():
             raise ValueError("expected a question with text, got an empty one")
-        return list(self.tokenizer(text)["input_ids"])
+        raw = self.settings.raw_question
+        text = question if raw else re.sub(r" {2,}", " ", question.strip())
+        return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
 
     def prompt_ids(self, question: str) -> list[int]:
         """Tokens of the prompt: the question, then bot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from codi_patching.results.files import plain
+from codi_patching.results.files import as_json, plain
 from codi_patching.results.layout import derived_files, measured_files, results_name
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.records import Records
@@ -22,8 +23,8 @@ from codi_patching.results.schema import ResultsError, RunDescription
 
 ADVICE = "set --results.dir to a new folder, or --results.overwrite true"
 
-_ONLY_AT_THE_END = {"num_pairs", "excluded"}
-_ONLY_RECORDED = {"version", "git_commit", "git_changed"}
+_ONLY_AT_THE_END = frozenset({"num_pairs", "excluded"})
+_ONLY_RECORDED = frozenset({"version", "git_commit", "git_changed"})
 
 
 class FolderLock:
@@ -57,10 +58,22 @@ class FolderLock:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def release(self) -> None:
-        """Give it up."""
-        if self._lock.is_locked:
-            (self.folder / ".owner").unlink(missing_ok=True)
-            self._lock.release()
+        """Give it up; a folder in which nothing was written is removed."""
+        if not self._lock.is_locked:
+            return
+        (self.folder / ".owner").unlink(missing_ok=True)
+        if [path.name for path in self.folder.iterdir()] == [".lock"]:
+            (self.folder / ".lock").unlink()
+            with suppress(OSError):
+                self.folder.rmdir()
+        self._lock.release()
+
+
+def folder_name(run: RunDescription) -> str:
+    """A name for a run's folder by what is run: the same run, the same name."""
+    content = {k: v for k, v in run.to_json().items() if k not in _ONLY_AT_THE_END | {"code"}}
+    digest = hashlib.sha256(as_json(content).encode()).hexdigest()
+    return f"{run.arm}_{run.latents}_{run.direction}_seed{run.seed}_{digest[:8]}"
 
 
 def prepare_folder(
@@ -148,13 +161,13 @@ def differences(old: RunDescription, new: RunDescription, resuming: bool) -> lis
         new: The other.
         resuming: Whether the code must be the same: measurements of two codes are not mixed.
     """
-    ignored = {"code"} if not resuming else set()
-    contents = [json.loads(json.dumps(plain(run.to_json()))) for run in (old, new)]
-    return _differing(*contents, ignored | _ONLY_AT_THE_END)
+    ignored = _ONLY_AT_THE_END if resuming else _ONLY_AT_THE_END | {"code"}
+    first, second = (json.loads(json.dumps(plain(run.to_json()))) for run in (old, new))
+    return _differing(first, second, ignored)
 
 
 def _differing(
-    old: Any, new: Any, ignored: set[str] | frozenset[str] = frozenset(), path: str = ""
+    old: Any, new: Any, ignored: frozenset[str] = frozenset(), path: str = ""
 ) -> list[str]:
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [path] if old != new else []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codi_patching.results.read import Results, read_results
-from codi_patching.results.schema import PairDescription, RunDescription
+from codi_patching.results.schema import Array, PairDescription, ResultsError, RunDescription
 from codi_patching.results.tables import cell_columns, cell_rows
 
 if TYPE_CHECKING:
@@ -41,6 +41,33 @@ class Frames:
         keys = ["layer", self.run.grid.column]
         return self.cells.groupby(keys, sort=False)[metric].mean().unstack(sort=False)
 
+    def as_results(self) -> Results:
+        """The frames as arrays again, whatever was changed or left out in them.
+
+        Raises:
+            ResultsError: A pair does not have every cell exactly once.
+        """
+        grid, ids = self.run.grid, [str(pair_id) for pair_id in self.pairs.index]
+        cells = self.cells[self.cells.pair_id.isin(ids)]
+        ids = [pair_id for pair_id in ids if (cells.pair_id == pair_id).any()]
+        keys = [(pair_id, layer, column) for pair_id in ids for _, layer, column in grid.cells()]
+        layers, columns = (cells[name].astype(str) for name in ("layer", grid.column))
+        rows = dict(zip(zip(cells.pair_id, layers, columns), range(len(cells))))
+        if len(rows) != len(cells) or rows.keys() != set(keys):
+            raise ResultsError("expected each cell of every pair exactly once in `cells`")
+        order = [rows[key] for key in keys]
+
+        def arrays(prefix: str) -> dict[str, Array]:
+            named = {m: f"{prefix}{m}" for m in self.run.metrics if f"{prefix}{m}" in cells}
+            return {
+                metric: cells[column].to_numpy(float)[order].reshape(len(ids), *grid.shape)
+                for metric, column in named.items()
+            }
+
+        described = dict(zip(self.results.pair_ids, self.results.pairs))
+        pairs = tuple(_pair_from(self.pairs.loc[i], described[i]) for i in ids)
+        return Results(self.run, tuple(ids), pairs, arrays(""), arrays("control_"))
+
 
 def load_results(folder: str | Path) -> Frames:
     """Read a results folder.
@@ -70,6 +97,15 @@ def as_frames(results: Results) -> Frames:
     rows = [_pair_row(pair) for pair in results.pairs]
     pairs = pd.DataFrame(rows, index=pd.Index(results.pair_ids, name="pair_id"))
     return Frames(results.run, cells, pairs, results)
+
+
+def _pair_from(row: pd.Series, pair: PairDescription) -> PairDescription:
+    """A pair with the numbers of its row."""
+    changed: dict[str, Any] = {
+        run: {metric: float(row[f"{run}.{metric}"]) for metric in getattr(pair, run)}
+        for run in _UNPATCHED
+    }
+    return replace(pair, group=str(row["group"]), **changed)
 
 
 def _all_whole(numbers: list[int | str]) -> bool:

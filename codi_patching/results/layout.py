@@ -34,8 +34,12 @@ def get_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str) -> Any:
     return cells[layer] if grid.whole_layers else cells[layer][column]
 
 
+FINDINGS = "findings.json"
+PAIR_SHEETS = "pairs"
+
 _DERIVED = (
-    "results.csv", "aggregate.json", "validity.json", "report.html", "*.png", "pairs/*.png",
+    "results.csv", "aggregate.json", "validity.json", FINDINGS, "report.html", "effects.png",
+    "recovery.png", "trajectories.png", "trajectories_cosine.png", f"{PAIR_SHEETS}/sheet_*.png",
 )  # fmt: skip
 
 

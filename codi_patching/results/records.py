@@ -46,6 +46,14 @@ class PairResult:
     activations: Tensor | None = None
     trace: list[dict[str, Any]] = field(default_factory=list)
 
+    def to(self, *_: object, **__: object) -> PairResult:
+        """Itself: it is on the CPU.
+
+        Lightning moves what `predict` gives there, part by part where there is no such method, and
+        refuses the frozen dataclasses inside.
+        """
+        return self
+
 
 @dataclass
 class ExcludedPair:

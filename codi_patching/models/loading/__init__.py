@@ -1,1 +1,1 @@
-"""From files to a model: one file a layout."""
+"""From files to a model: strictly, or not at all. One file a layout; `known` is the table."""

@@ -7,35 +7,44 @@
     prj.1.*, prj.3.*, prj.ln.*                             the projection, all or nothing but ln
 
 Older files say `coconut.` for `codi.`; files of a model trained without LoRA have no
-`base_model.model.`. The vocabulary has three more rows than the base model's: pad, bot, eot.
+`base_model.model.`. SIM-CoT's files add the decoder that supervised the thoughts: `decoder.*` under
+plain Hugging Face names, and `pj_in.*`, `pj_out.*` where it is of another width or vocabulary.
+
+The vocabulary has three more rows than the base model's, pad, bot, eot in this order; or a
+tokenizer beside the checkpoint names its tokens `<|bocot|>` and `<|eocot|>`.
+CODI: arXiv 2502.21074. SIM-CoT: 2509.20317.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from codi_patching.errors import InputError
+from codi_patching.models.codi import CodiModel, CodiSettings
+from codi_patching.models.loading.base_model import (
+    family_for,
+    named_ids,
+    read_base_model,
+    vocabulary_rows,
+)
+from codi_patching.models.loading.files import CheckpointError, file_sha256, shorten
+from codi_patching.models.loading.lora import choose_alpha, merge_lora, recorded_alpha
+from codi_patching.models.loading.options import LoadOptions
+from codi_patching.models.loading.report import LoadReport
+from codi_patching.models.loading.strict import assemble, dtypes_of
 
-DEFAULT_ALPHA = 32.0
-"""LoRA's alpha in the published training code."""
+DEFAULT_LATENTS = 5
+DEFAULT_PREFIX = "The answer is:"
 
 _PREFIXES = ("codi.base_model.model.", "coconut.base_model.model.", "codi.", "coconut.")
-_DROPPED = ("dynamic_cls.", "decoder.")
+_DROPPED = ("dynamic_cls.", "decoder.", "pj_in.", "pj_out.")
 _BASE, _DOWN, _UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
-
-
-class CheckpointError(InputError):
-    """A checkpoint cannot be loaded completely."""
+_MARKERS = ("<|bocot|>", "<|eocot|>")
 
 
 @dataclass
@@ -55,81 +64,84 @@ class PublishedWeights:
     dropped: list[str] = field(default_factory=list)
 
 
-def file_sha256(*paths: Path) -> str:
-    """SHA-256 of a file's bytes, or of several files' digests, as hexadecimal digits."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether a file with these keys is in this layout."""
+    return any(key.startswith(("codi.", "coconut.")) for key in keys)
+
+
+def load(
+    weights: dict[str, Tensor], files: list[Path], base_model: str, options: LoadOptions
+) -> tuple[CodiModel, LoadReport]:
+    """Make the model of a file in this layout; `weights` is emptied.
+
+    Raises:
+        CheckpointError: A weight is missing, unexpected or misshapen, LoRA's alpha contradicts
+            the record, or the vocabulary does not fit the base model.
+    """
+    path = files[0]
+    config, tokenizer = read_base_model(base_model, path.parent)
+    alpha = choose_alpha(options.lora_alpha, recorded_alpha(files), path)
+    tensors = len(weights)
+    parts = split_weights(weights, path)
+    lora = {f"{name}.{i}": half for name, ab in parts.lora.items() for i, half in enumerate(ab)}
+    dtypes = dtypes_of({"base": parts.base, "LoRA": lora, "prj": parts.projection})
+    del lora
+    family = family_for(config, base_model)
+    rows = vocabulary_rows(config, parts.base, family, base_model)
+    bot, eot = _special_ids(config, tokenizer, rows)
+    config.vocab_size = rows
+    merged = merge_lora(
+        parts.base, parts.lora, alpha, family.transposed, torch.get_default_dtype(), path
+    )
+    settings = _settings(options, bot, eot, tokenizer.eos_token_id)
+    model = assemble(config, parts.base, parts.projection, tokenizer, settings, path)
+    return model, LoadReport(
+        str(path),
+        file_sha256(*files),
+        tensors,
+        dtypes,
+        merged,
+        alpha,
+        parts.dropped,
+        layout="codi",
+        base_model=base_model,
     )
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The files that hold the weights: the file itself, or the index of a sharded one and shards.
-
-    Raises:
-        CheckpointError: One is missing, or the index cannot be read.
-    """
-    if path.is_dir():
-        names = ("pytorch_model.bin", "model.safetensors", "model.safetensors.index.json")
-        found = [path / name for name in names if (path / name).is_file()]
-        if len(found) != 1:
-            raise CheckpointError(
-                f"expected one of {', '.join(names)} in {path}, got {len(found)}: name the file "
-                "with --model.checkpoint"
-            )
-        path = found[0]
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there: set --model.checkpoint")
-    if path.suffix != ".json":
-        return [path]
-    try:
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is not the index of a sharded checkpoint") from error
-    missing = [name for name in shards if not (path.parent / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{path} names {', '.join(missing)}, not in {path.parent}")
-    return [path, *(path.parent / name for name in shards)]
+def _settings(options: LoadOptions, bot: int, eot: int, eos: int) -> CodiSettings:
+    prefix = options.answer_prefix
+    return CodiSettings(
+        num_latents=DEFAULT_LATENTS if options.num_latents is None else options.num_latents,
+        bot_ids=(eos, bot) if options.prompt_eos else (bot,),
+        eot_ids=(eot, eos) if options.readout_eos else (eot,),
+        eos_id=eos,
+        answer_prefix=DEFAULT_PREFIX if prefix is None else prefix,
+        question_suffix=options.question_suffix,
+    )
 
 
-def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of the files.
-
-    Raises:
-        CheckpointError: A file is truncated, holds anything but tensors, or would run code.
-    """
-    weights: dict[str, Tensor] = {}
-    for path in files:
-        if path.suffix == ".json":
-            continue
-        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-        weights.update(read(path))
-    return weights
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+def _special_ids(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, rows: int
+) -> tuple[int, int]:
+    """Ids of bot and eot."""
+    named = named_ids(tokenizer, _MARKERS, rows)
+    if named is not None:
+        return named[0], named[1]
+    size = config.vocab_size
+    if rows != size + 3:
         raise CheckpointError(
-            f"{path} is refused: it holds more than tensors, and loading it could run code "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors")
-    return content
+            f"expected the checkpoint's vocabulary to have 3 rows (pad, bot, eot) more than the "
+            f"base model's {size}, got {rows}: set --model.base_model to the model it was trained "
+            f"from, or to a folder whose tokenizer names its tokens {', '.join(_MARKERS)}"
+        )
+    vocabulary = tokenizer.get_vocab()
+    highest = max(i for token, i in vocabulary.items() if (token, i) != (tokenizer.pad_token, size))
+    if highest >= size:
+        raise CheckpointError(
+            f"the tokenizer's ids reach {highest} and collide with pad, bot and eot at "
+            f"{size}..{size + 2}: set --model.base_model"
+        )
+    return size + 1, size + 2
 
 
 def split_weights(weights: dict[str, Tensor], path: Path) -> PublishedWeights:
@@ -162,87 +174,3 @@ def split_weights(weights: dict[str, Tensor], path: Path) -> PublishedWeights:
         raise CheckpointError(f"{path} is not a CODI checkpoint: {shorten(problems)}")
     parts.lora = {module: (found[_DOWN], found[_UP]) for module, found in halves.items()}
     return parts
-
-
-def recorded_alpha(files: list[Path]) -> float | None:
-    """LoRA's alpha by the checkpoint's own record, if it has one.
-
-    The record is `adapter_config.json` beside the file, or `lora_alpha` in safetensors metadata.
-    """
-    config = files[0].parent / "adapter_config.json"
-    if config.is_file():
-        alpha = json.loads(config.read_text()).get("lora_alpha")
-        return None if alpha is None else float(alpha)
-    for path in files:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                alpha = (file.metadata() or {}).get("lora_alpha")
-            if alpha is not None:
-                return float(alpha)
-    return None
-
-
-def choose_alpha(given: float | None, recorded: float | None, path: Path) -> float:
-    """The alpha to merge with: the recorded one, which a given one may not contradict.
-
-    Raises:
-        CheckpointError: It does.
-    """
-    if given is not None and recorded is not None and given != recorded:
-        raise CheckpointError(
-            f"expected LoRA alpha {recorded:g}, by {path}'s own record, got {given:g}: "
-            "change or leave out --model.lora_alpha"
-        )
-    return next(a for a in (given, recorded, DEFAULT_ALPHA) if a is not None)
-
-
-def merge_lora(
-    parts: PublishedWeights, alpha: float, transposed: bool, dtype: torch.dtype, path: Path
-) -> int:
-    """Add `alpha / rank * B @ A` to each adapted weight, in float32, then cast to `dtype`.
-
-    LoRA: arXiv 2106.09685. The adapters are used up.
-
-    Args:
-        parts: Of the file.
-        alpha: LoRA's alpha.
-        transposed: Whether the family keeps linear weights as `(in, out)`, as GPT-2 does.
-        dtype: Of the merged weights.
-        path: Of the file, for errors.
-
-    Returns:
-        The number of merged weights.
-
-    Raises:
-        CheckpointError: Ranks or shapes do not fit.
-    """
-    ranks = {down.shape[0] for down, _ in parts.lora.values()}
-    problems = [f"LoRA ranks differ: {sorted(ranks)}"] if len(ranks) > 1 else []
-    for module, (down, up) in parts.lora.items():
-        base = parts.base.get(f"{module}.weight")
-        if base is None:
-            problems.append(f"{module}.base_layer.weight is missing")
-            continue
-        shape = tuple(reversed(base.shape)) if transposed else tuple(base.shape)
-        if (up.shape[0], down.shape[1]) != shape or up.shape[1] != down.shape[0]:
-            problems.append(
-                f"{module}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)} do not fit "
-                f"a weight of (out, in) {shape}"
-            )
-    if problems:
-        raise CheckpointError(f"{path}: LoRA does not fit: {shorten(problems)}")
-    merged = len(parts.lora)
-    for module in list(parts.lora):
-        down, up = parts.lora.pop(module)
-        change = alpha / down.shape[0] * (up.float() @ down.float())
-        name = f"{module}.weight"
-        parts.base[name] = (parts.base[name].float() + (change.T if transposed else change)).to(
-            dtype
-        )
-    return merged
-
-
-def shorten(problems: list[str], most: int = 5) -> str:
-    """The first few problems, and how many more there are."""
-    more = f" and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more

@@ -1,0 +1,84 @@
+"""Checks across runs: what must be the same in several of them, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from codi_patching.analysis.checks import Check, judged
+from codi_patching.results.read import Results
+from codi_patching.results.schema import Array
+
+ROUNDING = 1e-5
+"""How far two runs of the same patches may differ, relative to the largest value."""
+
+
+def check_agreement(arms: Mapping[str, Results]) -> list[Check]:
+    """All checks that need several runs.
+
+    Args:
+        arms: Results by label.
+    """
+    checks = []
+    for (first, one), (second, other) in combinations(arms.items(), 2):
+        if not _same_setting(one, other):
+            continue
+        checks.append(_check_unpatched(first, one, second, other))
+        for what, values, others in _same_by_construction(one, other):
+            name = f"{first} and {second}, {what}"
+            checks.append(_check_equal(name, values, others))
+    return checks
+
+
+def _same_setting(one: Results, other: Results) -> bool:
+    keys = ("checkpoint_sha256", "data_sha256", "direction", "source", "site", "precision")
+    return all(getattr(one.run, key) == getattr(other.run, key) for key in keys)
+
+
+def _rows(one: Results, other: Results) -> tuple[list[int], list[int]]:
+    """Of the pairs that both have, their rows in each."""
+    places = {pair: row for row, pair in enumerate(other.pair_ids)}
+    shared = [pair for pair in one.pair_ids if pair in places]
+    return [one.pair_ids.index(pair) for pair in shared], [places[pair] for pair in shared]
+
+
+def _check_unpatched(first: str, one: Results, second: str, other: Results) -> Check:
+    """The unpatched runs of a pair are the same in all experiments."""
+    name = f"{first} and {second}, unpatched runs"
+    rows, others = _rows(one, other)
+    values = [
+        np.array([r.unpatched(run, m)[row] for run in ("base", "source") for m in metrics])
+        for r, row in ((one, rows), (other, others))
+        for metrics in [[m for m in one.run.metrics if m in other.run.metrics]]
+    ]
+    return _check_equal(name, *values)
+
+
+def _same_by_construction(one: Results, other: Results) -> Iterator[tuple[str, Array, Array]]:
+    """KL of cells in which two runs run the same patches."""
+    if one.run.grid.layers != other.run.grid.layers:
+        return
+    rows, others = _rows(one, other)
+    kl = one.values["kl_divergence"][rows], other.values["kl_divergence"][others]
+    arms = {one.run.arm, other.run.arm}
+    latents = {one.run.latents, other.run.latents}
+    if arms == {"layer", "cumulative"} and latents == {"recomputed"}:
+        yield "whole layers", kl[0][..., -1], kl[1][..., -1]
+    if arms == {"position", "relay"} and latents == {"recomputed"}:
+        yield "the first position", kl[0][..., 0], kl[1][..., 0]
+    if arms == {"position"} and latents == {"frozen", "recomputed"}:
+        yield "the last position", kl[0][..., -1], kl[1][..., -1]
+    if arms == {"relay", "cumulative"}:
+        yield "the first iteration", kl[0][..., 0], kl[1][..., 0]
+
+
+def _check_equal(name: str, values: Array, others: Array) -> Check:
+    expected = "the same in every pair"
+    known = np.isfinite(values) & np.isfinite(others)
+    if not known.any():
+        return judged(name, expected, "no pair is in both", None)
+    scale = max(float(np.abs(values[known]).max()), float(np.abs(others[known]).max()), 1e-3)
+    worst = float(np.abs(values[known] - others[known]).max())
+    return judged(name, expected, f"differ by at most {worst:.2g}", worst <= ROUNDING * scale)

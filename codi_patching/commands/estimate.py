@@ -1,0 +1,75 @@
+"""What a study would cost: pairs, runs, memory and time, from one pair of each arm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import psutil
+
+from codi_patching.commands.predict import PredictCLI
+from codi_patching.commands.study_arms import Arm
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.patching import PatchingExperiment
+
+
+class _Stopwatch(pl.Callback):
+    """Seconds of the second batch: the first one also plans."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop."""
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
+    """Measure two pairs of each arm, and say what all of them would take."""
+    lines, total = [], 0.0
+    for arm in arms:
+        cli = PredictCLI(
+            Experiment,
+            PairsDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=42,
+            run=False,
+            args=[*arm.options, *options, "--trainer.logger=false"],
+        )
+        experiment, data = cli.model, cli.datamodule
+        assert isinstance(experiment, PatchingExperiment)
+        data.setup("predict")
+        count = len(data.kept)
+        watch = _Stopwatch()
+        few = PairsDataModule(data.hparams["pairs"], min(2, count), batch_size=1)
+        trainer = pl.Trainer(
+            accelerator=cli.config.trainer.accelerator,
+            devices=1,
+            precision=cli.config.trainer.precision,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[watch],
+        )
+        trainer.predict(experiment, few, return_predictions=False)
+        seconds = count * watch.seconds[-1]
+        total += seconds
+        lines.append(
+            f"{arm.name:<28}{count:>6}{count * experiment.runs_of_a_pair:>10,}{seconds:>10.0f} s"
+        )
+    memory = psutil.Process().memory_info().rss / 1e9
+    print(f"{'arm':<28}{'pairs':>6}{'runs':>10}{'about':>12}")
+    print("\n".join(lines))
+    print(
+        f"in all about {total:.0f} s beside start-up, loading and drawing; memory {memory:.1f} GB "
+        "with one pair at a time. Measured on the first pairs; nothing was written."
+    )
+    return 0

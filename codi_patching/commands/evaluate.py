@@ -1,0 +1,205 @@
+"""`evaluate`: how often a model answers right, with its own thoughts and with others.
+
+    codi-patching evaluate --checkpoint zen-E/CODI-gpt2 --data gsm8k_test.jsonl --output run.jsonl
+
+A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
+another question (exchanged: the next one of the file). Without `--data`, word problems are drawn
+that training never saw. With `--output`, predictions are written as they are made, a line for each
+question, and a second start goes on from there; a summary lies beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from codi_patching.commands.journal import Journal
+from codi_patching.commands.model_options import add_model_arguments, load_model
+from codi_patching.commands.published_accuracy import compare_with_published
+from codi_patching.data.chained_questions import read_chained_questions
+from codi_patching.data.pair_files import read_questions
+from codi_patching.data.pairs import Question
+from codi_patching.data.word_problems import sample_problem
+from codi_patching.errors import InputError
+from codi_patching.models.accuracy import (
+    answers_by_thoughts,
+    is_correct,
+    latent_answers,
+    reasoned_answers,
+    reasons_in_words,
+)
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
+
+_LABELS = {
+    "own": "own thoughts",
+    "zeroed": "thoughts zeroed",
+    "exchanged": "thoughts exchanged",
+    "words": "in words, as the teacher",
+}
+_ANSWER_TOKENS = 16
+_WORDS_TOKENS = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--data", type=Path, help="questions and answers: GSM8K, JSON or JSONL")
+    parser.add_argument("--max_questions", type=int, help="only the first so many of them")
+    parser.add_argument("--problems", type=int, default=2000, help="held-out problems without data")
+    parser.add_argument("--seed", type=int, default=2502, help="of the held-out problems")
+    parser.add_argument("--output", type=Path, help="file of predictions (JSONL), to go on from")
+    add_model_arguments(parser, "codi-tiny")
+
+
+def run(args: argparse.Namespace | Sequence[str]) -> int:
+    """Evaluate a model; options parsed, or as they stand on the command line.
+
+    Returns:
+        The exit status.
+    """
+    if not isinstance(args, argparse.Namespace):
+        parser = argparse.ArgumentParser("codi-patching evaluate", description=__doc__)
+        add_arguments(parser)
+        args = parser.parse_args(args)
+    questions = _questions(args)
+    model, report = load_model(args)
+    print(report)
+    journal = _journal(args, report, model) if args.output else None
+    records = evaluate(model, questions, args.batch_size, journal)
+    summary = _summary(args, model, report, records)
+    print("\n".join(describe(summary)))
+    print(
+        "\n".join(compare_with_published(model, report, summary["accuracy"]["own"], len(records)))
+    )
+    if journal is not None:
+        content = {"depends_on": json.loads(journal.description.read_text())["depends_on"]}
+        journal.description.write_text(json.dumps({**content, **summary}, indent=1) + "\n")
+        print(f"predictions in {journal.lines}, summary in {journal.description}")
+    return 0
+
+
+def evaluate(
+    model: CodiModel, questions: Sequence[Question], batch_size: int, journal: Journal | None = None
+) -> list[dict[str, Any]]:
+    """Answer questions in every way, going on after those of the journal.
+
+    Returns:
+        A record for each question: the text of each answer, and whether it is right.
+    """
+    records = list(journal.done) if journal else []
+    starts = range(len(records), len(questions), batch_size)
+    for start in tqdm(starts, desc="batches of questions", initial=0):
+        batch = [_record(start + i, q) for i, q in enumerate(questions[start : start + batch_size])]
+        donors = [questions[(record["index"] + 1) % len(questions)].text for record in batch]
+        for name, texts in _answers(model, [r["question"] for r in batch], donors).items():
+            for record, text in zip(batch, texts, strict=True):
+                record["predictions"][name] = text
+                record["correct"][name] = is_correct(text, record["answer"])
+        if journal is not None:
+            journal.append(batch)
+        records += batch
+    return records
+
+
+def _record(index: int, question: Question) -> dict[str, Any]:
+    return {
+        "index": index,
+        "question": question.text,
+        "answer": question.answer,
+        "predictions": {},
+        "correct": {},
+    }
+
+
+def _answers(
+    model: CodiModel, questions: Sequence[str], donors: Sequence[str]
+) -> dict[str, list[str]]:
+    """The answers of a batch, by how the thoughts were made."""
+    by_number = answers_by_thoughts(model, questions, _ANSWER_TOKENS)
+    found = {
+        "own": by_number[-1],
+        "zeroed": latent_answers(model, questions, "zeroed", _ANSWER_TOKENS),
+        "exchanged": latent_answers(model, questions, "exchanged", _ANSWER_TOKENS, donors),
+    }
+    if reasons_in_words(model):
+        found["words"] = reasoned_answers(model, questions, _WORDS_TOKENS)
+    return found | {f"thoughts_{number}": texts for number, texts in enumerate(by_number)}
+
+
+def _questions(args: argparse.Namespace) -> list[Question]:
+    """What is asked: a file's questions, or fresh held-out problems."""
+    if args.data is None:
+        rng = Random(args.seed)
+        problems = [sample_problem(rng, held_out=True) for _ in range(args.problems)]
+        found = [Question(problem.question, problem.answer) for problem in problems]
+    elif args.data.suffix == ".txt":
+        chained = read_chained_questions(args.data)
+        found = [Question(question.text, float(question.answer)) for question in chained]
+    else:
+        found = read_questions(args.data)
+    found = found[: args.max_questions]
+    if len(found) < 2:
+        raise InputError(
+            f"expected at least 2 questions, to exchange thoughts between, got {len(found)}: set "
+            "--data, --problems or --max_questions"
+        )
+    return found
+
+
+def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> Journal:
+    settings = model.settings
+    depends_on = {
+        "checkpoint_sha256": report.sha256,
+        "num_latents": settings.num_latents,
+        "lora_alpha": report.lora_alpha,
+        "bot_ids": settings.bot_ids,
+        "eot_ids": settings.eot_ids,
+        "answer_prefix": settings.answer_prefix,
+        "precision": args.precision,
+        "data": file_sha256(args.data) if args.data else [args.problems, args.seed],
+        "max_questions": args.max_questions,
+    }
+    return Journal(args.output, args.output.with_suffix(".summary.json"), depends_on, "--output")
+
+
+def _summary(
+    args: argparse.Namespace, model: CodiModel, report: LoadReport, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Fractions of right answers, and what was evaluated."""
+    right = {name: sum(r["correct"][name] for r in records) for name in records[0]["correct"]}
+    return {
+        "checkpoint": report.source,
+        "data": str(args.data) if args.data else f"held-out problems of seed {args.seed}",
+        "questions": len(records),
+        "num_latents": model.num_latents,
+        "device": str(model.device),
+        "precision": args.precision,
+        "accuracy": {name: count / len(records) for name, count in right.items()},
+    }
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """The summary's lines for the console."""
+    count, accuracy = summary["questions"], summary["accuracy"]
+    chance = 1.96 * math.sqrt(accuracy["own"] * (1 - accuracy["own"]) / count)
+    lines = [
+        f"{count:,} questions, {summary['data']}; {summary['device']}, {summary['precision']}; "
+        f"{summary['num_latents']} thoughts"
+    ]
+    for name, label in _LABELS.items():
+        if name in accuracy:
+            extra = f"  (95 % interval ±{chance:.1%})" if name == "own" else ""
+            lines.append(f"{label:<26}{accuracy[name]:>8.2%}{extra}")
+    numbers = [
+        f"{number}: {accuracy[f'thoughts_{number}']:.1%}"
+        for number in range(summary["num_latents"] + 1)
+    ]
+    lines.append(f"{'by number of thoughts':<26}{'  '.join(numbers)}")
+    return lines

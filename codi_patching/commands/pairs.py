@@ -1,0 +1,196 @@
+"""`pairs`: question pairs for any model, from questions with calculation chains.
+
+    codi-patching pairs --questions gsm8k.jsonl --output pairs.json --checkpoint zen-E/CODI-gpt2
+
+One number of a question is changed and its calculation done again; where that could go wrong,
+the question is left out, with a reason. With a checkpoint, both questions of a pair must be
+answered right; `--needs_thoughts` asks for a wrong answer with zeroed thoughts too. What a model
+answered is written down as it goes, and a second start goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from codi_patching.commands.journal import Journal
+from codi_patching.commands.model_options import add_model_arguments, load_model
+from codi_patching.data.chained_questions import read_chained_questions
+from codi_patching.data.donors import find_donors
+from codi_patching.data.twin_pairs import Side, TwinPair, make_twin_pairs, yield_report
+from codi_patching.errors import InputError
+from codi_patching.models.accuracy import is_correct, latent_answers
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
+
+KEPT, KEPT_ALONE = "kept", "kept without its sibling"
+_WRONG = {"clean": "the question is answered wrong", "corrupted": "the twin is answered wrong"}
+_UNNEEDED = "answered right without its thoughts too"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--questions", type=Path, required=True, help="GSM8K, as published or with chains"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="file of pairs: .json, .jsonl")
+    parser.add_argument("--count", type=int, help="stop at so many pairs")
+    parser.add_argument("--seed", type=int, default=0, help="which numbers change, and the order")
+    parser.add_argument("--per_question", type=int, default=1, help="pairs of one question")
+    parser.add_argument(
+        "--needs_thoughts", action="store_true", help="only pairs that are wrong without thoughts"
+    )
+    parser.add_argument(
+        "--donors", action="store_true", help="donors of the same and of another value"
+    )
+    add_model_arguments(parser, None)
+
+
+def run(args: argparse.Namespace | Sequence[str]) -> int:
+    """Make a file of pairs; options parsed, or as they stand on the command line.
+
+    Returns:
+        The exit status.
+    """
+    if not isinstance(args, argparse.Namespace):
+        parser = argparse.ArgumentParser("codi-patching pairs", description=__doc__)
+        add_arguments(parser)
+        args = parser.parse_args(args)
+    _check(args)
+    questions = read_chained_questions(args.questions)
+    pairs, reasons = make_twin_pairs(
+        tqdm(questions, desc="questions"), args.seed, args.per_question
+    )
+    print("\n".join(yield_report(len(questions), pairs, reasons)))
+    Random(args.seed).shuffle(pairs)
+    pairs = pairs[: args.count] if args.checkpoint is None else _gate(pairs, args)
+    if not pairs:
+        raise InputError(f"no pair is left of {args.questions}: see the reasons above")
+    _write(pairs, args)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.needs_thoughts and args.checkpoint is None:
+        raise InputError("expected --checkpoint with --needs_thoughts: a model that has thoughts")
+    if args.output.suffix not in (".json", ".jsonl"):
+        raise InputError(f"expected --output to end in .json or .jsonl, got {args.output}")
+    for name in ("count", "per_question"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"expected --{name} to be 1 or more, got {getattr(args, name)}")
+
+
+def _gate(pairs: list[TwinPair], args: argparse.Namespace) -> list[TwinPair]:
+    """The pairs that the model answers right, up to the count; says what became of the others."""
+    model, report = load_model(args)
+    print(report)
+    journal = _journal(args, report, model)
+    verdicts = {record["pair_id"]: record["verdict"] for record in journal.done}
+    kept: list[TwinPair] = []
+    with tqdm(total=args.count or len(pairs), desc="pairs that pass") as bar:
+        for batch in _batches(pairs, args.batch_size):
+            new = [pair for pair in batch if pair.pair_id not in verdicts]
+            judged = judge(model, new, args.needs_thoughts) if new else {}
+            journal.append([{"pair_id": k, "verdict": v} for k, v in judged.items()])
+            verdicts |= judged
+            kept += [p for p in batch if verdicts[p.pair_id] == KEPT]
+            kept += [p.without_sibling() for p in batch if verdicts[p.pair_id] == KEPT_ALONE]
+            bar.update(min(len(kept), bar.total) - bar.n)
+            if args.count is not None and len(kept) >= args.count:
+                break
+    seen = [pair.pair_id for pair in pairs if pair.pair_id in verdicts]
+    for verdict, count in Counter(verdicts[pair_id] for pair_id in seen).most_common():
+        print(f"{count:>7,} of {len(seen):,} pairs: {verdict}")
+    return kept[: args.count]
+
+
+def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> Journal:
+    settings = model.settings
+    depends_on = {
+        "questions": file_sha256(args.questions),
+        "checkpoint_sha256": report.sha256,
+        "settings": [
+            settings.num_latents,
+            settings.bot_ids,
+            settings.eot_ids,
+            settings.answer_prefix,
+            report.lora_alpha,
+        ],
+        "precision": args.precision,
+        "seed": args.seed,
+        "per_question": args.per_question,
+        "needs_thoughts": args.needs_thoughts,
+    }
+    stem = args.output.with_suffix("")
+    return Journal(
+        Path(f"{stem}.verdicts.jsonl"), Path(f"{stem}.verdicts.json"), depends_on, "--output"
+    )
+
+
+def judge(model: CodiModel, pairs: Sequence[TwinPair], needs_thoughts: bool) -> dict[str, str]:
+    """What becomes of each pair, by its id: kept, or why not."""
+    verdicts = {}
+    right = {
+        side: _right(model, [getattr(pair, side) for pair in pairs], "own")
+        for side in ("clean", "corrupted", "sibling")
+    }
+    without = {
+        side: _right(model, [getattr(pair, side) for pair in pairs], "zeroed")
+        for side in (("clean", "corrupted") if needs_thoughts else ())
+    }
+    for index, pair in enumerate(pairs):
+        wrong = [reason for side, reason in _WRONG.items() if not right[side][index]]
+        if wrong:
+            verdicts[pair.pair_id] = wrong[0]
+        elif any(answers[index] for answers in without.values()):
+            verdicts[pair.pair_id] = _UNNEEDED
+        elif pair.sibling is not None and not right["sibling"][index]:
+            verdicts[pair.pair_id] = KEPT_ALONE
+        else:
+            verdicts[pair.pair_id] = KEPT
+    return verdicts
+
+
+def _right(model: CodiModel, sides: Sequence[Side | None], thoughts: Any) -> list[bool]:
+    """Whether each question is answered right; False where there is none."""
+    asked = [(index, side) for index, side in enumerate(sides) if side is not None]
+    found = [False] * len(sides)
+    if asked:
+        texts = latent_answers(model, [side.text for _, side in asked], thoughts, 16)
+        for (index, side), text in zip(asked, texts, strict=True):
+            found[index] = is_correct(text, float(side.answer))
+    return found
+
+
+def _batches(pairs: Sequence[TwinPair], size: int) -> Iterator[Sequence[TwinPair]]:
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
+
+
+def _write(pairs: list[TwinPair], args: argparse.Namespace) -> None:
+    """Write the pairs, whole or not at all."""
+    records = [pair.as_record() for pair in pairs]
+    if args.donors:
+        donors = find_donors(pairs, args.seed)
+        for record in records:
+            found = donors[record["pair_id"]]
+            record["donors"] = {kind: donor.as_record() for kind, donor in found.items()}
+    lines = args.output.suffix == ".jsonl"
+    text = (
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        if lines
+        else json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+    )
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = args.output.with_suffix(args.output.suffix + ".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(args.output)
+    siblings = sum(pair.sibling is not None for pair in pairs)
+    print(f"{len(pairs):,} pairs in {args.output}, {siblings:,} of them with a sibling")

@@ -1,0 +1,64 @@
+"""`codi-patching study`: every experiment that a comparison needs, then the comparison.
+
+Each arm is a `predict` of its own, in a folder of the study; one that is finished is not run again,
+one that was killed is resumed. Whatever options follow go to each `predict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from codi_patching.commands.study_arms import read_arms
+from codi_patching.errors import InputError
+
+_CONFIG = Path(__file__).parents[2] / "configs" / "study.yaml"
+
+
+def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The study's own options, and those of each `predict`."""
+    parser = argparse.ArgumentParser(
+        "codi-patching study",
+        description="Run every experiment that a comparison needs, then compare.",
+        epilog="All options of `codi-patching predict` may follow, such as --model.checkpoint, "
+        "--data.pairs, --trainer.precision; they hold for every arm.",
+    )
+    parser.add_argument("--config", type=Path, default=_CONFIG, help="arms of the study")
+    parser.add_argument("--dir", type=Path, default=Path("results/study"), help="output folder")
+    parser.add_argument(
+        "--directions", nargs="+", choices=("denoising", "noising"), help="one or both"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what it would cost, and run nothing"
+    )
+    parser.add_argument("--docs", type=Path, help="write reports, journal and inventory there")
+    return parser.parse_known_args(args)
+
+
+def run(args: list[str]) -> int:
+    """Run a study; returns the exit status."""
+    asked, options = parse(args)
+    arms = read_arms(asked.config, asked.dir, asked.directions)
+    if asked.dry_run:
+        from codi_patching.commands.estimate import print_estimate
+
+        return print_estimate(arms, options)
+    worst = 0
+    for number, arm in enumerate(arms, 1):
+        print(f"study: arm {number} of {len(arms)}, {arm.name}", file=sys.stderr)
+        command = ["predict", *arm.options, *options, f"--results.dir={arm.folder}"]
+        if asked.docs is not None:
+            command.append(f"--report.docs={asked.docs}")
+        status = subprocess.run([sys.executable, "-m", "codi_patching", *command], check=False)
+        if status.returncode not in (0, 3):
+            raise InputError(
+                f"arm {arm.name} ended with status {status.returncode}; the same command resumes it"
+            )
+        worst = max(worst, status.returncode)
+    from codi_patching.reporting.runs import compare_folders
+
+    report = compare_folders([arm.folder for arm in arms], asked.dir / "comparison")
+    print(report.text)
+    return max(worst, 3 if report.failed else 0)

@@ -1,0 +1,1 @@
+"""From results folders to what people read: figures, page, reports, console, loggers' tables."""

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from by_hand import make_arm
+from scipy import stats
+
+from codi_patching.analysis.paired_tests import paired_tests
+
+
+def test_tests_are_scipys_of_the_cells_differences():
+    rng = np.random.default_rng(0)
+    own, base = rng.random((30, 1, 2)), rng.random(30)
+    control = rng.random((30, 1, 2))
+    structural = np.array([[False, True]])
+    found = paired_tests(make_arm(own, base, control, structural=structural))
+    assert [(t.name, t.comparison) for t in found] == [
+        ("layer 0, position 0 (makes thought 1)", "own - unpatched"),
+        ("layer 0, position 0 (makes thought 1)", "own - control"),
+    ]
+    for ours, other in zip(found, (base, control[:, 0, 0]), strict=True):
+        student = stats.ttest_rel(own[:, 0, 0], other)
+        ranks = stats.wilcoxon(own[:, 0, 0], other, zero_method="pratt")
+        assert (ours.t, ours.p_t) == pytest.approx((student.statistic, student.pvalue))
+        assert (ours.wilcoxon, ours.p_wilcoxon) == pytest.approx((ranks.statistic, ranks.pvalue))
+        theirs = stats.bootstrap(
+            (own[:, 0, 0] - other,), np.mean, n_resamples=20_000, rng=1
+        ).confidence_interval
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_what_does_not_vary_is_not_tested():
+    own = np.full((30, 1, 1), 0.5) + 1e-13 * np.arange(30)[:, None, None]
+    (found,) = paired_tests(make_arm(own, np.full(30, 0.5)))
+    assert (found.mean, found.t, found.p_wilcoxon, found.low) == (0, None, None, None)
