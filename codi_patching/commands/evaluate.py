@@ -5,7 +5,7 @@
 A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
 another question (exchanged: the next one of the file). Without `--data`, word problems are drawn
 that training never saw. With `--output`, predictions are written as they are made, a line for each
-question, and a second start goes on from there; a summary lies beside them.
+question, and a second start resumes there; a summary lies beside them.
 """
 
 from __future__ import annotations
