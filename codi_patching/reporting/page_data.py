@@ -22,7 +22,7 @@ from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, notes_on
 from codi_patching.reporting.names import kind, words
 from codi_patching.reporting.side_by_side import content_by_layer, of_whole_layers
 from codi_patching.results.read import Results
-from codi_patching.results.schema import Array
+from codi_patching.results.schema import Array, RunDescription
 
 PAIRS = 500
 """So many pairs can be chosen; each is a few kilobytes."""
@@ -77,10 +77,7 @@ def arm_data(
         "column": "latent position" if grid.column == "position" else grid.column,
         "chain": grid.column == "iteration",
         "whole": grid.whole_layers,
-        "names": [
-            [results.run.label((row, column)) for column in range(grid.shape[1])]
-            for row in range(grid.shape[0])
-        ],
+        "names": _cell_names(results.run),
         "measures": [(name, _label(name), name.startswith(_SIGNED)) for name in order],
         "structural": results.structural.tolist(),
         "means": {name: _table(means[name]) for name in order},
@@ -90,6 +87,12 @@ def arm_data(
         "klTop": float(max(np.percentile(largest, 95), LEAST_KL)),
         "pairs": _pair_maps(results),
     }
+
+
+def _cell_names(run: RunDescription) -> list[list[str]]:
+    """The cells of a grid in words, row by row."""
+    rows, columns = run.grid.shape
+    return [[run.label((row, column)) for column in range(columns)] for row in range(rows)]
 
 
 def by_layer_data(arms: Mapping[str, Results]) -> list[dict[str, Any]]:

@@ -103,11 +103,6 @@ def describe(
     """All that the templates name."""
     run, summary, checks = results.run, aggregate(results), check_run(results)
     beside = docs / "experiments"
-    figures = [
-        (caption, os.path.relpath(folder / f"{figure}.png", beside))
-        for figure, caption in CAPTIONS.items()
-        if (folder / f"{figure}.png").exists()
-    ]
     measured = results_file(folder).name
     return {
         "name": name,
@@ -123,7 +118,7 @@ def describe(
         "summary": summary,
         "controlled": bool(results.control),
         "findings": findings,
-        "figures": figures,
+        "figures": _figure_links(folder, beside),
         "outliers": _outliers(results),
         "negative": negative_cells(results),
         "undefined": int(np.isnan(results.values["recovery"]).all(axis=(1, 2)).sum()),
@@ -139,6 +134,12 @@ def describe(
         "results_file": measured,
         "example": _example(folder / measured, run),
     }
+
+
+def _figure_links(folder: Path, beside: Path) -> list[tuple[str, str]]:
+    """Captions of the figures that a folder has, and the way to them from a report's folder."""
+    paths = [(caption, folder / f"{figure}.png") for figure, caption in CAPTIONS.items()]
+    return [(caption, os.path.relpath(path, beside)) for caption, path in paths if path.exists()]
 
 
 def _list_files(folder: Path, measured: str) -> list[tuple[str, str]]:

@@ -195,13 +195,8 @@ def _log_to_wandb(
         rows = iter(table.rows)
         part = 0
         while data := list(islice(rows, wandb.Table.MAX_ROWS)):
-            run.log(
-                {
-                    f"{name}_{part}" if part else name: wandb.Table(
-                        columns=list(table.columns), data=data
-                    )
-                }
-            )
+            key = f"{name}_{part}" if part else name
+            run.log({key: wandb.Table(columns=list(table.columns), data=data)})
             part += 1
     run.log({f"figures/{p.stem}": wandb.Image(str(p)) for p in figure_paths(folder)})
     run.define_metric("layer", hidden=True)
