@@ -17,10 +17,16 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["codi_patching"]):
-    from codi_patching.data.records import ResultsError
-    from codi_patching.data.results import aggregate, read_results
-
-    from codi_patching.data.pairs import PairsFileError, read_pairs
+    from codi_patching.analysis.summary import aggregate
+    from codi_patching.data.pair_files import PairsFileError, read_pairs
+    from codi_patching.results.read import read_results
+    from codi_patching.results.schema import (
+        Code,
+        Grid,
+        PairDescription,
+        ResultsError,
+        RunDescription,
+    )
 
 _PAIR = {
     "pair_id": "a",
@@ -28,23 +34,41 @@ _PAIR = {
     "corrupted": {"question": "4 pens?", "answer": 17.5},
 }
 _RAW = [{"pair_id": 1, "variant": v, "question": "q", "answer": "$1,430"} for v in ("clean", "x")]
-_GRID = {
-    "shape": [1, 2],
-    "layers": ["0"],
-    "positions": ["0", "1"],
-    "column": "position",
-    "structural_zeros": [[0, 1]],
-}
-_CELL = {"kl_divergence": 1.5, "recovery": None}
+_METRICS = ("kl_divergence", "recovery", "clean_probability", "corrupted_probability")
+_CELL: dict[str, float | None] = {**dict.fromkeys(_METRICS, 0.5), "recovery": None}
+_RUN = RunDescription(
+    experiment="position",
+    strategy=None,
+    latents="recomputed",
+    direction="denoising",
+    source="clean",
+    control="sibling",
+    site="resid_post",
+    model="codi-tiny",
+    model_type="llama",
+    num_latents=2,
+    checkpoint_sha256="a" * 64,
+    checkpoint={},
+    data="",
+    data_sha256="b" * 64,
+    seed=1,
+    precision="32-true",
+    device={},
+    versions={},
+    code=Code("c" * 64, "0"),
+    grid=Grid(("0",), "position", ("0", "1"), ((0, 1),)),
+    metrics=_METRICS,
+    num_pairs=1,
+)
+_UNPATCHED = dict.fromkeys(_METRICS, 0.5)
+_DESCRIBED = PairDescription(
+    *("q", "r", "1", "2", (1,), (2,), "a", _UNPATCHED, _UNPATCHED, _UNPATCHED, _UNPATCHED)
+)
+_CELLS = {"0": {"0": {**_CELL, "control": _CELL}, "1": {**_CELL, "control": _CELL}}}
 _RESULTS = {
-    "metadata": {
-        "experiment": "position",
-        "seed": 1,
-        "grid": _GRID,
-        "metrics": ["kl_divergence", "recovery"],
-    },
-    "baseline": {"a": {}},
-    "results": {"a": {"0": {"0": _CELL, "1": _CELL}}},
+    "metadata": _RUN.to_json(),
+    "baseline": {"a": _DESCRIBED.to_json()},
+    "results": {"a": _CELLS},
 }
 
 
@@ -67,7 +91,7 @@ def fuzz_results(path: Path) -> None:
     except ResultsError:
         return
     assert all(len(values) == len(results.pair_ids) for values in results.values.values())
-    if "kl_divergence" in results.values and results.metadata["seed"] == 1:
+    if set(_METRICS) <= set(results.values) and results.run.seed == 1:
         aggregate(results, 1)
 
 

@@ -19,15 +19,18 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from prepare_pairs import as_record, draw_pair
+from prepare_pairs import DIFFERENT, as_record, draw_triple
 
 _BATCH = 8
 
 
 def write_pairs(path: Path, count: int) -> None:
     """A file of so many pairs with different answers."""
-    rng = Random(0)
-    records = (as_record(f"pair_{i:05d}", *draw_pair(rng, equal=False)) for i in range(count))
+    rng, kinds = Random(0), list(DIFFERENT)
+    records = (
+        as_record(f"pair_{i:05d}", draw_triple(rng, *rng.choice(kinds), equal=False))
+        for i in range(count)
+    )
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
 
 
@@ -38,7 +41,7 @@ def measure(count: int, folder: Path) -> str:
     command = [
         *(sys.executable, "-m", "codi_patching", "predict", "--config=configs/position.yaml"),
         *(f"--data.pairs={folder}/pairs.jsonl", f"--data.batch_size={_BATCH}"),
-        *(f"--results.dir={partial.parent}", "--figures.pairs=false"),
+        *(f"--results.dir={partial.parent}", "--report.pair_sheets=false"),
     ]
     running = ending = 0
     times: list[float] = []

@@ -2,8 +2,10 @@
 
     python scripts/prepare_pairs.py --checkpoint codi-tiny --out codi_patching/data/pairs.json
 
-Clean and corrupted question differ in one number. Most pairs have different answers; a few have
-equal ones, because of whole-number division, for the filter to leave out.
+Clean and corrupted question differ in one number; a third, the sibling, has yet another number in
+the same place and another answer than both. How many steps a pair has, and in which of them the
+changed number is used, follows `DIFFERENT`: a change in the last step changes no thought. A few
+pairs have equal answers, because of whole-number division, for the filter to leave out.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,19 +25,82 @@ from codi_patching.models.accuracy import is_correct, latent_answers
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import load_checkpoint
 
-_BATCH = 64
+DIFFERENT = {
+    (2, 1): 14, (2, 2): 5,
+    (3, 1): 7, (3, 2): 8, (3, 3): 4,
+    (4, 1): 6, (4, 2): 5, (4, 3): 5, (4, 4): 3,
+}  # fmt: skip
+"""Shares of pairs with different answers, by number of steps and changed step."""
+
+EQUAL = {
+    (2, 1): 2, (2, 2): 1,
+    (3, 1): 1, (3, 2): 1, (3, 3): 1,
+    (4, 1): 1, (4, 3): 1, (4, 4): 1,
+}  # fmt: skip
+"""Shares of pairs with equal answers, likewise."""
+
+_MAX_CHANGE = 6
+_BATCH = 32
 
 
-def draw_pair(rng: Random, equal: bool) -> tuple[Problem, Problem]:
-    """A held-out problem and a held-out twin of it, with equal or different answers."""
+@dataclass(frozen=True)
+class Triple:
+    """Three problems that differ in one number.
+
+    Attributes:
+        clean: The first.
+        corrupted: Its twin.
+        sibling: Another, whose answer differs from both.
+        changed_step: The step (from 1) that the number is used in.
+    """
+
+    clean: Problem
+    corrupted: Problem
+    sibling: Problem
+    changed_step: int
+
+    @property
+    def problems(self) -> tuple[Problem, Problem, Problem]:
+        """All three."""
+        return self.clean, self.corrupted, self.sibling
+
+
+def changed_step(a: Problem, b: Problem) -> int:
+    """The step (from 1) in which the number is used that two problems differ in."""
+    (slot,) = (i for i, (x, y) in enumerate(zip(a.numbers, b.numbers, strict=True)) if x != y)
+    return max(1, slot)
+
+
+def draw_triple(rng: Random, num_steps: int, step: int, equal: bool) -> Triple:
+    """Held-out problems of a number of steps that differ in a number of the given step."""
     while True:
-        clean = sample_problem(rng, held_out=True)
+        clean = sample_problem(rng, held_out=True, num_steps=(num_steps,))
         if equal and clean.plot.steps[-1].operator != "/":
             continue
-        fitting = [t for t in twins(clean) if (t.answer == clean.answer) == equal]
-        fitting = [t for t in fitting if is_held_out(t)]
-        if fitting:
-            return clean, rng.choice(fitting)
+        changed = [
+            t
+            for t in twins(clean, _MAX_CHANGE)
+            if changed_step(clean, t) == step and is_held_out(t)
+        ]
+        fitting = [t for t in changed if (t.answer == clean.answer) == equal]
+        if not fitting:
+            continue
+        corrupted = rng.choice(fitting)
+        siblings = [
+            t
+            for t in changed
+            if t.answer not in (clean.answer, corrupted.answer) and _same_place(clean, corrupted, t)
+        ]
+        if siblings:
+            return Triple(clean, corrupted, rng.choice(siblings), step)
+
+
+def _same_place(clean: Problem, corrupted: Problem, sibling: Problem) -> bool:
+    """Whether both twins change the same number."""
+    return all(
+        len({a, b, c}) in (1, 3)
+        for a, b, c in zip(clean.numbers, corrupted.numbers, sibling.numbers, strict=True)
+    )
 
 
 def needs_thoughts(model: CodiModel, problems: list[Problem]) -> list[bool]:
@@ -47,24 +113,39 @@ def needs_thoughts(model: CodiModel, problems: list[Problem]) -> list[bool]:
     ]
 
 
-def find_pairs(
-    model: CodiModel, rng: Random, count: int, equal: bool
-) -> list[tuple[Problem, Problem]]:
-    """So many pairs, both of whose questions need their thoughts."""
-    found: list[tuple[Problem, Problem]] = []
-    with tqdm(total=count, desc="equal answers" if equal else "different answers") as bar:
-        while len(found) < count:
-            drawn = [draw_pair(rng, equal) for _ in range(_BATCH)]
-            clean, corrupted = (
-                needs_thoughts(model, list(side)) for side in zip(*drawn, strict=True)
-            )
-            good = [p for p, a, b in zip(drawn, clean, corrupted, strict=True) if a and b]
-            found += good[: count - len(found)]
-            bar.update(len(found) - bar.n)
+def spread(count: int, shares: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """`count` in whole numbers as near to `shares` as can be; the largest remainders get one more.
+
+    >>> spread(4, {(2, 1): 14, (2, 2): 5, (3, 1): 9})
+    {(2, 1): 2, (2, 2): 1, (3, 1): 1}
+    """
+    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
+    whole = {kind: int(value) for kind, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda kind: whole[kind] - exact[kind])
+    for kind in by_remainder[: count - sum(whole.values())]:
+        whole[kind] += 1
+    return whole
+
+
+def find_triples(
+    model: CodiModel, rng: Random, wanted: dict[tuple[int, int], int], equal: bool
+) -> list[Triple]:
+    """So many triples of each kind, all of whose questions need their thoughts."""
+    found: list[Triple] = []
+    with tqdm(total=sum(wanted.values()), desc="equal" if equal else "different") as bar:
+        for (num_steps, step), count in wanted.items():
+            good: list[Triple] = []
+            while len(good) < count:
+                drawn = [draw_triple(rng, num_steps, step, equal) for _ in range(_BATCH)]
+                sides = zip(*(triple.problems for triple in drawn), strict=True)
+                needed = [needs_thoughts(model, list(side)) for side in sides]
+                good += [t for t, *fine in zip(drawn, *needed, strict=True) if all(fine)]
+            found += good[:count]
+            bar.update(count)
     return found
 
 
-def as_record(pair_id: str, clean: Problem, corrupted: Problem) -> dict[str, Any]:
+def as_record(pair_id: str, triple: Triple) -> dict[str, Any]:
     """A pair in the prepared form."""
     return {
         "pair_id": pair_id,
@@ -74,8 +155,11 @@ def as_record(pair_id: str, clean: Problem, corrupted: Problem) -> dict[str, Any
                 "answer": problem.answer,
                 "reasoning_steps": list(problem.reasoning_steps),
             }
-            for variant, problem in (("clean", clean), ("corrupted", corrupted))
+            for variant, problem in zip(
+                ("clean", "corrupted", "sibling"), triple.problems, strict=True
+            )
         },
+        "changed_step": triple.changed_step,
     }
 
 
@@ -94,10 +178,10 @@ def main() -> None:
         sys.exit(f"prepare_pairs: {error}")
     print(report)
     rng = Random(args.seed)
-    pairs = find_pairs(model, rng, args.different, equal=False)
-    pairs += find_pairs(model, rng, args.equal, equal=True)
-    rng.shuffle(pairs)
-    records = [as_record(f"pair_{i:02d}", *pair) for i, pair in enumerate(pairs)]
+    triples = find_triples(model, rng, spread(args.different, DIFFERENT), equal=False)
+    triples += find_triples(model, rng, spread(args.equal, EQUAL), equal=True)
+    rng.shuffle(triples)
+    records = [as_record(f"pair_{i:02d}", triple) for i, triple in enumerate(triples)]
     args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     print(f"{len(records)} pairs in {args.out}, {args.equal} of them with equal answers")
 

@@ -123,10 +123,10 @@ PAIR_FILES = {
     "raw, variant missing": (json.dumps([RAW]), "pair 'a' has no corrupted variant"),
     "raw, unknown variant": (
         json.dumps([{**RAW, "variant": "dirty"}]),
-        "expected variant clean or corrupted, got 'dirty'",
+        "expected variant clean, corrupted or sibling, got 'dirty'",
     ),
     "raw, variant twice": (json.dumps([RAW, RAW]), "the clean variant is there twice"),
-    "two forms in one file": (json.dumps([GOOD, RAW]), "expected variant clean or corrupted"),
+    "two forms in one file": (json.dumps([GOOD, RAW]), "expected variant clean, corrupted"),
 }
 
 
@@ -171,17 +171,15 @@ OPTIONS = {
     "--model.num_latents=0": (1, "set --model.num_latents to 1 or more"),
     "--model.num_latents=-1": (1, "set --model.num_latents to 1 or more"),
     "--model.num_latents=4096": (1, "expected fewer latent thoughts than the model's context"),
-    "--model.checkpoint=none": (1, "set --model.checkpoint"),
+    "--model.checkpoint=none": (1, "made for codi-tiny: make some for none"),
     "--model.lora_alpha=16": (1, "expected --model.base_model, --model.lora_alpha"),
     "--model.prompt_eos=true": (1, "expected --model.base_model, --model.lora_alpha"),
-    "--results.top_k=0": (1, "expected --results.top_k of at least 1"),
     "--results.dir=/proc/none": (1, "/proc/none cannot be written"),
     "--results.dir=/dev/null": (1, "set --results.dir"),
     "--report.docs=/proc/none": (1, "/proc/none cannot be written"),
     "--report.docs=/dev/null": (1, "set --report.docs"),
-    "--validity.pairs=-1": (1, "expected --validity.pairs of at least 0, got -1"),
-    "--figures.layer_results=none": (1, "set --figures.layer_results"),
-    "--figures.top=-1": (1, "expected --figures.top of at least 0, got -1"),
+    "--model.self_patch_pairs=-1": (1, "self_patch_pairs of at least 0, got -1"),
+    "--report.top=0": (1, "expected --report.top of at least 1, got 0"),
     "--data.max_pairs=two": (2, "max_pairs"),
     "--data.max_pairs=1.5": (2, "max_pairs"),
     "--data.pears=x": (2, "pears"),
@@ -209,7 +207,7 @@ def test_options(refused, option):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {class_path: [", "config"),
+        ("model: {class_path: [", "expected node content"),
         ("nonsense: 1\n", "nonsense"),
         ("data: 3\n", "expected a group of options under data, got 3"),
         ("results: [a]\n", "expected a group of options under results, got ['a']"),
@@ -224,25 +222,23 @@ def test_configuration_files(refused, tmp_path, text, message):
 
 
 def test_a_comparison_that_cannot_be_written(refused):
-    options = ("--comparison.layer=none", "--comparison.dir=/dev/null/x")
-    assert "set --comparison.dir" in refused(*predict(*options))[1]
+    options = ("--report.compare_with=[none]", "--report.comparison_dir=/dev/null/x")
+    assert "set --report.comparison_dir" in refused(*predict(*options))[1]
     shipped = Path(__file__).parent.parent / "docs" / "results"
-    folders = [f"--{n}={shipped / n}" for n in ("layer", "position", "iterative")]
+    folders = [shipped / name for name in ("layer_frozen", "position_recomputed")]
     status, error = refused("compare", *folders, "--dir=/dev/null/x")
     assert status == 1
     assert "/dev/null/x cannot be written (Not a directory): set --dir" in error
+    status, error = refused("compare", folders[0], folders[0], "--dir=x")
+    assert "expected each experiment once" in error
+    status, error = refused("report", "none")
+    assert "name a folder that `codi-patching predict` wrote" in error
 
 
 def test_a_pair_to_trace_that_is_not_there(refused):
     status, error = refused(*predict("--model.trace_pair=none", config="iterative"))
     assert status == 1
     assert "expected --model.trace_pair to be one of the 57 pairs" in error
-
-
-def test_a_random_pair_that_is_not_there(refused):
-    status, error = refused(*predict("--model.source=random_pair", "--data.max_pairs=1"))
-    assert status == 1
-    assert "expected at least 2 pairs with source random_pair" in error
 
 
 def test_no_command_that_exists(refused):
@@ -295,7 +291,7 @@ CHECKPOINTS = {
 def test_checkpoints(refused, model, case):
     damage, message = CHECKPOINTS[case]
     damage(model)
-    status, error = refused(*predict("--model.checkpoint=model"))
+    status, error = refused(*predict("--model.checkpoint=model", "--data.pairs=shipped"))
     assert status == 1
     assert message in error
     assert error.startswith("codi-patching: ")
@@ -313,7 +309,8 @@ def test_a_pickle_that_would_run_code_does_not(refused, tmp_path, model):
     PreTrainedTokenizerFast(tokenizer_file=file, eos_token="<eos>").save_pretrained(model)
     for name in ("pytorch_model.bin", "plain.bin"):
         file = f"--model.checkpoint={name}"
-        status, error = refused(*predict(file, "--model.base_model=model"))
+        options = (file, "--model.base_model=model", "--data.pairs=shipped")
+        status, error = refused(*predict(*options))
         assert status == 1
         assert name in error
     assert not (tmp_path / "ran").exists()

@@ -2,15 +2,22 @@
 
 import json
 import re
+from collections import Counter
 from random import Random
 
 import pytest
+import torch
 
 from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.known_thoughts import interchanges
 from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
-from codi_patching.data.word_problems import sample_problem, split_words
+from codi_patching.data.word_problems import sample_problem, split_words, twins
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
+from codi_patching.models.interchange import interchange_hits
 from codi_patching.models.loading.checkpoint import SHIPPED, load_checkpoint
+from codi_patching.patching.hooks import capture, patch
+
+SIDES = ("clean", "corrupted", "sibling")
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +37,76 @@ def test_it_is_small_and_has_sixteen_layers_and_five_thoughts(codi_tiny):
 
 @pytest.mark.slow
 def test_it_reasons_in_its_thoughts(codi_tiny):
-    """The full figures, on 2,000 problems, come from scripts/evaluate_codi.py."""
+    """The full figures, on 2,000 problems, come from `codi-patching evaluate`."""
     rng = Random(99)
     problems = [sample_problem(rng, held_out=True) for _ in range(200)]
     questions, answers = [p.question for p in problems], [p.answer for p in problems]
     assert accuracy(latent_answers(codi_tiny, questions), answers) > 0.85
-    assert accuracy(latent_answers(codi_tiny, questions, "zeroed"), answers) < 0.25
+    assert accuracy(latent_answers(codi_tiny, questions, "zeroed"), answers) < 0.15
     assert accuracy(latent_answers(codi_tiny, questions, "exchanged"), answers) < 0.25
-    assert accuracy(reasoned_answers(codi_tiny, questions), answers) > 0.85
+    assert accuracy(reasoned_answers(codi_tiny, questions), answers) > 0.9
+
+
+@pytest.mark.slow
+def test_its_thoughts_are_causes_of_what_they_should_be(codi_tiny):
+    """The full figures come from `codi-patching evaluate` too."""
+    rng = Random(97)
+    problems = [sample_problem(rng, held_out=True) for _ in range(100)]
+    changes = [
+        change
+        for problem in problems
+        if (others := twins(problem))
+        for change in interchanges(problem, rng.choice(others), codi_tiny.num_latents)
+    ]
+    hits = interchange_hits(codi_tiny, changes)
+    for carries, least in ((True, 0.7), (False, 0.9)):
+        chosen = [
+            hit for change, hit in zip(changes, hits, strict=True) if change.carries == carries
+        ]
+        assert len(chosen) > 50
+        assert sum(chosen) / len(chosen) > least
+
+
+def rise_of_the_clean_answer(model, records, layer):
+    """Mean rise of p(clean answer), by position, as resid_post[layer, p] is the clean run's."""
+    questions = {side: [r[side]["question"] for r in records] for side in ("clean", "corrupted")}
+    tokens = model.tokenizer.convert_tokens_to_ids([str(r["clean"]["answer"]) for r in records])
+    prefix = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
+    readout = torch.tensor([[model.settings.eot_id, *prefix]] * len(records))
+
+    def probability(side, position=None, values=None):
+        hidden, context = model.encode([model.prompt_ids(q) for q in questions[side]])
+        kept = []
+        for p in range(model.num_latents):
+            edits = {}
+            if p == position:
+                edits[layer] = (torch.ones(len(records), 1, dtype=torch.bool), values[p])
+            with patch(model.blocks, edits), capture([model.blocks[layer]]) as outputs:
+                states, context = model.advance(context, model.next_thought(hidden).unsqueeze(1))
+            kept.append(outputs[0][0])
+            hidden = states[:, 0]
+        final, _ = model.read(context, readout)
+        p_answer = model.logits(final[:, -1]).softmax(-1)[range(len(records)), tokens]
+        return p_answer.mean().item(), kept
+
+    before, _ = probability("corrupted")
+    _, clean = probability("clean")
+    return [probability("corrupted", p, clean)[0] - before for p in range(model.num_latents)]
+
+
+@pytest.mark.slow
+def test_the_largest_position_effect_is_where_the_last_result_is_held(codi_tiny):
+    """After block 3, z_p's column holds what z_p says; the last result, where a change meets it."""
+    records = [r for r in json.loads(SHIPPED_PAIRS.read_text()) if differs(r)]
+    for num_steps, carrying in ((2, {0, 1}), (3, {2, 3}), (4, {4})):
+        same = [r for r in records if len(r["clean"]["reasoning_steps"]) == num_steps]
+        effects = rise_of_the_clean_answer(codi_tiny, same, layer=3)
+        assert effects.index(max(effects)) in carrying
+        assert max(effects) > 0.3
+
+
+def differs(record):
+    return record["clean"]["answer"] != record["corrupted"]["answer"]
 
 
 @pytest.mark.slow
@@ -58,12 +127,14 @@ def test_66_pairs_of_which_57_are_left():
 
 def test_pairs_differ_in_one_number_and_their_steps_are_true():
     for record in json.loads(SHIPPED_PAIRS.read_text()):
-        clean, corrupted = record["clean"], record["corrupted"]
-        words = [split_words([side["question"]]) for side in (clean, corrupted)]
-        changed = [(a, b) for a, b in zip(*words, strict=True) if a != b]
+        sides = clean, corrupted, sibling = [record[side] for side in SIDES]
+        words = [split_words([side["question"]]) for side in sides]
+        changed = [column for column in zip(*words, strict=True) if len(set(column)) > 1]
         assert len(changed) == 1
+        assert len(set(changed[0])) == 3
         assert all(word.isdigit() for word in changed[0])
-        for side in (clean, corrupted):
+        assert sibling["answer"] not in (clean["answer"], corrupted["answer"])
+        for side in sides:
             for step in side["reasoning_steps"]:
                 expression, result = re.fullmatch(r"<<(.+)=(\d+)>>", step).groups()
                 assert eval(expression.replace("/", "//")) == int(result)
@@ -72,11 +143,28 @@ def test_pairs_differ_in_one_number_and_their_steps_are_true():
             assert "/" in clean["reasoning_steps"][-1]
 
 
+def test_the_changed_numbers_are_spread_over_steps_and_lengths():
+    records = json.loads(SHIPPED_PAIRS.read_text())
+    kinds = Counter(
+        (len(record["clean"]["reasoning_steps"]), record["changed_step"]) for record in records
+    )
+    assert set(kinds) == {(n, step) for n in (2, 3, 4) for step in range(1, n + 1)}
+    last = sum(count for (n, step), count in kinds.items() if n == step)
+    assert last < len(records) / 3
+    for record in records:
+        results = zip(
+            record["clean"]["reasoning_steps"], record["corrupted"]["reasoning_steps"], strict=True
+        )
+        first = next(step for step, (a, b) in enumerate(results, start=1) if a != b)
+        assert first == record["changed_step"]
+
+
 @pytest.mark.slow
-def test_both_questions_of_every_pair_need_the_thoughts(codi_tiny):
-    for side in ("clean", "corrupted"):
-        questions = [getattr(pair, side) for pair in read_pairs(SHIPPED_PAIRS)]
-        texts, answers = [q.text for q in questions], [q.answer for q in questions]
+def test_all_questions_of_every_pair_need_the_thoughts(codi_tiny):
+    records = json.loads(SHIPPED_PAIRS.read_text())
+    for side in SIDES:
+        texts = [record[side]["question"] for record in records]
+        answers = [record[side]["answer"] for record in records]
         assert accuracy(latent_answers(codi_tiny, texts), answers) == 1
         assert accuracy(latent_answers(codi_tiny, texts, "zeroed"), answers) == 0
 

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from codi_patching.callbacks.comparison import compare_folders
-from codi_patching.data.records import ResultsError
-from codi_patching.data.results import read_results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from results_maker import records_of, run_of, write
 
-from codi_patching.data.pairs import PairsFileError, read_pairs
+from codi_patching.data.pair_files import PairsFileError, read_pairs
+from codi_patching.reporting.runs import compare_folders
+from codi_patching.results.read import read_results
+from codi_patching.results.schema import ResultsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,26 +40,6 @@ PAIRS = [
     {"pair_id": 2, "variant": "clean", "question": "q", "answer": "#### 1,430"},
     {"pair_id": 2, "variant": "corrupted", "question": "r", "answer": 2},
 ]
-CELL = {"kl_divergence": 1.5, "recovery": None}
-RESULTS = {
-    "metadata": {
-        "experiment": "position",
-        "seed": 1,
-        "grid": {
-            "shape": [2, 1],
-            "layers": ["0", "1"],
-            "positions": ["0"],
-            "column": "position",
-            "structural_zeros": [[1, 0]],
-        },
-        "metrics": ["kl_divergence", "recovery"],
-    },
-    "baseline": {"a": {}, "b": {}},
-    "results": {
-        "a": {"0": {"0": CELL}, "1": {"0": CELL}},
-        "b": {"0": {"0": CELL}, "1": {"0": CELL}},
-    },
-}
 
 
 def paths_of(value, path=()):
@@ -127,20 +108,30 @@ def test_any_text(tmp_path, text):
         read_pairs(tmp_path / "pairs.json")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A results file of two pairs as it is written."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = run_of("position", layers=2, columns=2)
+    write(folder, run, records_of(run, pairs=2))
+    return json.loads((folder / "position_patching_results.json").read_text())
+
+
 @few
-@given(value=damaged(RESULTS), cut=st.integers(0, 40))
-def test_results(tmp_path, value, cut):
+@given(data=st.data(), cut=st.integers(0, 40))
+def test_results(whole, tmp_path, data, cut):
     path = tmp_path / "position_patching_results.json"
-    text = json.dumps(value)
+    text = json.dumps(data.draw(damaged(whole)))
     path.write_text(text[: len(text) - cut])
     with clear_error(ResultsError, f"{path} is not a complete results file: ") as error:
         results = read_results(tmp_path)
-    if not error:
-        grid = results.metadata["grid"]
-        assert all(v.shape[1:] == tuple(grid["shape"]) for v in results.values.values())
-        assert len(results.structural) == grid["shape"][0]
-    with pytest.raises(ResultsError):
-        compare_folders([tmp_path], tmp_path / "out")
+    if error:
+        with pytest.raises(ResultsError):
+            compare_folders([tmp_path], tmp_path / "out")
+    else:
+        shape = results.run.grid.shape
+        assert all(v.shape[1:] == shape for v in results.values.values())
+        assert results.structural.shape == shape
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_a_problem_by_hand():
 
 def test_steps_are_true_and_end_in_the_answer(problems):
     for problem in problems:
-        assert len(problem.reasoning_steps) in (2, 3)
+        assert len(problem.reasoning_steps) in (2, 3, 4)
         for step, value in zip(problem.reasoning_steps, problem.values, strict=True):
             a, operator, b, result = re.fullmatch(r"<<(\d+)([-+*/])(\d+)=(\d+)>>", step).groups()
             truth = eval(f"{a}{operator.replace('/', '//')}{b}")
@@ -66,7 +66,23 @@ def test_sentences_are_whole(problems):
 def test_operators_and_lengths_all_occur(problems):
     operators = {step.operator for p in problems for step in p.plot.steps}
     assert operators == set("+-*/")
-    assert 150 < sum(len(p.plot.steps) == 2 for p in problems) < 350
+    for num_steps in (2, 3, 4):
+        assert 120 < sum(len(p.plot.steps) == num_steps for p in problems) < 220
+    rng = Random(5)
+    assert all(len(sample_problem(rng, False, (4,)).values) == 4 for _ in range(20))
+
+
+def test_going_on_from_another_result_by_hand(problems):
+    plot = Plot("", (Step("-", ""), Step("*", ""), Step("/", "")), "")
+    problem = Problem(plot, (16, 3, 4, 5))
+    assert problem.values == (13, 52, 10)
+    assert problem.continue_from(1, 13) == (52, 10)
+    assert problem.continue_from(1, 10) == (40, 8)
+    assert problem.continue_from(1, 16) is None  # 64 is out of range
+    assert problem.continue_from(3, 9) == ()
+    for drawn in problems:
+        for step, value in enumerate(drawn.values, start=1):
+            assert drawn.continue_from(step, value) == drawn.values[step:]
 
 
 def test_twins_differ_in_one_number_by_a_little(problems):

@@ -26,10 +26,9 @@ from codi_patching.analysis.questions.leading import leading_family
 from codi_patching.analysis.questions.patterns import patterns_family
 from codi_patching.analysis.questions.setup import Setup
 from codi_patching.analysis.questions.sums import sums_family
-from codi_patching.analysis.rank_answers import LEVEL, answer_questions
 from codi_patching.analysis.verdicts import Thresholds
 
-__all__ = ["LEVEL", "Claim", "Finding", "answer_questions", "find"]
+__all__ = ["Claim", "Finding", "find"]
 
 FAMILIES: tuple[Callable[[Setup], Family], ...] = (
     cells_family,

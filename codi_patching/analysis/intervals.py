@@ -203,12 +203,18 @@ def _error(sums: Array, sizes: Array) -> float:
     return float(np.sqrt(variance) / sizes.sum())
 
 
-def _draws(groups: int, seed: int, resamples: int) -> list[NDArray[np.float64]]:
-    """How often each group is in each resample, `(resamples, groups)`, in blocks."""
+@lru_cache(maxsize=2)
+def _draws(groups: int, seed: int, resamples: int) -> tuple[NDArray[np.float64], ...]:
+    """How often each group is in each resample, `(resamples, groups)`, in blocks.
+
+    The same for every cell of a grid, so they are kept.
+    """
     generator = np.random.default_rng(seed)
     even = np.full(groups, 1 / groups)
     sizes = [min(_ROWS, resamples - first) for first in range(0, resamples, _ROWS)]
-    return [generator.multinomial(groups, even, size=size).astype(np.float64) for size in sizes]
+    return tuple(
+        generator.multinomial(groups, even, size=size).astype(np.float64) for size in sizes
+    )
 
 
 def _resampled_means(sums: Array, sizes: Array, seed: int, resamples: int) -> Array:

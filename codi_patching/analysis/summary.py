@@ -23,7 +23,10 @@ from codi_patching.results.read import Results
 from codi_patching.results.schema import Array, RunDescription
 
 ROUNDING = 1e-6
-"""Effects under this are rounding and are not ranked."""
+"""KL under this is rounding and is not ranked, in nats."""
+
+LEAST_CONTENT = 1e-3
+"""Content effects under this are not ranked, in probability."""
 
 OVER_UNPATCHED = "content_over_unpatched"
 OVER_CONTROL = "content_over_control"
@@ -116,7 +119,7 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
         "num_pairs": len(results.pair_ids),
         "interval": "95 % percentile bootstrap of the mean over pairs; of medians exact",
         "top_cells": _listed(rank_cells(mean_kl(results), top), results, metrics, size),
-        "top_content": _listed(rank_cells(size, top), results, metrics, size),
+        "top_content": _listed(rank_cells(size, top, LEAST_CONTENT), results, metrics, size),
         "metrics": metrics,
     }
 

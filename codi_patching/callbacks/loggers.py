@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 class SafeLogger(Logger):
     """A logger that is asked nothing more once it has failed.
 
+    It starts with the first thing that is logged: a run that is refused leaves nothing behind.
+
     Args:
         inner: The logger; `trainer.logger.inner` reaches it.
     """
@@ -23,7 +25,13 @@ class SafeLogger(Logger):
     def __init__(self, inner: Logger) -> None:
         super().__init__()
         self.inner = inner
-        self.failed = False
+        self.failed = self.started = False
+
+    def start(self) -> None:
+        """Let the logger begin its run."""
+        if not self.started:
+            self.started = True
+            self.ask(lambda inner: getattr(inner, "experiment", None))
 
     def ask(self, action: Callable[[Logger], Any], otherwise: Any = None) -> Any:
         """Do something with the logger; a failure is a warning, and gives `otherwise`."""
@@ -55,23 +63,30 @@ class SafeLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """The logger's own, which starts it; one that takes everything after a failure."""
+        """The logger's own; one that takes everything before the start and after a failure."""
+        if not self.started:
+            return DummyExperiment()
         return self.ask(lambda inner: getattr(inner, "experiment", None), DummyExperiment())
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Hand metrics on."""
+        self.start()
         self.ask(lambda inner: inner.log_metrics(metrics, step))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Hand hyperparameters on."""
-        self.ask(lambda inner: inner.log_hyperparams(params, *args, **kwargs))
+        """Hand hyperparameters on, but for those that Lightning logs before anything has run."""
+        if self.started:
+            self.ask(lambda inner: inner.log_hyperparams(params, *args, **kwargs))
 
     def save(self) -> None:
         """Let the logger save."""
-        self.ask(lambda inner: inner.save())
+        if self.started:
+            self.ask(lambda inner: inner.save())
 
     def finalize(self, status: str) -> None:
         """Close the logger."""
+        if not self.started:
+            return
         self.ask(lambda inner: inner.finalize(status))
         if isinstance(self.inner, WandbLogger):
             self.ask(lambda inner: inner.experiment.finish(exit_code=int(status != "success")))

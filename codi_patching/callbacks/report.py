@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from codi_patching.callbacks.loggers import SafeLogger
 from codi_patching.callbacks.results import ResultsWriter, run_on_rank_zero
+from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
 from codi_patching.reporting.pipeline import ReportOptions
 from codi_patching.reporting.runs import RunReport, compare_folders, report_folder
@@ -58,6 +60,7 @@ class Report(pl.Callback):
         self.compare_with = [Path(folder) for folder in compare_with or []]
         self.comparison_dir = Path(comparison_dir)
         self.failed = False
+        self._pairs_done = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find out before the work whether folders can be written.
@@ -72,6 +75,22 @@ class Report(pl.Callback):
             folder = self.comparison_dir
             run_on_rank_zero(trainer, lambda: check_writable(folder, "--report.comparison_dir"))
 
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PairBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say to trackers how many pairs are done, in this process."""
+        self._pairs_done += len(batch.pairs)
+        for logger in trainer.loggers:
+            inner = logger.inner if isinstance(logger, SafeLogger) else logger
+            if not isinstance(inner, CSVLogger):
+                logger.log_metrics({"pairs_done": self._pairs_done}, self._pairs_done)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Report; the results are on disk, measured now or before."""
         writer = next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
@@ -82,6 +101,7 @@ class Report(pl.Callback):
         self.failed = report.failed
         for logger in trainer.loggers:
             if isinstance(logger, SafeLogger):
+                logger.start()
                 logger.ask(lambda inner: _log(inner, writer.folder, report))
             else:
                 _log(logger, writer.folder, report)

@@ -156,7 +156,9 @@ class ResultsWriter(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give up the folder."""
+        """Give up the folder; a run of which nothing is kept leaves nothing behind."""
+        if self._lock is not None and not self._records.any():
+            self._records.remove()
         self._release()
 
     def _release(self) -> None:

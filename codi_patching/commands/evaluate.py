@@ -5,7 +5,7 @@
 A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
 another question (exchanged: the next one of the file). Without `--data`, word problems are drawn
 that training never saw. With `--output`, predictions are written as they are made, a line for each
-question, and a second start goes on from there; a summary lies beside them.
+question, and a second start resumes there; a summary lies beside them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from typing import Any
 from tqdm import tqdm
 
 from codi_patching.commands.journal import Journal
+from codi_patching.commands.known_thoughts import (
+    describe_lengths,
+    describe_thoughts,
+    has_known_thoughts,
+)
 from codi_patching.commands.model_options import add_model_arguments, load_model
 from codi_patching.commands.published_accuracy import compare_with_published
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.pair_files import read_questions
 from codi_patching.data.pairs import Question
-from codi_patching.data.word_problems import sample_problem
+from codi_patching.data.word_problems import Problem, sample_problem
 from codi_patching.errors import InputError
 from codi_patching.models.accuracy import (
     answers_by_thoughts,
@@ -77,6 +82,11 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
     records = evaluate(model, questions, args.batch_size, journal, words)
     summary = _summary(args, model, report, records)
     print("\n".join(describe(summary)))
+    if args.data is None:
+        problems = _held_out(args)[: len(records)]
+        print("\n".join(describe_lengths(problems, records)))
+        if has_known_thoughts(model):
+            print("\n".join(describe_thoughts(model, problems, args.seed, args.batch_size)))
     print(
         "\n".join(compare_with_published(model, report, summary["accuracy"]["own"], len(records)))
     )
@@ -148,12 +158,16 @@ def _answers(
     }
 
 
+def _held_out(args: argparse.Namespace) -> list[Problem]:
+    """Problems that training never saw."""
+    rng = Random(args.seed)
+    return [sample_problem(rng, held_out=True) for _ in range(args.problems)]
+
+
 def _questions(args: argparse.Namespace) -> list[Question]:
     """What is asked: a file's questions, or fresh held-out problems."""
     if args.data is None:
-        rng = Random(args.seed)
-        problems = [sample_problem(rng, held_out=True) for _ in range(args.problems)]
-        found = [Question(problem.question, problem.answer) for problem in problems]
+        found = [Question(problem.question, problem.answer) for problem in _held_out(args)]
     elif args.data.suffix == ".txt":
         chained = read_chained_questions(args.data)
         found = [Question(question.text, float(question.answer)) for question in chained]

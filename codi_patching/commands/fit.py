@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import LightningCLI
 
-from codi_patching.training.distillation import CodiDistillation, WordProblemsDataModule
+from codi_patching.training.data import WordProblemsDataModule
+from codi_patching.training.module import CodiDistillation
 
 
 class FitCLI(LightningCLI):

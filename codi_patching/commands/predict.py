@@ -139,10 +139,20 @@ def run(args: list[str]) -> int:
             parser_class=OneLineParser,
             args=["predict", *args],
         )
-    except MisconfigurationException as error:
-        raise InputError(str(error)) from error
+    except (MisconfigurationException, ValueError) as error:
+        raise _input_error(error) from error
     report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))
     return INVALID if report.failed else 0
+
+
+def _input_error(error: BaseException) -> BaseException:
+    """What a user did wrong, where an error comes from that; else the error itself."""
+    if isinstance(error, MisconfigurationException):
+        return InputError(str(error))
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def print_help() -> None:

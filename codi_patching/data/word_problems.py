@@ -18,6 +18,9 @@ from random import Random
 
 MAX_VALUE = 60
 
+NUM_STEPS = (2, 3, 4)
+"""Lengths of problems, in operations."""
+
 _NAMES = {
     "he": ("Tom", "Ben", "Sam", "Max", "Leo", "Omar", "Paul", "Ivan", "Jack", "Raj"),
     "she": ("Anna", "Mia", "Lily", "Sara", "Nora", "Emma", "Zoe", "Ines", "Kate", "Mei"),
@@ -117,7 +120,7 @@ class Problem:
         """The result of each step; the last one is the answer."""
         results = [self.numbers[0]]
         for step, number in zip(self.plot.steps, self.numbers[1:], strict=True):
-            results.append(_apply(step.operator, results[-1], number))
+            results.append(apply_operator(step.operator, results[-1], number))
         return tuple(results[1:])
 
     @property
@@ -136,6 +139,25 @@ class Problem:
             )
         )
 
+    def continue_from(self, step: int, value: int) -> tuple[int, ...] | None:
+        """Results of the steps after `step` (from 1), had its result been `value`.
+
+        None if one of them would be out of range.
+
+        >>> steps = Step("-", ""), Step("*", ""), Step("+", "")
+        >>> problem = Problem(Plot("", steps, ""), (9, 4, 2, 1))
+        >>> problem.values, problem.continue_from(1, 7)
+        ((5, 10, 11), (14, 15))
+        """
+        results = []
+        following = zip(self.plot.steps[step:], self.numbers[step + 1 :], strict=True)
+        for operation, number in following:
+            value = apply_operator(operation.operator, value, number)
+            if not 0 <= value <= MAX_VALUE:
+                return None
+            results.append(value)
+        return tuple(results)
+
     def is_valid(self) -> bool:
         """Whether quantities are in 0..MAX_VALUE, factors in 2..9, the answer over 0."""
         small = all(
@@ -148,7 +170,8 @@ class Problem:
         return all(0 <= v <= MAX_VALUE for v in self.values) and self.answer > 0
 
 
-def _apply(operator: str, a: int, b: int) -> int:
+def apply_operator(operator: str, a: int, b: int) -> int:
+    """One step: `a + b`, `a - b`, `a * b`, or `a // b`."""
     if operator == "+":
         return a + b
     if operator == "-":
@@ -190,12 +213,25 @@ def sample_plot(rng: Random, num_steps: int) -> Plot:
 
 
 def sample_numbers(rng: Random, plot: Plot) -> tuple[int, ...]:
-    """Draw numbers that keep every quantity of `plot` in range and the answer above 0."""
+    """Draw numbers that keep every quantity of `plot` in range and the answer above 0.
+
+    One slot at a time, each among the numbers that keep its step's result in range; from the start
+    again where there is none.
+    """
     first = (2, 15) if plot.steps[0].operator == "*" else (1, MAX_VALUE)
-    ranges = [first, *((2, 9) if s.operator in "*/" else (1, 40) for s in plot.steps)]
     while True:
-        problem = Problem(plot, tuple(rng.randint(*bounds) for bounds in ranges))
-        if problem.is_valid():
+        numbers = [rng.randint(*first)]
+        value = numbers[0]
+        for step in plot.steps:
+            bounds = range(2, 10) if step.operator in "*/" else range(1, 41)
+            results = {n: apply_operator(step.operator, value, n) for n in bounds}
+            fitting = [n for n, result in results.items() if 0 <= result <= MAX_VALUE]
+            if not fitting:
+                break
+            numbers.append(rng.choice(fitting))
+            value = results[numbers[-1]]
+        problem = Problem(plot, tuple(numbers))
+        if len(numbers) == len(plot.steps) + 1 and problem.is_valid():
             return problem.numbers
 
 
@@ -204,10 +240,16 @@ def is_held_out(problem: Problem) -> bool:
     return zlib.crc32(problem.question.encode()) % 20 == 0
 
 
-def sample_problem(rng: Random, held_out: bool) -> Problem:
-    """Draw a problem of two or three steps, from the held-out part or from the rest."""
+def sample_problem(rng: Random, held_out: bool, num_steps: Sequence[int] = NUM_STEPS) -> Problem:
+    """Draw a problem, from the held-out part or from the rest.
+
+    Args:
+        rng: Source of randomness.
+        held_out: Which part.
+        num_steps: Numbers of steps, one of which is drawn.
+    """
     while True:
-        plot = sample_plot(rng, rng.choice((2, 3)))
+        plot = sample_plot(rng, rng.choice(num_steps))
         problem = Problem(plot, sample_numbers(rng, plot))
         if is_held_out(problem) == held_out:
             return problem

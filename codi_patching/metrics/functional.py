@@ -168,7 +168,7 @@ def compute_answer_probability(logits: Tensor, answer_ids: Tensor) -> Tensor:
 
     Example:
         >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
-        >>> compute_answer_probability(logits, torch.tensor([0, 1])).item()  # 0.5 × 0.75
+        >>> round(compute_answer_probability(logits, torch.tensor([0, 1])).item(), 6)  # 0.5 × 0.75
         0.375
     """
     _check_answer(logits, answer_ids)

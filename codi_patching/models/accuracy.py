@@ -65,7 +65,7 @@ def latent_answers(
             own, _, _ = model.think(hidden, context)
             given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
         _, context = model.advance(context, given)
-    return _read_out(model, context, max_tokens)
+    return read_out(model, context, max_tokens)
 
 
 @torch.no_grad()
@@ -78,11 +78,11 @@ def answers_by_thoughts(
         For each number of thoughts, the answers of all questions.
     """
     hidden, context = _encode(model, questions)
-    texts = [_read_out(model, context, max_tokens)]
+    texts = [read_out(model, context, max_tokens)]
     for _ in range(model.num_latents):
         step, context = model.advance(context, model.next_thought(hidden).unsqueeze(1))
         hidden = step[:, 0]
-        texts.append(_read_out(model, context, max_tokens))
+        texts.append(read_out(model, context, max_tokens))
     return texts
 
 
@@ -120,7 +120,7 @@ def _encode(model: CodiModel, questions: Sequence[str]) -> tuple[Tensor, Context
     return model.encode([model.prompt_ids(question) for question in questions])
 
 
-def _read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
+def read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
     """Greedy answers after the thoughts of `context`: eot, the prefix, then the model's own."""
     settings = model.settings
     prefix = settings.answer_prefix

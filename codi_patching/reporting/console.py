@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_patching.analysis.checks import Check, count_checks
-from codi_patching.analysis.summary import aggregate
+from codi_patching.analysis.summary import LEAST_CONTENT, aggregate
 from codi_patching.analysis.validity import unknown_words
 from codi_patching.reporting.evidence import FindingLike, beside, passing_cells
 from codi_patching.reporting.names import counted, data_name, kind, model_name
@@ -115,7 +115,7 @@ def _by_content(
         what = "over the unpatched run alone: no control was run"
     lines = [f"content effect, the rise of P(source answer), {what}"]
     if not summary["top_content"]:
-        return [*lines, "  no cell has one"]
+        return [*lines, f"  no cell has one of {LEAST_CONTENT:g} or more"]
     width = max(len(cell["name"]) for cell in summary["top_content"])
     names = {results.run.label(cell) for cell in passing or ()}
     control = "  over control [95 %]     " if results.control else ""

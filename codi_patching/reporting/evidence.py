@@ -87,6 +87,14 @@ def evidence(claim: ClaimLike) -> str:
     return ", ".join(parts)
 
 
+def answer(finding: FindingLike) -> str:
+    """A finding's sentence in Markdown, its verdict before it where it does not begin with it."""
+    begins = finding.sentence.lower().startswith(finding.verdict.lower())
+    if begins or finding.verdict == "not applicable":
+        return finding.sentence
+    return f"*{finding.verdict[0].upper()}{finding.verdict[1:]}.* {finding.sentence}"
+
+
 def beside(finding: FindingLike) -> str:
     """The evidence of a finding whose sentence does not give it already; else nothing."""
     return "" if "n = " in finding.sentence else evidence(finding)

@@ -78,6 +78,7 @@ def draw_cells(axes: Axes, values: Array, grid: Grid, scale: Scale, numbers: boo
             axes.text(
                 column, row, cell_number(value, small), ha="center", va="center", fontsize=8,
                 color="white" if scale.is_dark(value) else "black",
+                alpha=1.0 if abs(value) >= 0.005 or small else 0.55,
             )  # fmt: skip
 
 
@@ -92,12 +93,14 @@ def cell_number(value: float, small: bool = False) -> str:
         >>> [cell_number(v) for v in (0.0, 1e-13, -0.002, 0.5, -12.4)]
         ['0', '<.01', '>-.01', '0.50', '-12']
         >>> [cell_number(v, small=True) for v in (0.0066, 0.0, 1.3e-7)]
-        ['0.0066', '0', '1e-07']
+        ['0.0066', '0', '<1e-4']
     """
     if value == 0:
         return "0"
     if small:
-        return f"{value:.2g}" if abs(value) >= 1e-4 else f"{value:.0e}"
+        if abs(value) >= 1e-4:
+            return f"{value:.2g}"
+        return "<1e-4" if value > 0 else ">-1e-4"
     if abs(value) < 0.005:
         return "<.01" if value > 0 else ">-.01"
     return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.0f}"

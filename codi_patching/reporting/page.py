@@ -38,22 +38,19 @@ def write_page(
         findings: What the page opens on.
         heading: Title of the page; that of the first arm if not given.
     """
-    from plotly.offline import get_plotlyjs
-
     first = next(iter(arms.values()))
     pairs = pair_data(first)
     data = {
-        "arms": [arm_data(label, results, findings) for label, results in arms.items()],
+        "arms": [arm_data(label, r, findings, len(arms) == 1) for label, r in arms.items()],
         "pairs": pairs,
         "byLayer": by_layer_data(arms) if len(arms) > 1 else [],
     }
-    scripts = [get_plotlyjs(), (FOLDER / "page.js").read_text(encoding="utf-8")]
     text = environment().get_template("page.html.j2").render(
         title=heading or title(first.run),
         head=_head(first, len(arms)),
-        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        plotly=Markup(scripts[0]),
-        script=Markup(scripts[1]),
+        style=_asset("page.css"),
+        plotly=_plotly(),
+        script=_asset("page.js"),
         arms=data["arms"],
         by_layer=bool(data["byLayer"]),
         controlled=bool(first.control),
@@ -66,6 +63,18 @@ def write_page(
     )  # fmt: skip
     with text_file(path) as file:
         file.write(text)
+
+
+def _plotly() -> Markup:
+    """The library that draws."""
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+def _asset(name: str) -> Markup:
+    """A file that goes into the page as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def _head(results: Results, arms: int) -> str:

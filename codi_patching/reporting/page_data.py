@@ -22,7 +22,7 @@ from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, notes_on
 from codi_patching.reporting.names import kind, words
 from codi_patching.reporting.side_by_side import content_by_layer, of_whole_layers
 from codi_patching.results.read import Results
-from codi_patching.results.schema import Array
+from codi_patching.results.schema import Array, RunDescription
 
 PAIRS = 500
 """So many pairs can be chosen; each is a few kilobytes."""
@@ -49,14 +49,23 @@ LABELS = {
 _SIGNED = ("content", "recovery", "answer_logit_difference", "cosine")
 
 
-def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> dict[str, Any]:
-    """A run for the page: its grid, the means over pairs, and maps of each pair."""
+def arm_data(
+    label: str, results: Results, findings: Sequence[FindingLike], alone: bool = False
+) -> dict[str, Any]:
+    """A run for the page: its grid, the means over pairs, and maps of each pair.
+
+    Args:
+        label: What the page and the findings' `arms` call it.
+        results: Of the run.
+        findings: Whose claims mark cells.
+        alone: Whether the page is of this run alone, whatever the findings call it.
+    """
     grid = results.run.grid
     found = measures(results)
     means = {"content_effect": content_size(results)}
     means |= {name: mean_and_deviation(values)[0] for name, values in found.items()}
     means["kl_divergence"] = mean_kl(results)
-    passing = passing_cells(results.run, findings, label)
+    passing = passing_cells(results.run, findings, None if alone else label)
     order = [name for name in LABELS if name in means]
     order += sorted(name for name in means if name.startswith("control_"))
     largest = np.nanmax(found["kl_divergence"], axis=(1, 2), initial=0.0)
@@ -68,10 +77,7 @@ def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> d
         "column": "latent position" if grid.column == "position" else grid.column,
         "chain": grid.column == "iteration",
         "whole": grid.whole_layers,
-        "names": [
-            [results.run.label((row, column)) for column in range(grid.shape[1])]
-            for row in range(grid.shape[0])
-        ],
+        "names": _cell_names(results.run),
         "measures": [(name, _label(name), name.startswith(_SIGNED)) for name in order],
         "structural": results.structural.tolist(),
         "means": {name: _table(means[name]) for name in order},
@@ -81,6 +87,12 @@ def arm_data(label: str, results: Results, findings: Sequence[FindingLike]) -> d
         "klTop": float(max(np.percentile(largest, 95), LEAST_KL)),
         "pairs": _pair_maps(results),
     }
+
+
+def _cell_names(run: RunDescription) -> list[list[str]]:
+    """The cells of a grid in words, row by row."""
+    rows, columns = run.grid.shape
+    return [[run.label((row, column)) for column in range(columns)] for row in range(rows)]
 
 
 def by_layer_data(arms: Mapping[str, Results]) -> list[dict[str, Any]]:

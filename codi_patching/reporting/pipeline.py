@@ -147,22 +147,12 @@ def write_comparison(
         "validity": {label: describe_checks(own) for label, own in checks.items()},
     }
     write_json(folder / "comparison.json", described)
-    rows = [
-        {"question": finding.question, "claim": getattr(claim, "name", ""), **_claim_row(claim)}
-        for finding in findings
-        for claim in (finding.claims or [finding])
-    ]
-    columns = ["question", "claim", *_CLAIM]
-    write_csv(folder / "comparison.csv", rows, columns)
+    rows = [row for finding in findings for row in _claim_rows(finding)]
+    write_csv(folder / "comparison.csv", rows, ["question", "claim", *_CLAIM])
     if options.figures:
         _write_comparison_figures(folder, arms)
     if options.page:
-        from codi_patching.reporting.names import data_name, model_name
-        from codi_patching.reporting.page import PAGE, write_page
-
-        run = next(iter(arms.values())).run
-        heading = f"{len(arms)} experiments on {model_name(run)}, {data_name(run)}"
-        write_page(folder / PAGE, arms, checks, findings, heading)
+        _write_comparison_page(folder, arms, checks, findings)
     return every
 
 
@@ -183,6 +173,14 @@ _CLAIM = ("verdict", "estimate", "low", "high", "p", "n", "threshold", "unit")
 
 def _claim_row(claim: Any) -> dict[str, Any]:
     return {name: getattr(claim, name) for name in _CLAIM}
+
+
+def _claim_rows(finding: FindingLike) -> list[dict[str, Any]]:
+    """The claims of a finding, or the finding itself if it has none, as rows of a table."""
+    return [
+        {"question": finding.question, "claim": getattr(claim, "name", ""), **_claim_row(claim)}
+        for claim in (finding.claims or [finding])
+    ]
 
 
 def _identity(results: Results) -> dict[str, Any]:
@@ -226,3 +224,17 @@ def _write_comparison_figures(folder: Path, arms: Mapping[str, Results]) -> None
         save_figure(draw_by_layer(whole, f"Whole layers of {head}"), folder / "by_layer.png")
     for name, figure in decompositions(arms, head):
         save_figure(figure, folder / f"{name}.png")
+
+
+def _write_comparison_page(
+    folder: Path,
+    arms: Mapping[str, Results],
+    checks: Mapping[str, Sequence[Check]],
+    findings: Sequence[FindingLike],
+) -> None:
+    from codi_patching.reporting.names import data_name, model_name
+    from codi_patching.reporting.page import PAGE, write_page
+
+    run = next(iter(arms.values())).run
+    heading = f"{len(arms)} experiments on {model_name(run)}, {data_name(run)}"
+    write_page(folder / PAGE, arms, checks, findings, heading)

@@ -62,26 +62,22 @@ def content_points(axes: Axes, results: Results, passing: Sequence[tuple[int, in
     if specific is not None:
         parts.append(("over the control", specific, CONTROL))
     shift = 0.12 if len(parts) > 1 else 0.0
-    extreme = LEAST_PROBABILITY
+    extreme, lowest = LEAST_PROBABILITY, 0.0
     for index, (label, values, colour) in enumerate(parts):
         mean = mean_and_deviation(values[:, :, 0])[0]
         low, high = mean_intervals(values[:, :, 0], groups_of(results), results.run.seed)
         at = np.arange(len(mean), dtype=np.float64) + shift * (2 * index - 1)
         axes.plot(at, mean, "o", ms=4.5, color=colour, label=label)
         draw_intervals(axes, at, mean, low, high, colour)
-        extreme = max(extreme, float(np.nanmax(np.abs([mean, low, high]), initial=0.0)))
+        extreme = max(extreme, float(np.nanmax([mean, high], initial=0.0)))
+        lowest = min(lowest, float(np.nanmin([mean, low], initial=0.0)))
     for number, (row, _) in enumerate(passing or ()):
         label = "" if number else "content effect beyond the threshold"
         axes.axvspan(row - 0.42, row + 0.42, color=PASSING, alpha=0.25, lw=0, label=label or None)
-    axes.set_ylim(-1.1 * extreme if _has_negative(parts) else -0.12 * extreme, 1.35 * extreme)
+    axes.set_ylim(min(-0.12 * extreme, 1.15 * lowest), 1.35 * extreme)
     axes.set_ylabel("rise of P(source answer)")
     finish(axes, results)
     axes.legend(fontsize=7.5, loc="upper left", ncols=3, frameon=False)
-
-
-def _has_negative(parts: Sequence[tuple[str, Array, str]]) -> bool:
-    means = [mean_and_deviation(values)[0] for _, values, _ in parts]
-    return bool(np.nanmin(means, initial=0.0) < -0.1 * LEAST_PROBABILITY)
 
 
 def draw_intervals(

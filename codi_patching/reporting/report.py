@@ -20,7 +20,7 @@ import numpy as np
 
 from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.outliers import negative_cells, outlier_pairs
-from codi_patching.analysis.summary import ROUNDING, aggregate
+from codi_patching.analysis.summary import LEAST_CONTENT, ROUNDING, aggregate
 from codi_patching.analysis.validity import check_run, unknown_words
 from codi_patching.reporting.entries import replace_entry
 from codi_patching.reporting.evidence import FindingLike
@@ -103,12 +103,6 @@ def describe(
     """All that the templates name."""
     run, summary, checks = results.run, aggregate(results), check_run(results)
     beside = docs / "experiments"
-    there = [file for file in _FILES if (folder / file).exists()]
-    figures = [
-        (caption, os.path.relpath(folder / f"{figure}.png", beside))
-        for figure, caption in CAPTIONS.items()
-        if (folder / f"{figure}.png").exists()
-    ]
     measured = results_file(folder).name
     return {
         "name": name,
@@ -124,7 +118,7 @@ def describe(
         "summary": summary,
         "controlled": bool(results.control),
         "findings": findings,
-        "figures": figures,
+        "figures": _figure_links(folder, beside),
         "outliers": _outliers(results),
         "negative": negative_cells(results),
         "undefined": int(np.isnan(results.values["recovery"]).all(axis=(1, 2)).sum()),
@@ -136,19 +130,34 @@ def describe(
         "folder": os.path.relpath(folder, beside),
         "data_folder": os.path.relpath(folder, docs),
         "root": f"{docs.name}/" if docs.name else "",
-        "files": [(measured, "the measurements: run, unpatched runs, each metric of each cell")]
-        + [(file, _FILES[file]) for file in there],
+        "files": _list_files(folder, measured),
         "results_file": measured,
         "example": _example(folder / measured, run),
     }
+
+
+def _figure_links(folder: Path, beside: Path) -> list[tuple[str, str]]:
+    """Captions of the figures that a folder has, and the way to them from a report's folder."""
+    paths = [(caption, folder / f"{figure}.png") for figure, caption in CAPTIONS.items()]
+    return [(caption, os.path.relpath(path, beside)) for caption, path in paths if path.exists()]
+
+
+def _list_files(folder: Path, measured: str) -> list[tuple[str, str]]:
+    """The files that a folder has, each with what it is."""
+    listed = [(measured, "the measurements: run, unpatched runs, each metric of each cell")]
+    listed += [(file, what) for file, what in _FILES.items() if (folder / file).exists()]
+    traces = [(path.name, "every patch of one pair") for path in folder.glob("trace_*.csv")]
+    drawn = [(f"{name}.png", what) for name, what in CAPTIONS.items()]
+    return listed + sorted(traces) + [entry for entry in drawn if (folder / entry[0]).exists()]
 
 
 def _settings(results: Results) -> list[tuple[str, Any]]:
     run = results.run
     runs = len(results.pair_ids) * (run.grid.size + 1)
     rows: list[tuple[str, Any]] = [("experiment", kind(run))]
-    keys = ("site", "latents", "direction", "source", "control", "seed", "precision")
+    keys = ("site", "latents", "direction", "source", "seed", "precision")
     rows += [(key, getattr(run, key)) for key in keys]
+    rows += [("control, as asked for", run.control)]
     rows += [
         ("grid", f"{run.grid.shape[0]} layers × {counted(run.grid.shape[1], run.grid.column)}"),
         ("cells that cannot have an effect", len(run.grid.structural_zeros)),
@@ -170,7 +179,10 @@ def _tldr(results: Results, summary: dict[str, Any]) -> str:
         )
         said += " (the smaller of the two comparisons). " if results.control else ". "
     else:
-        said += "No cell raises the probability of the source run's answer. "
+        said += (
+            "No cell raises the probability of the source run's answer by "
+            f"{LEAST_CONTENT:g} or more. "
+        )
     if summary["top_cells"]:
         top = summary["top_cells"][0]
         kl = top["kl_divergence"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import content_effect, groups_of
-from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, heading, write_notes
+from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, heading
 from codi_patching.reporting.names import counted
 from codi_patching.reporting.profiles import draw_intervals, layer_axis
 from codi_patching.results.read import Results
@@ -98,8 +98,7 @@ def draw_by_layer(arms: Mapping[str, Results], head: str) -> Figure:
     _finish(left, "Disruption: mean KL(patched ‖ unpatched)", "KL (nats)", LEAST_KL)
     _finish(right, "Content effect", "rise of P(source answer)", LEAST_PROBABILITY)
     _legend(figure, left, 4)
-    heading(figure, head)
-    write_notes(figure, ["Means over pairs with 95 % intervals."])
+    heading(figure, head, "means over pairs with 95 % intervals")
     return figure
 
 
@@ -187,7 +186,6 @@ def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:
     heading(
         figure, head, f"direct, mediated and total effect by layer, {counted(len(rows), 'pair')}"
     )
-    write_notes(figure, ["Means over pairs with 95 % intervals; all positions of a layer patched."])
     return figure
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from codi_patching.reporting.evidence import beside, evidence, short_number
+from codi_patching.reporting.evidence import answer, beside, evidence, short_number
 
 FOLDER = Path(str(files("codi_patching") / "assets" / "templates"))
 
@@ -28,6 +28,7 @@ def environment() -> jinja2.Environment:
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
     made.filters["interval"] = with_interval
+    made.filters["answer"] = answer
     made.filters["beside"] = beside
     made.filters["evidence"] = evidence
     made.filters["code"] = with_code

@@ -22,6 +22,7 @@ from typing import Any
 from codi_patching.analysis.cell_intervals import mean_and_deviation
 from codi_patching.analysis.checks import Check
 from codi_patching.analysis.summary import (
+    LEAST_CONTENT,
     aggregate,
     aggregate_rows,
     content_effect,
@@ -94,7 +95,7 @@ def scalars(
     for run in ("base", "source", "ceiling"):
         mean = mean_and_deviation(results.unpatched(run, metric))[0]
         found[f"source_answer_probability/{run}"] = float(mean)
-    if best := rank_cells(content_size(results), 1):
+    if best := rank_cells(content_size(results), 1, LEAST_CONTENT):
         names = ("content_over_unpatched", "content_over_control")
         found["largest_content/effect"] = float(content_size(results)[best[0]])
         for name, part in zip(names, content_effect(results)):
@@ -112,7 +113,7 @@ def scalars(
 def leading_cells(results: Results) -> dict[str, str]:
     """The cells that lead, in words."""
     best = {
-        "largest_content/cell": rank_cells(content_size(results), 1),
+        "largest_content/cell": rank_cells(content_size(results), 1, LEAST_CONTENT),
         "largest_kl/cell": rank_cells(mean_kl(results), 1),
     }
     return {name: results.run.label(cells[0]) for name, cells in best.items() if cells}
@@ -194,13 +195,8 @@ def _log_to_wandb(
         rows = iter(table.rows)
         part = 0
         while data := list(islice(rows, wandb.Table.MAX_ROWS)):
-            run.log(
-                {
-                    f"{name}_{part}" if part else name: wandb.Table(
-                        columns=list(table.columns), data=data
-                    )
-                }
-            )
+            key = f"{name}_{part}" if part else name
+            run.log({key: wandb.Table(columns=list(table.columns), data=data)})
             part += 1
     run.log({f"figures/{p.stem}": wandb.Image(str(p)) for p in figure_paths(folder)})
     run.define_metric("layer", hidden=True)

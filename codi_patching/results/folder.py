@@ -31,7 +31,7 @@ class FolderLock:
     """Keeps a folder for one run at a time; given up when the process ends, however it ends.
 
     Args:
-        folder: The output folder, which exists.
+        folder: The output folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +45,7 @@ class FolderLock:
             ResultsError: Another run has it, naming its process and host.
         """
         owner = self.folder / ".owner"
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -180,15 +181,19 @@ def _differing(
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Make a folder, write a file in it and delete that again.
+    """Write a file in a folder and delete it again, with what had to be made for it.
 
     Raises:
         ResultsError: It cannot be written, naming the option that chose it.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for path in made:
+            with suppress(OSError):  # another run is there by now
+                path.rmdir()
     except OSError as error:
         raise ResultsError(
             f"{folder} cannot be written ({error.strerror}): set {option}"

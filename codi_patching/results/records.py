@@ -1,4 +1,4 @@
-"""What pairs gave, kept while a run goes on.
+"""What pairs gave, kept while a run is under way.
 
 Each batch of pairs is a file in `partial/` inside the output folder, written whole or not at all,
 so that a run that was killed is resumed after the last of them:
@@ -143,6 +143,10 @@ class Records:
         """All pairs in their order, a batch in memory at a time."""
         for path in sorted(self.folder.glob("*.safetensors")):
             yield from self.read(int(path.stem), activations=activations) or []
+
+    def any(self) -> bool:
+        """Whether a batch is kept."""
+        return any(self.folder.glob("*.safetensors"))
 
     def remove(self) -> None:
         """Delete all of it."""

@@ -10,7 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 
-_SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>")
+IDLE = "<idle>"
+"""What a thought says that carries no result."""
+
+_SPECIAL = ("<pad>", "<bos>", "<eos>", "<bot>", "<eot>", IDLE)
 
 
 def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -4,19 +4,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from codi_patching.analysis.calibration import (
+    KL_MEDIAN,
+    coverage,
+    no_effect,
+    planted,
+    skewed_kl,
+    values,
+)
 from codi_patching.analysis.intervals import median_interval
 from codi_patching.analysis.simulated import NO_EFFECT, Planted
-from scripts.calibrate import KL_MEDIAN, coverage, no_effect, planted, skewed_kl, values, write
+from scripts.calibrate import write
 
 
 @pytest.mark.slow
 def test_reports_without_effects_claim_none():
-    assert sum(map(bool, (r for k in NO_EFFECT for r in no_effect(2, 499, k)))) <= 2
+    assert sum(map(bool, (r for k in NO_EFFECT for r in no_effect(range(2), 499, k)))) <= 2
 
 
 @pytest.mark.slow
 def test_reports_on_planted_effects_find_them_and_are_not_wrong():
-    score = planted(6, 499, Planted(0.3, "position"), ("heavy tails", "a third exact zeros"))
+    score = planted(range(6), 499, Planted(0.3, "position"), ("heavy tails", "a third exact zeros"))
     assert min(score.found.values()) >= 5
     assert score.wrong_sign <= 0.01 * score.yes
     assert score.wrong <= 0.01 * score.claims
@@ -29,8 +37,8 @@ def test_true_median_of_kl():
 
 
 def test_coverage_counts_intervals_that_hold_the_truth():
-    assert coverage(100, skewed_kl, KL_MEDIAN, median_interval) >= 0.9
-    assert coverage(20, skewed_kl, 1e9, median_interval) == 0
+    assert coverage(range(100), skewed_kl, KL_MEDIAN, median_interval) >= 0.9
+    assert coverage(range(20), skewed_kl, 1e9, median_interval) == 0
 
 
 def test_sparse_values_have_the_means_that_are_said():

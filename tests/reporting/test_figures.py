@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from results_maker import make, run_of
@@ -20,12 +21,10 @@ from codi_patching.reporting.side_by_side import (
 )
 
 RUNS = {
-    "position": run_of(layers=6, columns=5),
     "thought": run_of(layers=4, columns=3, thought=True),
     "layer": run_of("layer", layers=16),
     "tiny layer": run_of("layer", layers=3),
     "relay": run_of("iterative", layers=6, columns=5),
-    "cumulative": run_of("iterative", layers=6, columns=3, strategy="cumulative"),
 }
 
 
@@ -44,14 +43,15 @@ def frames(axes, colour):
 
 def boxes(figure):
     """Titles, axis labels, tick labels, legends and notes, where they are drawn."""
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
     found = []
     for axes in figure.axes:
-        ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+        ticks = [label for axis in (axes.xaxis, axes.yaxis) for label in tick_labels(axis)]
         legends = axes.get_legend().get_texts() if axes.get_legend() else []
         found += [axes.title, axes.xaxis.label, axes.yaxis.label, *ticks, *legends]
-    found += [figure._suptitle, figure._supxlabel, *figure.texts]
+    found += figure.texts
     for legend in figure.legends:
         found += legend.get_texts()
     shown = [text for text in found if text is not None and text.get_text().strip()]
@@ -60,6 +60,12 @@ def boxes(figure):
         for i, text in enumerate(shown)
         if text.get_visible()
     }
+
+
+def tick_labels(axis):
+    """Those that are drawn."""
+    low, high = sorted(axis.get_view_interval())
+    return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
 
 
 def check_no_overlap(figure):
@@ -71,11 +77,12 @@ def check_no_overlap(figure):
         assert box.x1 <= width + 1, name
         assert box.y1 <= height + 1, name
     for (name, box), (other, another) in combinations(found.items(), 2):
-        inner = box.shrunk(0.98, 0.9) if hasattr(box, "shrunk") else box
-        assert not inner.overlaps(another), f"{name} over {other}"
+        across = min(box.x1, another.x1) - max(box.x0, another.x0)
+        down = min(box.y1, another.y1) - max(box.y0, another.y0)
+        assert across < 1 or down < 1, f"{name} over {other}"
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["thought", "layer", "tiny layer", "relay"])
 def test_nothing_overlaps(name):
     results = make(RUNS[name], planted={(1, 0): 0.4}, disrupting={(2, 0): 2.0})
     highlight = Highlight(("1",), "Highlighted: layer 1, as an example.")
@@ -164,7 +171,7 @@ def test_trajectories_start_unpatched_and_name_what_is_thick():
     assert points == ["0→1", "1→2"]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["thought", "layer", "relay"])
 def test_sheets_have_every_pair_once_on_one_scale(name):
     results = make(RUNS[name], pairs=23, disrupting={(1, 0): 2.0})
     sheets = dict(pair_sheets(results))
@@ -172,8 +179,7 @@ def test_sheets_have_every_pair_once_on_one_scale(name):
     titles = [t for sheet in sheets.values() for t in texts(sheet.axes[0]) if "pair_" in t]
     assert [t.split("\n")[0] for t in titles] == list(results.pair_ids)
     assert titles[0].startswith("pair_00\n8 into 3, max ")
-    for sheet in sheets.values():
-        sheet.canvas.draw()
+    check_no_overlap(sheets["sheet_02"])
 
 
 def test_a_sheet_of_a_pair_with_a_weak_effect_looks_weak():

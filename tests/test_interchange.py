@@ -1,0 +1,132 @@
+"""Interchange interventions, against whole sequences one at a time."""
+
+import pytest
+import torch
+
+from codi_patching.data.known_thoughts import carried_step, interchanges
+from codi_patching.data.word_problems import Plot, Problem, Step
+from codi_patching.models.interchange import (
+    Interchange,
+    Rate,
+    interchange_accuracy,
+    interchanged_answers,
+    lowest,
+    rates,
+)
+from codi_patching.models.thought_lens import spoken_thoughts
+
+BASES = ["Tom has 16 pears. He eats 3.", "Tom has 9 pears. He buys 3 more.", "Tom has 7."]
+SOURCES = ["Tom has 18 pears. He eats 3.", "Tom has 9 pears. He buys 4 more.", "Tom has 12."]
+
+
+def whole_sequence(model, embeddings):
+    """The last hidden state after `embeddings` (length, hidden), read from the start."""
+    return model.backbone.model(inputs_embeds=embeddings.unsqueeze(0)).last_hidden_state[0, -1]
+
+
+def think_slowly(model, question, given=None):
+    """Embeddings of prompt and thoughts; `given` is a position and the vector to put there."""
+    sequence = model.embed(torch.tensor(model.prompt_ids(question)))
+    for p in range(model.num_latents):
+        thought = model.prj(whole_sequence(model, sequence))
+        if given and given[0] == p:
+            thought = given[1]
+        sequence = torch.cat([sequence, thought[None]])
+    return sequence
+
+
+def answer_slowly(model, sequence, length=8):
+    ids = [model.settings.eot_id, *model.tokenizer("The answer is:")["input_ids"][1:]]
+    answer = []
+    while len(answer) < length:
+        state = whole_sequence(model, torch.cat([sequence, model.embed(torch.tensor(ids))]))
+        token = int(model.logits(state[None]).argmax())
+        if token == model.settings.eos_id:
+            break
+        ids.append(token)
+        answer.append(token)
+    return model.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_interchanged_answers_by_whole_sequences(model, position):
+    expected = []
+    for base, source in zip(BASES, SOURCES, strict=True):
+        prompt = len(model.prompt_ids(source))
+        vector = think_slowly(model, source)[prompt + position]
+        expected.append(answer_slowly(model, think_slowly(model, base, (position, vector))))
+    assert interchanged_answers(model, BASES, SOURCES, position) == expected
+    own = [answer_slowly(model, think_slowly(model, base)) for base in BASES]
+    assert interchanged_answers(model, BASES, BASES, position) == own
+
+
+def test_what_thoughts_say_is_the_head_on_the_states_that_make_them(model):
+    for question, tokens in zip(BASES, spoken_thoughts(model, BASES), strict=True):
+        sequence = think_slowly(model, question)
+        prompt = len(model.prompt_ids(question))
+        for p, token in enumerate(tokens):
+            state = whole_sequence(model, sequence[: prompt + p])
+            assert token == model.tokenizer.convert_ids_to_tokens(
+                int(model.logits(state[None]).argmax())
+            )
+
+
+def test_a_question_in_its_own_place_changes_nothing(model):
+    changes = [Interchange(q, q, p, 2, None) for q in BASES for p in range(3)]
+    accuracy = interchange_accuracy(model, changes, batch_size=2)
+    assert accuracy == {(2, p): Rate(3, 3) for p in range(3)}
+
+
+def test_interchange_checks_its_arguments(model):
+    with pytest.raises(ValueError, match="expected a position from 0 to 2, got 3"):
+        interchanged_answers(model, BASES, SOURCES, 3)
+    with pytest.raises(ValueError, match="expected a source a base, got 1 for 3 bases"):
+        interchanged_answers(model, BASES, SOURCES[:1], 0)
+
+
+def test_rates_by_hand():
+    changes = [
+        Interchange("a", "b", 0, 2, 5.0),
+        Interchange("c", "d", 0, 2, 6.0),
+        Interchange("a", "b", 1, 2, None),
+        Interchange("e", "f", 0, 3, 7.0),
+    ]
+    found = rates(changes, [True, False, True, False])
+    assert found == {(2, 0): Rate(1, 2), (2, 1): Rate(1, 1), (3, 0): Rate(0, 1)}
+    assert found[2, 0].accuracy == 0.5
+    assert lowest(changes, found, carries=True) == 0.0
+    assert lowest(changes, found, carries=False) == 1.0
+
+
+PLOT = Plot(
+    "Tom has {0} pears.",
+    (Step("-", "He eats {1}."), Step("*", "Ben has {2} times as many."), Step("+", "He buys {3}.")),
+    "How many pears does he have?",
+)
+
+
+def test_results_are_held_for_two_thoughts_and_the_last_is_left_out():
+    table = {n: [carried_step(p, n) for p in range(5)] for n in (2, 3, 4)}
+    assert table == {
+        2: [1, 1, None, None, None],
+        3: [1, 1, 2, 2, None],
+        4: [1, 1, 2, 2, 3],
+    }
+
+
+def test_counterfactual_answers_by_hand():
+    """16 - 3 = 13, 13 * 2 = 26, 26 + 1 = 27; the source has 12, 24."""
+    base, source = Problem(PLOT, (16, 3, 2, 1)), Problem(PLOT, (16, 4, 2, 5))
+    assert base.values == (13, 26, 27)
+    assert source.values == (12, 24, 29)
+    found = {c.position: c.expected for c in interchanges(base, source, 5)}
+    assert found == {0: 25.0, 1: 25.0, 2: 25.0, 3: 25.0, 4: None}
+    equal = Problem(PLOT, (16, 3, 2, 5))
+    assert {c.position: c.expected for c in interchanges(base, equal, 5)} == {4: None}
+    out_of_range = Problem(PLOT, (40, 3, 1, 5))
+    assert out_of_range.values == (37, 37, 42)
+    assert {c.position: c.expected for c in interchanges(base, out_of_range, 5)} == {
+        2: 38.0,
+        3: 38.0,
+        4: None,
+    }

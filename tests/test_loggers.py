@@ -1,0 +1,122 @@
+"""Loggers around a run: they start late, get everything, and cannot end it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.logger import DummyExperiment
+
+from codi_patching import cli
+from codi_patching.callbacks.loggers import SafeLogger, build_loggers
+from codi_patching.results.read import read_results
+
+ROOT = Path(__file__).parent.parent
+
+
+class Failing(Logger):
+    """Takes so many calls, then fails."""
+
+    def __init__(self, calls=0):
+        super().__init__()
+        self.calls, self.got = calls, []
+
+    name = "failing"
+    version = 0
+
+    @property
+    def experiment(self):
+        return self._take("experiment")
+
+    def log_metrics(self, metrics, step=None):
+        self._take(metrics)
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        self._take("hyperparameters")
+
+    def finalize(self, status):
+        self._take(status)
+
+    def _take(self, what):
+        if len(self.got) >= self.calls:
+            raise ConnectionError("no route to host")
+        self.got.append(what)
+
+
+def test_a_logger_that_fails_costs_one_warning_and_is_asked_nothing_more():
+    logger = SafeLogger(Failing(calls=2))
+    logger.log_metrics({"a": 1})
+    with pytest.warns(UserWarning, match=r"Failing failed .* not affected: no route to host"):
+        logger.log_metrics({"a": 2})
+    assert logger.inner.got == ["experiment", {"a": 1}]
+    logger.log_metrics({"a": 3})
+    logger.finalize("success")
+    assert isinstance(logger.experiment, DummyExperiment)
+
+
+def test_a_logger_starts_with_the_first_metric():
+    logger = SafeLogger(Failing(calls=9))
+    assert isinstance(logger.experiment, DummyExperiment)
+    logger.log_hyperparams({"seed": 1})
+    logger.save()
+    logger.finalize("failed")
+    assert logger.inner.got == []
+    logger.log_metrics({"a": 1})
+    logger.finalize("success")
+    assert logger.inner.got == ["experiment", {"a": 1}, "success"]
+
+
+def test_one_that_cannot_be_made_costs_a_warning(tmp_path):
+    configured = [
+        {"class_path": "no.such.Logger", "init_args": {}},
+        {
+            "class_path": "lightning.pytorch.loggers.CSVLogger",
+            "init_args": {"save_dir": str(tmp_path)},
+        },
+    ]
+    configured = [
+        type("Configured", (dict,), {"class_path": c["class_path"]})(c) for c in configured
+    ]
+    with pytest.warns(UserWarning, match="Logger failed and gets nothing more"):
+        made = build_loggers(configured, "name")
+    assert [type(logger.inner) for logger in made] == [CSVLogger]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [0, 1, 3])
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, calls):
+    monkeypatch.setenv("MKL_CBWR", "AUTO")
+    monkeypatch.setattr(
+        "codi_patching.commands.predict.build_loggers",
+        lambda configured, name: [SafeLogger(Failing(calls))],
+    )
+    options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
+    command = ["predict", f"--config={ROOT}/configs/layer.yaml", f"--results.dir={tmp_path}/out"]
+    monkeypatch.setattr(sys, "argv", ["codi-patching", *command, *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert len(read_results(tmp_path / "out").pair_ids) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "AUTO")
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
+    command = ["predict", f"--config={ROOT}/configs/layer.yaml", "--results.dir=out"]
+    monkeypatch.setattr(sys, "argv", ["codi-patching", *command, *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    metrics = next((tmp_path / "runs" / "csv").rglob("metrics.csv")).read_text().splitlines()
+    assert len(metrics) == 1 + 2 * 16
+    assert "control_kl_divergence" in metrics[0]
+    wandb.teardown()  # its service writes the last of the file
+    (offline,) = (tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = offline.read_bytes()
+    assert b"codi-tiny_word-problems_layer" in content
+    assert b"pairs_done" in content

@@ -1,0 +1,371 @@
+"""Training, on a model of two layers and for a few steps."""
+
+import json
+import math
+from random import Random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from codi_patching.commands.fit import run
+from codi_patching.data.word_problems import Plot, Problem, Step
+from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.patching.hooks import capture, patch
+from codi_patching.training.chains import read_chains
+from codi_patching.training.codi_tiny import IDLE
+from codi_patching.training.data import (
+    IGNORE,
+    Collator,
+    WordProblems,
+    WordProblemsDataModule,
+    draw_chain,
+)
+from codi_patching.training.exchange import exchange_targets, exchanged
+from codi_patching.training.losses import (
+    after_right_ones,
+    calculation_targets,
+    code_loss,
+    distillation_loss,
+    spoken_losses,
+)
+from codi_patching.training.module import CodiDistillation
+from codi_patching.training.muon import MuonAdamW, orthogonalize
+from codi_patching.training.objectives import own_losses, teacher_loss
+from codi_patching.training.tree import Layout, codes, prompt_context, tree_mask, tree_positions
+
+SMALL = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 48, "prj_dim": 24}
+TWO = Problem(
+    Plot(
+        "Tom has {0} pears.",
+        (Step("-", "He loses {1}."), Step("*", "Ben has {2} times as many.")),
+        "How many pears does he have?",
+    ),
+    (16, 3, 2),
+)
+THREE = Problem(
+    Plot(
+        "Ben buys {0} eggs.",
+        (Step("+", "He finds {1}."), Step("-", "He sells {2}."), Step("+", "He buys {3} more.")),
+        "How many eggs does he have now?",
+    ),
+    (4, 30, 20, 7),
+)  # fmt: skip
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    module = CodiDistillation(**SMALL)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.2)
+    yield module
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def read(module, batch, exchange_layers=0):
+    return read_chains(module.model, batch, module.readout_ids, 0.0, exchange_layers)
+
+
+@pytest.fixture
+def batch(module):
+    return Collator(module.model.tokenizer, 5, 4, 0.5, 0.5)([TWO, THREE])
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def test_the_own_chain_holds_each_result_for_two_thoughts():
+    chain = draw_chain(Random(0), THREE, 5, replaced=0.0)
+    assert chain.thoughts == chain.said == [34, 34, 14, 14, None]
+    assert chain.answer == 21
+
+
+def test_what_follows_a_drawn_number_follows_from_it():
+    """THREE from its first result v: v - 20, then + 7."""
+    drawn = 0
+    for seed in range(50):
+        chain = draw_chain(Random(seed), THREE, 5, replaced=0.5)
+        a, b, c, d, _ = chain.thoughts
+        assert chain.said == [34, a, b - 20, c, None]
+        assert chain.answer == d + 7
+        assert 20 <= b <= 60
+        drawn += a != 34
+    assert 10 < drawn < 40
+
+
+def test_a_batch_by_hand(module, batch):
+    ids = module.model.tokenizer.get_vocab()
+    question = (
+        "Tom has 16 pears . He loses 3 . Ben has 2 times as many . How many pears does he have ?"
+    )
+    tokens = [ids[word] for word in f"<bos> {question} <bot>".split()]
+    assert batch.prompts[0, -len(tokens) :].tolist() == tokens
+    assert batch.real.sum(1).tolist() == [len(tokens), batch.prompts.shape[1]]
+    own = [[ids["13"]] * 2 + [ids[IDLE]] * 3, [ids["34"]] * 2 + [ids["14"]] * 2 + [ids[IDLE]]]
+    assert batch.thoughts[:, 0].tolist() == batch.said[:, 0].tolist() == own
+    assert batch.last_thought.tolist() == [1, 3]
+    assert batch.made.int().tolist() == [[1, 0, 0, 0, 0], [1, 0, 1, 0, 0]]
+    assert batch.answers[:, 0].tolist() == [ids["26"], ids["21"]]
+    teacher = "<< 16 - 3 = 13 >> The answer is : 26 <eos>"
+    assert batch.reasoning.tolist() == [[ids[word] for word in teacher.split()]]
+    lines = calculation_targets(batch.calculations, ids["="])
+    results = lines[lines != IGNORE].tolist()
+    assert results == [ids[str(n)] for n in (13, 26, 34, 14, 21)]
+
+
+def test_problems_are_fresh_each_epoch_and_held_out_ones_apart():
+    first, second = (WordProblems(20, seed, held_out=False) for seed in (1, 2))
+    assert [first[i] for i in range(20)] == [first[i] for i in range(20)]
+    assert first[0] != second[0]
+    data = WordProblemsDataModule(batch_size=4, steps_per_epoch=3, held_out=5)
+    assert len(data.train_dataloader()) == 3
+    (held_out,) = list(data.val_dataloader())
+    assert len(held_out.questions) == 5
+
+
+# -- the tree -------------------------------------------------------------------------------------
+
+
+def test_who_sees_whom_by_hand():
+    """A prompt of two columns, the first padding; two chains of a thought and a readout of two."""
+    layout = Layout(prompt=2, chains=2, num_latents=1, readout=2)
+    mask = tree_mask(layout, torch.tensor([[0, 1]]))
+    rows = ["10000000", "01000000", "01100000", "01110000", "01111000", "01000100", "01000110",
+            "01000111"]  # fmt: skip
+    assert ["".join(map(str, row)) for row in mask[0, 0].int().tolist()] == rows
+    positions = tree_positions(layout, torch.tensor([[0, 1]]))
+    assert positions.tolist() == [[0, 0, 1, 2, 3, 1, 2, 3]]
+    assert list(layout.thought_columns(1)) == [5]
+    assert [layout.colon(chain) for chain in (0, 1)] == [3, 6]
+
+
+def test_every_chain_reads_as_it_would_alone(module, batch):
+    model = module.model
+    chains = read(module, batch)
+    for row in range(2):
+        for chain in range(4):
+            _, context = model.encode([model.prompt_ids(batch.questions[row])])
+            thoughts = codes(model, batch.thoughts[row, chain])
+            end = torch.cat([module.readout_ids, batch.answers[row, chain, None]])
+            alone = torch.cat([thoughts, model.embed(end)]).unsqueeze(0)
+            states, _ = model.advance(context, alone)
+            torch.testing.assert_close(chains.states[row, chain], states[0], rtol=1e-3, atol=1e-4)
+
+
+def test_going_on_from_a_tree_is_going_on_from_the_prompt(module, batch):
+    model = module.model
+    chains = read(module, batch)
+    context = prompt_context(chains.cache, batch.real, 2, batch.prompts.shape[1])
+    _, states, _ = model.think(chains.prompt[:, -1], context)
+    for row, question in enumerate(batch.questions):
+        _, alone, _ = model.think(*model.encode([model.prompt_ids(question)]))
+        torch.testing.assert_close(states[row], alone[0], rtol=1e-3, atol=1e-4)
+
+
+# -- exchange -------------------------------------------------------------------------------------
+
+
+def test_exchanged_states_are_patched_states(module, batch):
+    """Exchanging all thoughts of two chains is patching each with what the other has there."""
+    block = module.model.blocks[0]
+    before = read(module, batch)
+    layout = Layout(batch.prompts.shape[1], 4, 5, 6)
+    columns = layout.thought_columns(2), layout.thought_columns(3)
+    with exchanged(block, columns, torch.ones(2, 5, dtype=torch.bool)):
+        after = read(module, batch)
+    torch.testing.assert_close(after.states[:, :2], before.states[:, :2])
+    assert not torch.allclose(after.states[:, 2], before.states[:, 2], atol=1e-3)
+    records = []
+    handle = block.register_forward_hook(lambda _m, _a, output: records.append(output))
+    read(module, batch)
+    handle.remove()
+    values, mask = records[0].clone(), torch.zeros(2, layout.length, dtype=torch.bool)
+    for here, there in (columns, columns[::-1]):
+        values[:, here] = records[0][:, there]
+        mask[:, here] = True
+    with patch(module.model.blocks, {0: (mask, values)}):
+        expected = read(module, batch)
+    torch.testing.assert_close(after.states, expected.states)
+
+
+def test_exchanged_leaves_no_hook_after_an_error(module):
+    where = torch.ones(1, 1, dtype=torch.bool)
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        exchanged(module.model.blocks[0], ([0], [1]), where),
+    ):
+        raise RuntimeError("stop")
+
+
+def test_exchange_targets_by_hand():
+    """Exchanged at 0 and 2: thoughts 1 and 3 follow from the other's; so does the answer from 2."""
+    said = torch.tensor([[[10, 11, 12, 13, 14], [20, 21, 22, 23, 24]]])
+    answers = torch.tensor([[1, 2]])
+    where = torch.tensor([[True, False, True, False, False]])
+    moved, answered = exchange_targets(said, answers, where, torch.tensor([2]))
+    assert moved.tolist() == [[[10, 21, 12, 23, 14], [20, 11, 22, 13, 24]]]
+    assert answered.tolist() == [[2, 1]]
+    _, kept = exchange_targets(said, answers, where, torch.tensor([3]))
+    assert kept.tolist() == [[1, 2]]
+
+
+# -- losses ---------------------------------------------------------------------------------------
+
+
+def test_spoken_losses_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(3)]])
+    said, made = torch.tensor([0, 0, 0]), torch.tensor([True, False, False])
+    result, held = spoken_losses(logits, said, made)
+    assert result.item() == pytest.approx(math.log(2))
+    assert held.item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
+    _, held = spoken_losses(logits, torch.tensor([0, IGNORE, 0]), made)
+    assert held.item() == pytest.approx(math.log(4))
+    assert spoken_losses(logits, torch.tensor([0, IGNORE, IGNORE]), made)[1] == 0
+
+
+def test_distillation_loss_by_hand_and_only_the_student_learns():
+    student = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 3.0]], requires_grad=True)
+    loss = distillation_loss([student], [teacher])
+    # smooth L1: (0.5 * 1 + (3 - 0.5)) / 2 = 1.5; standard deviation of 0, 3: 3 / sqrt(2)
+    assert loss.item() == pytest.approx(1.5 / (3 / math.sqrt(2)))
+    loss.backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_code_loss_by_hand():
+    loss = code_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    assert loss.item() == pytest.approx((4 / 2) / (17 / 2))
+
+
+def test_teacher_loss_by_whole_sequences(module, batch):
+    """Its targets: all steps but the last, the prefix, the answer, eos."""
+    model = module.model
+    chains = read(module, batch)
+    context = prompt_context(chains.cache, batch.real, 1, batch.prompts.shape[1] - 1)
+    loss, states = teacher_loss(model, chains.prompt[:1, -2], context, batch.reasoning)
+    ids = model.question_ids(TWO.question)
+    target = [*module.model.tokenizer("<<16-3=13>> The answer is: 26")["input_ids"][1:]]
+    target.append(model.settings.eos_id)
+    with capture(model.blocks) as records:
+        outputs = model.backbone(torch.tensor([ids + target]))
+    expected = F.cross_entropy(outputs.logits[0, len(ids) - 1 : -1], torch.tensor(target))
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    for state, record in zip(states, records, strict=True):
+        torch.testing.assert_close(state[0], record[0][0, -3], rtol=1e-3, atol=1e-4)
+
+
+def test_own_losses_one_at_a_time(module, batch):
+    """Nothing is right in a random model, so only bot's results count; then all are made right."""
+    model = module.model
+    chains = read(module, batch)
+    context = prompt_context(chains.cache, batch.real, 2, batch.prompts.shape[1])
+    losses = own_losses(model, batch, chains.prompt[:, -1], context, module.readout_ids)
+    assert losses["answer"] == losses["held"] == losses["code"] == 0
+    answers, first, all_results = [], [], []
+    for row, question in enumerate(batch.questions):
+        hidden, start = model.encode([model.prompt_ids(question)])
+        _, states, after = model.think(hidden, start)
+        makers = torch.cat([hidden.unsqueeze(1), states[:, :-1]], dim=1)
+        first.append(F.cross_entropy(model.logits(hidden), batch.said[row, 0, :1]))
+        batch.said[row, 0] = model.logits(makers)[0].argmax(-1)
+        final, _ = model.read(after, module.readout_ids[None])
+        answers.append(F.cross_entropy(model.logits(final[:, -1]), batch.answers[row, :1]))
+        surprise = -model.logits(makers)[0].log_softmax(-1).max(-1).values
+        all_results.append(surprise[batch.made[row]])
+    expected = torch.stack(first).mean()
+    torch.testing.assert_close(losses["result"], expected, rtol=1e-3, atol=1e-4)
+    losses = own_losses(model, batch, chains.prompt[:, -1], context, module.readout_ids)
+    expected = torch.stack(answers).mean()
+    torch.testing.assert_close(losses["answer"], expected, rtol=1e-3, atol=1e-4)
+    expected = torch.cat(all_results).mean()
+    torch.testing.assert_close(losses["result"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_follows_a_wrong_thought_is_no_target():
+    said = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 0, 1]])
+    logits = F.one_hot(torch.tensor([[1, 0, 1], [1, 1, 1], [1, 0, 1]])).float()
+    targets, right = after_right_ones(logits, said)
+    assert targets.tolist() == [[1, 0, 1], [1, 0, IGNORE], [0, IGNORE, IGNORE]]
+    assert right.tolist() == [True, False, False]
+
+
+def test_every_loss_is_finite_and_reaches_the_weights(module, batch):
+    module.hparams["own_from"] = 0
+    module._trainer = None
+    losses = module.problem_losses(batch)
+    assert {"answer", "result", "held", "teacher", "distillation"} <= set(losses)
+    assert {"own_answer", "own_result", "own_held", "own_code"} <= set(losses)
+    losses = module.weighted(losses)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+# -- optimizer and schedule -----------------------------------------------------------------------
+
+
+def test_orthogonalize_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 8, 20), (3, 20, 8)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_adamw_as_torch_has_it_and_muon_from_its_definition():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    matrix = torch.nn.Parameter(torch.randn(6, 4))
+    start = matrix.detach().clone()
+    optimizer = MuonAdamW([matrix], [ours], muon_lr=0.1, adam_lr=0.05)
+    reference = torch.optim.AdamW([theirs], lr=0.05, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(3):
+        ours.grad = torch.tensor([0.3, -1.0]) * (step + 1)
+        theirs.grad = ours.grad.clone()
+        matrix.grad = torch.randn(6, 4) if step == 0 else None
+        if step == 0:
+            u, _, vh = torch.linalg.svd(matrix.grad, full_matrices=False)
+            direction = u @ vh
+        optimizer.step()
+        reference.step()
+        torch.testing.assert_close(ours, theirs)
+    moved = (start * (1 - 0.1 * 0.01) - matrix.detach()) / (0.1 * math.sqrt(6 / 4))
+    cosine = F.cosine_similarity(moved.flatten(), direction.flatten(), dim=0)
+    assert cosine > 0.95
+
+
+def test_learning_rate_warms_up_stays_and_decays():
+    module = CodiDistillation(**SMALL, warmup_steps=10, decay_from=0.5)
+    rates = [module.rate(step, 200) for step in range(201)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[30] == rates[99] == 1.0
+    assert rates[150] == pytest.approx(0.5)
+    assert rates[200] == 0.0
+
+
+@pytest.mark.slow
+def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = f"{__file__.rpartition('/tests/')[0]}/configs/train_codi_tiny.yaml"
+    small = [f"--model.{key}={value}" for key, value in SMALL.items()]
+    common = [
+        *(f"--config={config}", *small),
+        *("--model.calculation_steps=2", "--model.own_from=4", "--data.batch_size=8"),
+        *("--data.steps_per_epoch=2", "--data.held_out=8", "--trainer.check_val_every_n_epoch=1"),
+        *("--trainer.max_steps=6", "--trainer.log_every_n_steps=1"),
+    ]
+    run([*common, "--trainer.max_epochs=2"])
+    last = "runs/train_codi_tiny/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=False)["global_step"] == 4
+    run([*common, f"--ckpt_path={last}"])
+    assert torch.load(last, weights_only=False)["global_step"] == 6
+    model, _ = load_checkpoint("runs/train_codi_tiny/codi-tiny")
+    assert model.num_latents == 5
+    settings = json.loads((tmp_path / "runs/train_codi_tiny/codi-tiny/codi.json").read_text())
+    assert settings["answer_prefix"] == "The answer is:"
