@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codi_patching.data.pairs import Pair, Question
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.layer import LayerPatching
+    from codi_patching.experiments.lens import LensExperiment
     from codi_patching.experiments.position import PositionPatching
     from codi_patching.patching.interventions import Site
     from codi_patching.reporting.runs import compare
@@ -33,6 +34,7 @@ _PLACES = {
     "Frames": "results.frames",
     "IterativePatching": "experiments.iterative",
     "LayerPatching": "experiments.layer",
+    "LensExperiment": "experiments.lens",
     "Model": "api",
     "Pair": "data.pairs",
     "PairsDataModule": "data.datamodule",
@@ -51,6 +53,7 @@ __all__ = [
     "Frames",
     "IterativePatching",
     "LayerPatching",
+    "LensExperiment",
     "Model",
     "Pair",
     "PairsDataModule",
