@@ -29,7 +29,7 @@ check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/mypy
 
 reproduce: $(VENV)/.installed ## make docs/results and the reports again (some minutes)
-	$(BIN)/codi-patching study --dir docs/results --docs docs --directions denoising noising \
+	$(BIN)/codi-patching study --dir docs/results --docs docs \
 	  --trainer.logger false --results.overwrite true --report.pair_sheets false --report.page false
 
 train: $(VENV)/.installed ## train codi-tiny again from nothing (hours on 2 cores)

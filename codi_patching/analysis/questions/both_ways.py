@@ -7,9 +7,12 @@ arXiv 2404.15255, section 2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from codi_patching.analysis.arms import Arm, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.families import Claims, Family, Part
+from codi_patching.analysis.questions.cells import where
 from codi_patching.analysis.questions.setup import Setup, cell_contrasts
 from codi_patching.analysis.sentences import (
     compared,
@@ -75,17 +78,17 @@ def _say(first: Arm, second: Arm, blocks: tuple[Claims, ...]) -> Finding:
     ]
     verdict = _verdict(sufficient, necessary)
     claims = (*sufficient, *necessary)
-    lead = max(both, key=lambda pair: pair[0].estimate or 0.0)[0] if both else None
+    lead = strongest([first for first, _ in both])
     lead = lead or strongest(named(claims, verdict)) or strongest(claims)
     if lead is None or verdict == "not applicable":
         reason = too_few(lead) if lead else "No pair has a value in any of the cells."
         return conclude(question, "not applicable", lead, reason, claims, [first, second], FAMILY)
     said = [
-        f"{what}: {layers_listed([claim.name for claim in named(block, 'yes')]) or 'none shown'}"
+        f"{what}: {_places(named(block, 'yes')) or 'none shown'}"
         for what, block in (("sufficient", sufficient), ("necessary", necessary))
     ]
     begin = {
-        "yes": f"Yes, at {layers_listed([a.name for a, _ in both])}",
+        "yes": f"Yes, at {_places([a for a, _ in both])}",
         "no": "No: none is both, to within the threshold",
     }.get(verdict, "Undecided")
     pairs = f", and {more_pairs(lead)}" if verdict == "undecided" else ""
@@ -94,6 +97,13 @@ def _say(first: Arm, second: Arm, blocks: tuple[Claims, ...]) -> Finding:
         f"{evidence(lead)}{pairs}.{compared(lead)}"
     )
     return conclude(question, verdict, lead, sentence, claims, [first, second], FAMILY)
+
+
+def _places(claims: Sequence[Claim]) -> str:
+    """Layers, or cells by column."""
+    if any(claim.column not in (None, "all") for claim in claims):
+        return where(claims)
+    return layers_listed([claim.name for claim in claims])
 
 
 def _verdict(sufficient: tuple[Claim, ...], necessary: tuple[Claim, ...]) -> Verdict:
