@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## install, and run position patching on the shipped mo
 	$(BIN)/codi-patching predict --config configs/position.yaml
 
 test: $(VENV)/.installed-dev ## install, and run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/ruff check .

@@ -3,6 +3,9 @@
 In a notebook:
 
     import codi_patching as cp
+    model = cp.load("codi-tiny")
+    pair = cp.Pair.of("Max has 52 stamps. …", "Max has 54 stamps. …")
+    effect = model.patch(pair, cp.Site("kv", layer=3, position=1))
     results = cp.load_results("results/position")
     findings = cp.compare(["results/layer", results])
 
@@ -14,38 +17,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codi_patching.api import Effect, Model, QuestionRun, load
     from codi_patching.callbacks.results import ResultsWriter
     from codi_patching.data.datamodule import PairsDataModule
     from codi_patching.data.pairs import Pair, Question
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.layer import LayerPatching
+    from codi_patching.experiments.lens import LensExperiment
     from codi_patching.experiments.position import PositionPatching
+    from codi_patching.patching.interventions import Site
     from codi_patching.reporting.runs import compare
     from codi_patching.results.frames import Frames, load_results
 
 _PLACES = {
+    "Effect": "api",
     "Frames": "results.frames",
     "IterativePatching": "experiments.iterative",
     "LayerPatching": "experiments.layer",
+    "LensExperiment": "experiments.lens",
+    "Model": "api",
     "Pair": "data.pairs",
     "PairsDataModule": "data.datamodule",
     "PositionPatching": "experiments.position",
     "Question": "data.pairs",
+    "QuestionRun": "api",
     "ResultsWriter": "callbacks.results",
     "compare": "reporting.runs",
+    "Site": "patching.interventions",
+    "load": "api",
     "load_results": "results.frames",
 }
 
 __all__ = [
+    "Effect",
     "Frames",
     "IterativePatching",
     "LayerPatching",
+    "LensExperiment",
+    "Model",
     "Pair",
     "PairsDataModule",
     "PositionPatching",
     "Question",
+    "QuestionRun",
     "ResultsWriter",
+    "Site",
     "compare",
+    "load",
     "load_results",
 ]
 

@@ -41,7 +41,7 @@ def measure(count: int, folder: Path) -> str:
     command = [
         *(sys.executable, "-m", "codi_patching", "predict", "--config=configs/position.yaml"),
         *(f"--data.pairs={folder}/pairs.jsonl", f"--data.batch_size={_BATCH}"),
-        *(f"--results.dir={partial.parent}", "--figures.pairs=false"),
+        *(f"--results.dir={partial.parent}", "--report.pair_sheets=false"),
     ]
     running = ending = 0
     times: list[float] = []

@@ -266,6 +266,14 @@ def test_what_is_set_otherwise_is_named_first(model):
     assert "200 questions, not the 1,319" in lines[4]
 
 
+def test_the_interval_of_an_accuracy():
+    """By hand: 1 of 4 is (0.25 + 0.48) ∓ 0.641 over 1.96."""
+    low, high = evaluate.wilson_interval(0.25, 4)
+    assert (low, high) == (pytest.approx(0.0456, abs=1e-3), pytest.approx(0.6994, abs=1e-3))
+    assert evaluate.wilson_interval(0, 2)[0] == 0
+    assert evaluate.wilson_interval(0, 2)[1] == pytest.approx(0.658, abs=1e-3)
+
+
 def test_models_without_a_published_accuracy(model):
     assert "no published accuracy of internlm" in compare(model, "internlm/SIM_COT-GPT2-CODI", 0.4)
     assert compare_with_published(model, LoadReport("mine", "0", 1, {}), 0.4, 10) == []

@@ -12,7 +12,7 @@ import codi_patching
 
 ROOT = Path(codi_patching.__file__).parent
 ORDER = [
-    *("errors", "results", "patching", "metrics", "models", "data", "experiments"),
+    *("errors", "results", "patching", "metrics", "models", "data", "experiments", "api"),
     *("analysis", "reporting", "callbacks", "training", "commands", "cli"),
 ]
 """Each may import only what stands before it. `__init__` and `__main__` are above all."""

@@ -149,12 +149,16 @@ def test_a_frozen_grid_takes_the_least_token_layers():
     assert token_layers(GRID, "frozen") == below_last + 15 * 5
 
 
+PATCHED = 4 * FORKS + sum(14 - layer for layer in range(15))
+"""Of the last position's output nothing is read."""
+
+
 def test_a_recomputed_grid_takes_the_least_token_layers():
     """The patched position above the patch, later ones and the readout in every layer."""
-    later = 16 * 16 * (4 + 3 + 2 + 1)
+    later = 16 * (16 * (4 + 3 + 2 + 1) - 4)
     readout = 16 * 4 * (15 * 5 + 1)
     last_position = sum(14 - layer for layer in range(15)) * 5 + 15
-    assert token_layers(GRID, "recomputed") == 5 * FORKS + later + readout + last_position
+    assert token_layers(GRID, "recomputed") == PATCHED + later + readout + last_position
 
 
 def test_chains_share_what_they_have_in_common():
@@ -175,8 +179,8 @@ def test_chains_share_what_they_have_in_common():
     extra = 16 * (15 * 5 + 1) - (sum(14 - layer for layer in range(15)) * 5 + 15)
     assert token_layers(held, "recomputed") == single + extra
     whole = held[-16:]
-    free = 4 * sum(layer + 1 for layer in range(16))  # up to the layer that is patched
-    assert token_layers(whole, "recomputed") == 5 * FORKS + free + 16 * (15 * 5 + 1)
+    free = 4 * sum(range(16))  # below the layer that is patched
+    assert token_layers(whole, "recomputed") == PATCHED + free + 16 * (15 * 5 + 1)
 
 
 def test_what_is_watched_in_the_last_layer_is_computed():

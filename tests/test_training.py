@@ -34,7 +34,8 @@ from codi_patching.training.muon import MuonAdamW, orthogonalize
 from codi_patching.training.objectives import own_losses, teacher_loss
 from codi_patching.training.tree import Layout, codes, prompt_context, tree_mask, tree_positions
 
-SMALL = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 48, "prj_dim": 24}
+SMALL = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 48, "prj_dim": 24,
+         "exchange_layers": 2}  # fmt: skip
 TWO = Problem(
     Plot(
         "Tom has {0} pears.",
@@ -338,6 +339,11 @@ def test_adamw_as_torch_has_it_and_muon_from_its_definition():
     moved = (start * (1 - 0.1 * 0.01) - matrix.detach()) / (0.1 * math.sqrt(6 / 4))
     cosine = F.cosine_similarity(moved.flatten(), direction.flatten(), dim=0)
     assert cosine > 0.95
+
+
+def test_states_are_exchanged_in_layers_that_there_are():
+    with pytest.raises(ValueError, match="expected at most 2 .*got 3: set --model.exchange_layers"):
+        CodiDistillation(**{**SMALL, "exchange_layers": 3})
 
 
 def test_learning_rate_warms_up_stays_and_decays():

@@ -15,16 +15,11 @@ from codi_patching.data.chained_questions import (
 from codi_patching.data.chains import ChainError
 from codi_patching.data.change_rules import why_fixed
 from codi_patching.data.donors import find_donors
+from codi_patching.data.explained import read_question
 from codi_patching.data.mentions import find_mentions
 from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.twin_pairs import make_twin_pairs, yield_report
-from codi_patching.data.twins import (
-    change,
-    new_numbers,
-    read_question,
-    variants,
-    why_not_changed,
-)
+from codi_patching.data.twins import change, new_numbers, variants, why_not_changed
 
 EGGS = (
     "Tom has 16 eggs. He eats three and sells the rest for $2 each. How much does he get?",

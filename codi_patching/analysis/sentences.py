@@ -89,7 +89,8 @@ def compared(claim: Claim) -> str:
 def strongest(claims: Sequence[Claim]) -> Claim | None:
     """The claim with the largest estimate in size; None without any."""
     known = [claim for claim in claims if claim.estimate is not None]
-    return max(known, key=lambda claim: abs(claim.estimate or 0.0), default=None)
+    # The first of those that agree to three decimals: what is less is rounding.
+    return max(known, key=lambda claim: round(abs(claim.estimate or 0.0), 3), default=None)
 
 
 def named(claims: Sequence[Claim], verdict: Verdict) -> list[Claim]:

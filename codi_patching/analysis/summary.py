@@ -8,6 +8,7 @@ answer, over the unpatched run and over the control, of which the smaller counts
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,16 @@ def groups_of(results: Results) -> list[str]:
 def rank_cells(values: Array, count: int, least: float = ROUNDING) -> list[tuple[int, int]]:
     """The cells of a map with the largest values beyond `least`, the largest first.
 
+    Values that agree to three decimals are in the grid's order: what is less is rounding.
+
     Example:
         >>> rank_cells(np.array([[0.1, np.nan], [0.0, 0.7]]), 3)
         [(1, 1), (0, 0)]
     """
-    order = np.argsort(-np.nan_to_num(values, nan=-np.inf), axis=None, kind="stable")
-    cells = [divmod(int(place), values.shape[1]) for place in order[:count]]
-    return [cell for cell in cells if values[cell] > least]
+    rounded = np.round(np.nan_to_num(values, nan=-np.inf), 3)
+    order = np.argsort(-rounded, axis=None, kind="stable")
+    cells = (divmod(int(place), values.shape[1]) for place in order)
+    return list(islice((cell for cell in cells if values[cell] > least), count))
 
 
 def mean_kl(results: Results) -> Array:

@@ -5,7 +5,7 @@
 A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
 another question (exchanged: the next one of the file). Without `--data`, word problems are drawn
 that training never saw. With `--output`, predictions are written as they are made, a line for each
-question, and a second start goes on from there; a summary lies beside them.
+question, and a second start resumes there; a summary lies beside them.
 """
 
 from __future__ import annotations
@@ -218,14 +218,14 @@ def _summary(
 def describe(summary: dict[str, Any]) -> list[str]:
     """The summary's lines for the console."""
     count, accuracy = summary["questions"], summary["accuracy"]
-    chance = 1.96 * math.sqrt(accuracy["own"] * (1 - accuracy["own"]) / count)
+    low, high = wilson_interval(accuracy["own"], count)
     lines = [
         f"{count:,} questions, {summary['data']}; {summary['device']}, {summary['precision']}; "
         f"{summary['num_latents']} thoughts"
     ]
     for name, label in _LABELS.items():
         if name in accuracy:
-            extra = f"  (95 % interval ±{chance:.1%})" if name == "own" else ""
+            extra = f"  (95 % interval {low:.1%} to {high:.1%})" if name == "own" else ""
             lines.append(f"{label:<26}{accuracy[name]:>8.2%}{extra}")
     numbers = [
         f"{number}: {accuracy[f'thoughts_{number}']:.1%}"
@@ -233,3 +233,16 @@ def describe(summary: dict[str, Any]) -> list[str]:
     ]
     lines.append(f"{'by number of thoughts':<26}{'  '.join(numbers)}")
     return lines
+
+
+def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
+    """95 % interval of a fraction of `count` questions (Wilson 1927).
+
+    >>> [round(bound, 3) for bound in wilson_interval(0.5, 100)]
+    [0.404, 0.596]
+    """
+    z = 1.96
+    centre = fraction + z * z / (2 * count)
+    half = z * math.sqrt(fraction * (1 - fraction) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z * z / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

@@ -1,4 +1,4 @@
-"""Work that is written down as it is done, so that a second start goes on from there.
+"""Work that is written down as it is done, so that a second start resumes there.
 
 A journal is a file of JSON lines, one for each piece of work, and a description of what the work
 depends on. Another description means other work: it is refused, not mixed.

@@ -5,7 +5,7 @@
 One number of a question is changed and its calculation done again; where that could go wrong,
 the question is left out, with a reason. With a checkpoint, both questions of a pair must be
 answered right; `--needs_thoughts` asks for a wrong answer with zeroed thoughts too. What a model
-answered is written down as it goes, and a second start goes on from there.
+answered is written down as it goes, and a second start resumes there.
 """
 
 from __future__ import annotations

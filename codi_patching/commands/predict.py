@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from codi_patching.callbacks.lens import LensWriter
 from codi_patching.callbacks.loggers import build_loggers
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.report import Report
@@ -21,11 +22,13 @@ from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import label_run
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.lens import LensExperiment
+from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.reporting.names import run_name
 
-EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching)
+EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching, LensExperiment)
 """Imported so that `--model PositionPatching` finds them by their short names."""
 
 INVALID = 3
@@ -103,9 +106,22 @@ class PredictCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
         config = self.config.predict if "predict" in self.config else self.config
-        name = config.report.name or run_name(label_run(self.model, self.datamodule))
-        loggers = build_loggers(config.trainer.logger, name)
-        return super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
+        loggers = build_loggers(config.trainer.logger, self._run_name(config))
+        trainer = super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
+        if isinstance(self.model, LensExperiment):  # patches nothing: a file of its own
+            writer = LensWriter(config.results.dir, config.results.overwrite)
+            patching = (ResultsWriter, Report, PatchingProgress)
+            others = [c for c in trainer.callbacks if not isinstance(c, patching)]
+            trainer.callbacks = [*others, writer]
+        return trainer
+
+    def _run_name(self, config: Namespace) -> str:
+        """What the run is called in trackers."""
+        if config.report.name:
+            return str(config.report.name)
+        if isinstance(self.model, PatchingExperiment):
+            return run_name(label_run(self.model, self.datamodule))
+        return str(self.model.name)
 
 
 def _as_seed(seed: object) -> int:
@@ -141,8 +157,8 @@ def run(args: list[str]) -> int:
         )
     except (MisconfigurationException, ValueError) as error:
         raise _input_error(error) from error
-    report = next(c for c in cli.trainer.callbacks if isinstance(c, Report))
-    return INVALID if report.failed else 0
+    reports = [c for c in cli.trainer.callbacks if isinstance(c, Report)]
+    return INVALID if any(report.failed for report in reports) else 0
 
 
 def _input_error(error: BaseException) -> BaseException:

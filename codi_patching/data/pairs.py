@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ class Question:
 
     Attributes:
         text: As it is asked.
-        answer: A number.
+        answer: A number; NaN for what the model says.
         reasoning_steps: The calculation, such as `("<<16-3=13>>", "<<13*2=26>>")`, if known.
     """
 
@@ -43,6 +44,23 @@ class Pair:
     def __post_init__(self) -> None:
         """A pair is its own group by default."""
         self.group = self.group or self.pair_id
+
+    @classmethod
+    def of(
+        cls,
+        clean: str,
+        corrupted: str,
+        clean_answer: float = math.nan,
+        corrupted_answer: float = math.nan,
+    ) -> Pair:
+        """A pair of two typed questions; without answers, those that the model gives are taken.
+
+        Example:
+            >>> Pair.of("Tom has 5 pears.", "Tom has 7 pears.", 5, 7).corrupted.answer
+            7
+        """
+        questions = Question(clean, clean_answer), Question(corrupted, corrupted_answer)
+        return cls("typed", *questions)
 
     @property
     def changed_step(self) -> int | None:

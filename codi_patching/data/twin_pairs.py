@@ -12,14 +12,8 @@ from typing import Any
 
 from codi_patching.data.chained_questions import ChainedQuestion
 from codi_patching.data.chains import ChainError
-from codi_patching.data.twins import (
-    Reading,
-    Variant,
-    changeable_numbers,
-    changed_step,
-    read_question,
-    variants,
-)
+from codi_patching.data.explained import Reading, changed_step, read_question
+from codi_patching.data.twins import Variant, changeable_numbers, variants
 
 _TRIED = 400
 """New numbers tried for one place: far more than a whole number of a question ever needs."""

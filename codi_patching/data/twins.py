@@ -9,7 +9,7 @@ every number of the calculation is explained, and only from a number that enters
              text        text                         text           16 3   result  2
 
 Anything else is refused, with a reason. The rules are in `change_rules` (what may be changed),
-`constants` (numbers that words license) and here.
+`explained` (where each number of a calculation comes from) and here.
 """
 
 from __future__ import annotations
@@ -19,42 +19,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
-from codi_patching.data.chained_questions import ChainedQuestion
-from codi_patching.data.chains import ChainError, Expression, Step, decimals, parse_chain, terms_of
-from codi_patching.data.change_rules import largest_allowed, why_fixed, why_not_asked
-from codi_patching.data.constants import licensed_constants
-from codi_patching.data.mentions import Mention, find_mentions
-
-_SMALL = 3
-"""A number of the text up to here may stay out of the calculation."""
-
-_RESULT, _TEXT, _CONSTANT = "result", "text", "constant"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an operand can come from: a result, a number of the text in one form, a constant."""
-
-    kind: str
-    index: int = 0
-    form: str = ""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A question whose calculation is explained.
-
-    Attributes:
-        question: As published.
-        chain: Its steps.
-        mentions: The numbers of its text.
-        sources: For each step and operand, all the places it can come from.
-    """
-
-    question: ChainedQuestion
-    chain: list[Step]
-    mentions: list[Mention]
-    sources: list[list[list[Source]]]
+from codi_patching.data.chains import ChainError, Expression, Step, decimals, terms_of
+from codi_patching.data.change_rules import largest_allowed, why_fixed
+from codi_patching.data.explained import RESULT, TEXT, Reading, Source
+from codi_patching.data.mentions import Mention
 
 
 @dataclass(frozen=True)
@@ -72,58 +40,6 @@ class Variant:
     steps: tuple[str, ...]
     answer: Fraction
     number: Fraction
-
-
-def read_question(question: ChainedQuestion) -> Reading:
-    """Explain every number of a question's calculation.
-
-    Raises:
-        ChainError: One cannot be explained, or the question does not lend itself to a twin.
-    """
-    reason = why_not_asked(question.text)
-    if reason:
-        raise ChainError(reason)
-    if not question.steps:
-        raise ChainError("no calculation chain")
-    chain = parse_chain(question.steps)
-    if chain[-1].result != question.answer:
-        raise ChainError("the last result is not the answer")
-    mentions = find_mentions(question.text)
-    constants = licensed_constants(question.text)
-    sources = [
-        [_sources(operand.value, chain[:step], mentions, constants) for operand in each.operands]
-        for step, each in enumerate(chain)
-    ]
-    reading = Reading(question, chain, mentions, sources)
-    _check_explained(reading)
-    return reading
-
-
-def _sources(
-    value: Fraction, earlier: Sequence[Step], mentions: Sequence[Mention], constants: set[Fraction]
-) -> list[Source]:
-    found = [Source(_RESULT, i) for i, step in enumerate(earlier) if step.result == value]
-    found += [
-        Source(_TEXT, i, name)
-        for i, mention in enumerate(mentions)
-        for name, form in mention.forms.items()
-        if form == value
-    ]
-    if not found and value in constants:
-        found.append(Source(_CONSTANT))
-    return found
-
-
-def _check_explained(reading: Reading) -> None:
-    operands = [sources for step in reading.sources for sources in step]
-    if not all(operands):
-        raise ChainError("a number of the calculation comes from nowhere")
-    used = {(source.kind, source.index) for sources in operands for source in sources}
-    if any((_RESULT, step) not in used for step in range(len(reading.chain) - 1)):
-        raise ChainError("a result is not used")
-    for index, mention in enumerate(reading.mentions):
-        if mention.kind != "fixed" and mention.value > _SMALL and (_TEXT, index) not in used:
-            raise ChainError("a number of the question is not used")
 
 
 def changeable_numbers(reading: Reading) -> tuple[list[int], list[str]]:
@@ -151,7 +67,7 @@ def _not_once(reading: Reading, index: int) -> str | None:
     if count != 1:
         return "stands not once in the calculation" if count else "is not in the calculation"
     if not any(
-        source.kind == _TEXT and source.index == index
+        source.kind == TEXT and source.index == index
         for step in reading.sources
         for sources in step
         for source in sources
@@ -189,15 +105,6 @@ def _expressions(expression: Expression) -> Iterator[Expression]:
         inner = getattr(expression, side, None)
         if inner is not None:
             yield from _expressions(inner)
-
-
-def changed_step(reading: Reading, index: int) -> int:
-    """The step, from 1, that a number of the text enters."""
-    return next(
-        step
-        for step, operands in enumerate(reading.sources, 1)
-        if any(s.kind == _TEXT and s.index == index for sources in operands for s in sources)
-    )
 
 
 def variants(reading: Reading, index: int, rng: Random) -> Iterator[Variant]:
@@ -245,9 +152,9 @@ def _new_value(
     """An operand's new value, which all its sources must agree on."""
     values = set()
     for source in sources:
-        if source.kind == _RESULT:
+        if source.kind == RESULT:
             values.add(results[source.index])
-        elif source.kind == _TEXT and source.index == index:
+        elif source.kind == TEXT and source.index == index:
             values.add(changed[source.form])
         else:
             values.add(value)

@@ -42,7 +42,7 @@ def label_run(experiment: PatchingExperiment, data: PairsDataModule) -> RunLabel
         direction=experiment.direction,
         source=experiment.source,
         control=experiment.control,
-        site="resid_post",
+        site=experiment.site,
     )
 
 

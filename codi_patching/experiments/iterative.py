@@ -48,7 +48,8 @@ class IterativePatching(PatchingExperiment):
     Args:
         strategy: `relay` or `cumulative`, see the module.
         trace_pair: Id of a pair whose every patch is written to a table.
-        kwargs: All arguments of `PatchingExperiment` but `latents`, always `recomputed` here.
+        kwargs: All arguments of `PatchingExperiment`, but `latents` is always `recomputed` here and
+            `site` always `resid_post`.
     """
 
     name = "iterative"
@@ -60,6 +61,11 @@ class IterativePatching(PatchingExperiment):
     ) -> None:
         super().__init__(latents="recomputed", **kwargs)
         check_choice("strategy", strategy, Strategy)
+        if self.site != "resid_post":
+            raise InputError(
+                "expected --model.site resid_post in iterative patching, which patches what was "
+                f"generated, got {self.site!r}"
+            )
         self.strategy, self.trace_pair = strategy, trace_pair
 
     @property

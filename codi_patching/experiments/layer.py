@@ -31,10 +31,11 @@ class LayerPatching(PatchingExperiment):
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """All positions of each layer."""
         everywhere = range(self.model.num_latents)
-        return [patches_from(activations, layer, everywhere) for layer in self.layers]
+        return [patches_from(activations, layer, everywhere, self.site) for layer in self.layers]
 
     @property
     def structural_zeros(self) -> list[tuple[int, int]]:
         """The last layer, if no thought is made from it: nothing else reads its output."""
         unread = self.latents == "frozen" or self.model.num_latents == 1
+        unread &= self.only_next_thought_reads_last_layer
         return [(len(self.layers) - 1, 0)] if unread else []

@@ -39,6 +39,7 @@ from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.models.answers import PairError
+from codi_patching.models.codi import CodiModel
 from codi_patching.patching.engine import Engine, Patched
 from codi_patching.patching.interventions import (
     THOUGHT,
@@ -46,7 +47,9 @@ from codi_patching.patching.interventions import (
     Cell,
     Latents,
     PatchSet,
+    SiteName,
     all_patches,
+    extra_sites,
     shifted,
 )
 from codi_patching.patching.sweep.run import SweepEngine
@@ -66,6 +69,9 @@ class PatchingExperiment(Experiment, ABC):
             of that cell over the source runs of all pairs; `random_pair`, of another pair.
         control: With source `clean`, what each patched run is repeated with: the activations of the
             pair's `sibling` (of a `random_pair` where it has none), of a `random_pair`, or `none`.
+        site: What is overwritten in a cell: `resid_post`, a block's output; `attn_out` or
+            `mlp_out`, what a sublayer adds to the stream; `kv`, what later tokens can read there;
+            `thought`, the latent thought itself, a grid of one row.
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
         engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
             forward passes with hooks.
@@ -92,6 +98,7 @@ class PatchingExperiment(Experiment, ABC):
         direction: Direction = "denoising",
         source: Source = "clean",
         control: ControlKind = "sibling",
+        site: SiteName = "resid_post",
         include_thought: bool = False,
         engine: EngineName = "sweep",
         max_rows: int | None = None,
@@ -104,6 +111,7 @@ class PatchingExperiment(Experiment, ABC):
         check_choice("direction", direction, Direction)
         check_choice("source", source, Source)
         check_choice("control", control, ControlKind)
+        check_choice("site", site, SiteName)
         check_choice("engine", engine, EngineName)
         for name, value, least in (
             ("max_rows", max_rows, 1),
@@ -113,6 +121,7 @@ class PatchingExperiment(Experiment, ABC):
                 raise InputError(f"expected --model.{name} of at least {least}, got {value}")
         self.latents, self.direction, self.source = latents, direction, source
         self.control: ControlKind = control if source == "clean" else "none"
+        self.site: SiteName = site
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
         self.self_patch_pairs = self_patch_pairs
 
@@ -149,8 +158,20 @@ class PatchingExperiment(Experiment, ABC):
 
     @property
     def layers(self) -> list[int]:
-        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1."""
+        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1; thoughts alone."""
+        if self.site == "thought":
+            return [THOUGHT]
         return [THOUGHT] * self.include_thought + list(range(len(self.model.blocks)))
+
+    @property
+    def only_next_thought_reads_last_layer(self) -> bool:
+        """Whether what the site changes in the last layer is read by the next thought alone."""
+        return self.site not in ("kv", "thought")
+
+    @property
+    def record(self) -> tuple[SiteName, ...]:
+        """The sites that unpatched runs must record."""
+        return extra_sites([self.site])
 
     @property
     def grid(self) -> Grid:
@@ -165,7 +186,17 @@ class PatchingExperiment(Experiment, ABC):
         if hasattr(self, "model"):
             return
         super().configure_model()
-        self.engine = build_engine(self.model, self.engine_name, self.max_rows)
+        self.use(self.model)
+
+    def use(self, model: CodiModel, engine: Engine | None = None) -> None:
+        """Measure with a model that is there already, in a Trainer or without one.
+
+        Args:
+            model: The model.
+            engine: What runs it; made as was asked for if not given.
+        """
+        self.model = model
+        self.engine = engine or build_engine(model, self.engine_name, self.max_rows)
         self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
@@ -180,7 +211,8 @@ class PatchingExperiment(Experiment, ABC):
                 asked[pair.pair_id] = self.preparation.requests(pair)
             except PairError as error:
                 results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
-        runs = iter(self.engine.unpatched([r for own in asked.values() for r in own.all()]))
+        requests = [request for own in asked.values() for request in own.all()]
+        runs = iter(self.engine.unpatched(requests, self.record))
         for place, pair in enumerate(batch.pairs, batch.first):
             if pair.pair_id in asked:
                 own = asked[pair.pair_id]
@@ -200,17 +232,23 @@ class PatchingExperiment(Experiment, ABC):
     # -- one pair -------------------------------------------------------------------------------
 
     @cached_property
-    def preparation(self) -> Preparation:
-        """What each pair's patched runs start from."""
+    def prompts(self) -> Prompts:
+        """Makes requests for the model."""
         swept = isinstance(self.engine, SweepEngine)
         window = getattr(self.model.backbone.config, "sliding_window", None)
+        return Prompts(self.model, self.direction, window if swept else None)
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """What each pair's patched runs start from."""
         return Preparation(
             self.engine,
-            Prompts(self.model, self.direction, window if swept else None),
+            self.prompts,
             self.datamodule,
             self.source,
             self.control,
             self.seed,
+            self.record,
         )
 
     def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
@@ -312,5 +350,5 @@ class PatchingExperiment(Experiment, ABC):
         name = "all thoughts at all layers"
         if place < self.grid.size:
             cell = divmod(self.run_order[place], len(self.columns))
-            name = cell_label(self.grid, cell, self.latents == "recomputed")
+            name = cell_label(self.grid, cell, self.latents == "recomputed", self.site)
         return f"control, {name}" if control else name

@@ -25,11 +25,13 @@ class PositionPatching(PatchingExperiment):
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """Each cell alone, layer by layer."""
         cells = product(self.layers, range(self.model.num_latents))
-        return [patches_from(activations, layer, [position]) for layer, position in cells]
+        return [patches_from(activations, layer, [p], self.site) for layer, p in cells]
 
     @property
     def structural_zeros(self) -> list[tuple[int, int]]:
         """The last layer where no later thought is made from it: nothing else reads its output."""
+        if not self.only_next_thought_reads_last_layer:
+            return []
         last, positions = len(self.layers) - 1, range(self.model.num_latents)
         unread = positions if self.latents == "frozen" else positions[-1:]
         return [(last, position) for position in unread]

@@ -14,7 +14,7 @@ from codi_patching.experiments.prompts import Prompts, roles
 from codi_patching.experiments.sources import Source, mean_activations
 from codi_patching.models.answers import PairError, format_answer
 from codi_patching.patching.engine import Engine, Unpatched
-from codi_patching.patching.interventions import Activations
+from codi_patching.patching.interventions import Activations, SiteName
 from codi_patching.results.schema import Control
 
 
@@ -29,6 +29,7 @@ class Preparation:
         source: What is patched in.
         control: What it is compared with.
         seed: Of the draw of other pairs.
+        record: Sites that runs record beside `resid_post`.
     """
 
     engine: Engine
@@ -37,6 +38,7 @@ class Preparation:
     source: Source
     control: ControlKind
     seed: int
+    record: Sequence[SiteName] = ()
 
     def requests(self, pair: Pair) -> PairRequests:
         """The unpatched runs that a pair needs.
@@ -116,7 +118,10 @@ class Preparation:
         """The mean over the source runs of all pairs of the run that can be run."""
         questions = (self._source_question(pair) for pair in self.data.kept)
         return mean_activations(
-            self.engine.unpatched([self.prompts.of_question(question)])[0].run.activations()
-            for question in questions
-            if self.prompts.fits(question)
+            self.activations_of(question) for question in questions if self.prompts.fits(question)
         )
+
+    def activations_of(self, question: Question) -> Activations:
+        """What a question's run has, on its own."""
+        request = self.prompts.of_question(question)
+        return self.engine.unpatched([request], self.record)[0].run.activations()

@@ -32,4 +32,4 @@ def mean_activations(runs: Iterable[Activations]) -> Activations:
         count += 1
     if total is None:
         raise InputError("no pair can be run, to take the mean of: set --data.pairs")
-    return Activations(total.thoughts / count, total.resid / count).to(dtype)
+    return total.map(lambda values: values / count).to(dtype)

@@ -27,7 +27,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.attention import Attend
-from codi_patching.models.families import family_of, part_of
+from codi_patching.models.families import family_of, outlets_of, part_of
+from codi_patching.patching.hooks import Outlet
+from codi_patching.patching.interventions import SiteName
 
 _INVARIANT_ROWS = 4
 """With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""
@@ -176,6 +178,10 @@ class CodiModel(nn.Module):
     def blocks(self) -> Sequence[nn.Module]:
         """The L decoder blocks, in order."""
         return part_of(self.backbone, self.family.blocks)
+
+    def outlets(self, site: SiteName) -> list[list[Outlet]]:
+        """Where a site leaves the model: its parts, each with an outlet a layer."""
+        return outlets_of(self.backbone, site)
 
     @property
     def num_latents(self) -> int:
@@ -329,6 +335,42 @@ class CodiModel(nn.Module):
             attend=attend,
         )
         return (output[0] if isinstance(output, tuple) else output)[0]
+
+    def attention(
+        self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend
+    ) -> Tensor:
+        """What a block's attention adds to the stream of tokens `(tokens, hidden)`."""
+        block = self.blocks[layer]
+        return part_of(block, self.family.attention)(
+            part_of(block, self.family.attention_norm)(hidden.unsqueeze(0)),
+            attention_mask=None,
+            position_embeddings=rotations or None,
+            attend=attend,
+        )[0][0]
+
+    def mlp(self, layer: int, hidden: Tensor) -> Tensor:
+        """What a block's MLP adds to the stream of tokens `(tokens, hidden)`."""
+        block = self.blocks[layer]
+        normed = part_of(block, self.family.mlp_norm)(hidden.unsqueeze(0))
+        return part_of(block, self.family.mlp)(normed)[0]
+
+    def unrotated(self, layer: int, hidden: Tensor) -> Tensor:
+        """Keys before rotation, then values, of a block, `(tokens, 2 * kv heads * size)`."""
+        like = self.rotations(hidden, torch.zeros(len(hidden), dtype=torch.long).to(hidden.device))
+        still = (torch.ones_like(like[0]), torch.zeros_like(like[1])) if like else ()
+        both = self.keys_and_values(layer, hidden, still)
+        return torch.cat([part.transpose(0, 1).flatten(1) for part in both], dim=-1)
+
+    def rotated(self, kv: Tensor, rotations: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Keys, rotated, and values `(kv heads, tokens, size)`, from what `unrotated` gives."""
+        config = self.backbone.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        keys, values = kv.view(len(kv), 2, heads, -1).permute(1, 2, 0, 3)
+        if rotations:
+            cosine, sine = rotations
+            first, second = keys.chunk(2, dim=-1)
+            keys = keys * cosine + torch.cat([-second, first], dim=-1) * sine
+        return keys, values
 
     def keys_and_values(
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...]

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from codi_patching.errors import InputError
+from codi_patching.patching.hooks import Outlet
+from codi_patching.patching.interventions import SiteName
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,13 @@ class Family:
         rotary: What makes rotary positions; empty if there are none.
         position_embeddings: Embeddings added to the input; empty if there are none.
         transposed: Whether linear weights are kept as `(in, out)`.
+        attention_norm: Inside a block: the norm before attention.
+        attention: Inside a block: attention, from normed input to what it adds to the stream.
+        mlp_norm: Inside a block: the norm before the MLP.
+        mlp: Inside a block: the MLP, from normed input to what it adds to the stream.
+        keys: Inside a block: what makes keys before rotation; its norm where there is one.
+        values: Inside a block: what makes values.
+        fused: Whether `keys` and `values` are one module, of queries, keys, values in this order.
     """
 
     decoder: str = "model"
@@ -32,12 +42,19 @@ class Family:
     rotary: str = "model.rotary_emb"
     position_embeddings: str = ""
     transposed: bool = False
+    attention_norm: str = "input_layernorm"
+    attention: str = "self_attn"
+    mlp_norm: str = "post_attention_layernorm"
+    mlp: str = "mlp"
+    keys: str = "self_attn.k_proj"
+    values: str = "self_attn.v_proj"
+    fused: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "qwen2": Family(),
-    "qwen3": Family(),
+    "qwen3": Family(keys="self_attn.k_norm"),
     "mistral": Family(),
     "gpt2": Family(
         decoder="transformer",
@@ -47,6 +64,12 @@ FAMILIES: dict[str, Family] = {
         rotary="",
         position_embeddings="transformer.wpe",
         transposed=True,
+        attention_norm="ln_1",
+        attention="attn",
+        mlp_norm="ln_2",
+        keys="attn.c_attn",
+        values="attn.c_attn",
+        fused=True,
     ),
 }
 """By `model_type`. The head is found by transformers' own accessor."""
@@ -66,9 +89,34 @@ def family_of(backbone: PreTrainedModel) -> Family:
     return FAMILIES[model_type]
 
 
-def part_of(backbone: PreTrainedModel, path: str) -> Any:
+def part_of(backbone: nn.Module, path: str) -> Any:
     """The module at one of a family's paths."""
     return attrgetter(path)(backbone)
+
+
+def outlets_of(backbone: PreTrainedModel, site: SiteName) -> list[list[Outlet]]:
+    """Where a site leaves a model: its parts (of `kv`: keys, values), each with one a layer.
+
+    Raises:
+        ValueError: Thoughts leave no block.
+    """
+    family = family_of(backbone)
+    blocks = part_of(backbone, family.blocks)
+    if site == "resid_post":
+        return [[Outlet(block) for block in blocks]]
+    if site in ("attn_out", "mlp_out"):
+        path = family.attention if site == "attn_out" else family.mlp
+        return [[Outlet(part_of(block, path)) for block in blocks]]
+    if site != "kv":
+        raise ValueError(f"expected a site inside a block or after it, got {site!r}")
+    if family.fused:
+        size = backbone.config.hidden_size
+        return [
+            [Outlet(part_of(block, family.keys), start, start + size) for block in blocks]
+            for start in (size, 2 * size)
+        ]
+    paths = family.keys, family.values
+    return [[Outlet(part_of(block, path)) for block in blocks] for path in paths]
 
 
 def sweep_unsupported_reason(backbone: PreTrainedModel) -> str | None:

@@ -8,8 +8,8 @@ agree to rounding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from codi_patching.patching.interventions import (
     Generated,
     Latents,
     PatchSet,
+    SiteName,
     check_rows,
 )
 
@@ -48,15 +49,18 @@ class Run:
             `(rows, L, K, hidden)`.
         answer_logits: For each answer the logits at the position before each of its tokens,
             `(rows, tokens, vocabulary)`, in float32 at least.
+        recorded: Further sites that were asked for, `(rows, L, K, width)`; see `Activations`.
     """
 
     thoughts: Tensor
     resid: Tensor
     answer_logits: tuple[Tensor, ...]
+    recorded: Mapping[SiteName, Tensor] = field(default_factory=dict)
 
     def activations(self, row: int = 0) -> Activations:
         """The activations of one row."""
-        return Activations(self.thoughts[row], self.resid[row])
+        recorded = {site: values[row] for site, values in self.recorded.items()}
+        return Activations(self.thoughts[row], self.resid[row], recorded)
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,18 @@ class Engine(ABC):
     max_rows: int
 
     @abstractmethod
-    def unpatched(self, requests: Sequence[tuple[Sequence[int], Readout]]) -> list[Unpatched]:
-        """Run prompts, given by their token ids, without patches."""
+    def unpatched(
+        self,
+        requests: Sequence[tuple[Sequence[int], Readout]],
+        record: Collection[SiteName] = (),
+    ) -> list[Unpatched]:
+        """Run prompts without patches.
+
+        Args:
+            requests: Token ids of each prompt, and what is read after the thoughts.
+            record: Sites of `EXTRA_SITES` to record too. A run that is to be patched at `mlp_out`
+                must have recorded it.
+        """
 
     def patched(
         self,

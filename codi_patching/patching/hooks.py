@@ -1,43 +1,70 @@
-"""Recording and overwriting the residual stream at the output of decoder blocks.
+"""Recording and overwriting activations where modules put them out.
 
 Hooks live inside context managers only, which remove them whatever happens. Neither kind writes
 into a tensor that the model holds: patching returns a new one.
 
-A decoder block returns its output as a tensor, or, in older versions of transformers and in some
-families, as the first item of a tuple. Both are handled; anything else is an error.
+A module returns its output as a tensor, or, as attention does and in older versions of transformers
+decoder blocks did, as the first item of a tuple. Both are handled; anything else is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 
-@contextmanager
-def capture(blocks: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """Record what every block puts on the residual stream.
+@dataclass(frozen=True)
+class Outlet:
+    """Where a site leaves a module: some features of its output.
 
-    Recording is done by a hook of our own, entered *after* any patching hook of the same block, so
+    Attributes:
+        module: Its output is `(rows, length, …)`; what follows is taken as one vector.
+        start: The first of its features that belong to the site.
+        stop: The first after them; None for the end.
+    """
+
+    module: nn.Module
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def features(self) -> slice:
+        """Which features of the output."""
+        return slice(self.start, self.stop)
+
+
+Outlets = Sequence[nn.Module] | Sequence[Outlet]
+"""One for each layer; a module stands for all its features."""
+
+
+@contextmanager
+def capture(blocks: Outlets) -> Iterator[list[list[Tensor]]]:
+    """Record what every block, or other module, puts out.
+
+    Recording is done by a hook of our own, entered *after* any patching hook of the same module, so
     it sees the patched state, which `output_hidden_states=True` does not promise.
 
     Args:
-        blocks: The L decoder blocks, in order.
+        blocks: The L decoder blocks, or an outlet of each, in order.
 
     Yields:
-        A list with one list a block, to which each forward pass appends `(rows, length, hidden)`.
+        A list with one list a block, to which each forward pass appends `(rows, length, width)`.
     """
     records: list[list[Tensor]] = [[] for _ in blocks]
 
-    def record(record_to: list[Tensor]) -> Callable[..., None]:
-        return lambda _module, _args, output: record_to.append(_stream(output))
+    def record(outlet: Outlet, record_to: list[Tensor]) -> Callable[..., None]:
+        return lambda _module, _args, output: record_to.append(
+            _stream(output).flatten(2)[..., outlet.features]
+        )
 
     handles = []
     try:
-        for block, record_to in zip(blocks, records, strict=True):
-            handles.append(block.register_forward_hook(record(record_to)))
+        for outlet, record_to in zip(map(_outlet, blocks), records, strict=True):
+            handles.append(outlet.module.register_forward_hook(record(outlet, record_to)))
         yield records
     finally:
         for handle in handles:
@@ -49,13 +76,13 @@ class PatchNotAppliedError(RuntimeError):
 
 
 @contextmanager
-def patch(blocks: Sequence[nn.Module], edits: dict[int, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Overwrite the output of blocks during exactly one forward pass.
+def patch(blocks: Outlets, edits: dict[int, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Overwrite the output of blocks, or other modules, during exactly one forward pass.
 
     Args:
-        blocks: The L decoder blocks, in order.
+        blocks: The L decoder blocks, or an outlet of each, in order.
         edits: For each block index, `(mask, values)`: `mask` is `(rows, length)`, true where the
-            output is overwritten by `values`, `(rows, length, hidden)` or broadcastable to it.
+            output is overwritten by `values`, `(rows, length, width)` or broadcastable to it.
 
     Raises:
         PatchNotAppliedError: A hook did not fire exactly once.
@@ -64,6 +91,8 @@ def patch(blocks: Sequence[nn.Module], edits: dict[int, tuple[Tensor, Tensor]]) 
     fired = dict.fromkeys(edits, 0)
 
     def overwrite(layer: int, mask: Tensor, values: Tensor) -> Callable[..., object]:
+        features = _outlet(blocks[layer]).features
+
         def hook(_module: nn.Module, _args: object, output: object) -> object:
             fired[layer] += 1
             stream = _stream(output)
@@ -72,7 +101,10 @@ def patch(blocks: Sequence[nn.Module], edits: dict[int, tuple[Tensor, Tensor]]) 
                     f"patch at layer {layer}: expected {tuple(mask.shape)} rows and positions, "
                     f"the forward pass has {tuple(stream.shape[:2])}"
                 )
-            patched = torch.where(mask.unsqueeze(-1), values.to(stream.dtype), stream)
+            flat = stream.flatten(2)
+            left, own, right = _split(flat, features)
+            edited = torch.where(mask.unsqueeze(-1), values.to(stream.dtype), own)
+            patched = torch.cat([left, edited, right], dim=-1).view(stream.shape)
             return (patched, *output[1:]) if isinstance(output, tuple) else patched
 
         return hook
@@ -80,7 +112,8 @@ def patch(blocks: Sequence[nn.Module], edits: dict[int, tuple[Tensor, Tensor]]) 
     handles = []
     try:
         for layer, (mask, values) in edits.items():
-            handles.append(blocks[layer].register_forward_hook(overwrite(layer, mask, values)))
+            module = _outlet(blocks[layer]).module
+            handles.append(module.register_forward_hook(overwrite(layer, mask, values)))
         yield
         wrong = {layer: count for layer, count in fired.items() if count != 1}
         if wrong:
@@ -92,9 +125,19 @@ def patch(blocks: Sequence[nn.Module], edits: dict[int, tuple[Tensor, Tensor]]) 
             handle.remove()
 
 
+def _outlet(block: nn.Module | Outlet) -> Outlet:
+    return block if isinstance(block, Outlet) else Outlet(block)
+
+
+def _split(flat: Tensor, features: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """What is before, in and after some features."""
+    start, stop, _ = features.indices(flat.shape[-1])
+    return flat[..., :start], flat[..., start:stop], flat[..., stop:]
+
+
 def _stream(output: object) -> Tensor:
     stream = output[0] if isinstance(output, tuple) else output
-    if not isinstance(stream, Tensor) or stream.ndim != 3:
+    if not isinstance(stream, Tensor) or stream.ndim < 3:
         raise TypeError(
             f"expected a decoder block to return a (rows, length, hidden) tensor or a tuple that "
             f"starts with one, got {type(output).__name__}"

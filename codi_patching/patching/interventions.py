@@ -1,8 +1,20 @@
 """What to patch: which activation, of which run, into which cell of the patched run.
 
 Activation patching runs one question and overwrites chosen activations by those of another run.
-A *cell* is one (layer, latent position). At layer l the site is the output of decoder block l on
-the residual stream; the extra layer `THOUGHT` is the latent thought itself, which enters layer 0.
+A *cell* is one (layer, latent position); the *site* says what is overwritten there:
+
+    resid_post   the output of decoder block l on the residual stream
+    attn_out     what the block's attention adds to the stream
+    mlp_out      what its MLP adds
+    kv           its keys and values of all heads: what this token and later ones read there. The
+                 stream at the cell changes only through the token's attention to itself. Keys are
+                 taken before rotation (after a norm of keys, if there is one) and rotated at the
+                 position of the patched run.
+    thought      the latent thought itself, which enters layer 0; its layer is `THOUGHT`
+
+    x ──┬─ norm ─ keys, values ─ attention ─ attn_out ─(+)─┬─ norm ─ MLP ─ mlp_out ─(+)─ resid_post
+        └───────────────────────────────────────────────┘ └───────────────────────┘
+
 An effect of 0 at a cell means that nothing read after it depends on the difference there; a
 recovery of 1 means that this cell alone restores the other run's answer. See arXiv 2309.16042 and
 2404.15255 for the practice.
@@ -10,9 +22,9 @@ recovery of 1 means that this cell alone restores the other run's answer. See ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +35,45 @@ THOUGHT = -1
 Latents = Literal["frozen", "recomputed"]
 """Whether the thoughts after a patched cell stay the baseline's or are generated anew."""
 
+SiteName = Literal["resid_post", "attn_out", "mlp_out", "kv", "thought"]
+SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
+EXTRA_SITES: tuple[SiteName, ...] = ("attn_out", "mlp_out", "kv")
+"""The sites that a run records only where it is asked to."""
+
+_ORDER: tuple[SiteName, ...] = ("thought", "kv", "attn_out", "mlp_out", "resid_post")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place to patch.
+
+    Attributes:
+        name: What is overwritten.
+        position: Latent position, from 0: the step whose input is the thought of that number.
+        layer: Decoder block, from 0; none for the thought.
+
+    Example:
+        >>> Site("kv", layer=3, position=1)
+        Site(name='kv', position=1, layer=3)
+    """
+
+    name: SiteName
+    position: int = field(kw_only=True)
+    layer: int = field(default=THOUGHT, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names, and layers where there are none."""
+        if self.name not in SITE_NAMES:
+            raise ValueError(f"expected a site of {', '.join(SITE_NAMES)}, got {self.name!r}")
+        if (self.name == "thought") != (self.layer == THOUGHT):
+            wanted = "no layer" if self.name == "thought" else "a layer"
+            raise ValueError(f"expected {wanted} for the site {self.name!r}, got {self.layer}")
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Sorts sites so that each depends on none that comes after it."""
+        return self.position, self.layer, _ORDER.index(self.name)
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -31,57 +82,118 @@ class Activations:
     Attributes:
         thoughts: z, `(K, hidden)`.
         resid: Output of every block, `(L, K, hidden)`.
+        recorded: Further sites that were asked for, `(L, K, width)`. The width is hidden, or for
+            `kv` 2 × heads × size: the keys of all key and value heads, then their values.
     """
 
     thoughts: Tensor
     resid: Tensor
+    recorded: Mapping[SiteName, Tensor] = field(default_factory=dict)
 
-    def at(self, layer: int, position: int) -> Tensor:
-        """The activation of one cell, `(hidden,)`; `layer` may be `THOUGHT`."""
-        source = self.thoughts if layer == THOUGHT else self.resid[layer]
-        return source[position]
+    def of_site(self, site: SiteName) -> Tensor:
+        """All activations of a site, `(L, K, width)`, or `(K, hidden)` of the thoughts.
+
+        Raises:
+            ValueError: The site was not recorded.
+        """
+        if site == "thought":
+            return self.thoughts
+        if site == "resid_post":
+            return self.resid
+        if site not in self.recorded:
+            raise ValueError(
+                f"expected activations that were recorded at {site!r}, got those at "
+                f"{', '.join(['thought', 'resid_post', *self.recorded])}"
+            )
+        return self.recorded[site]
+
+    def at(self, layer: int, position: int, site: SiteName = "resid_post") -> Tensor:
+        """The activation of one cell, `(width,)`; `layer` may be `THOUGHT`."""
+        if layer == THOUGHT:
+            return self.thoughts[position]
+        return self.of_site(site)[layer][position]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Activations:
+        """The same with every tensor changed."""
+        recorded = {site: change(values) for site, values in self.recorded.items()}
+        return Activations(change(self.thoughts), change(self.resid), recorded)
 
     def to(self, dtype: torch.dtype) -> Activations:
         """The same in another precision."""
-        return Activations(self.thoughts.to(dtype), self.resid.to(dtype))
+        return self.map(lambda values: values.to(dtype))
 
     def plus(self, other: Activations) -> Activations:
         """The sum, cell by cell."""
-        return Activations(self.thoughts + other.thoughts, self.resid + other.resid)
+        recorded = {site: values + other.recorded[site] for site, values in self.recorded.items()}
+        return Activations(self.thoughts + other.thoughts, self.resid + other.resid, recorded)
 
     @classmethod
     def zeros_like(cls, other: Activations) -> Activations:
         """Zero vectors in every cell."""
-        return cls(torch.zeros_like(other.thoughts), torch.zeros_like(other.resid))
+        return other.map(torch.zeros_like)
 
 
 Cell = tuple[int, int]
-"""A layer (or `THOUGHT`) and a latent position."""
+"""A layer (or `THOUGHT`) and a latent position; its activation is that of `resid_post`."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The activation that an earlier row of the same call has in the patched cell."""
+    """The activation that an earlier row of the same call has in the patched cell.
+
+    Of `resid_post` and thoughts alone.
+    """
 
     row: int
 
 
 @dataclass(frozen=True)
+class Computed:
+    """A function of what the patched run itself has in the cell, given its other patches.
+
+    Attributes:
+        function: From `(width,)` to `(width,)`; leaves its argument as it is.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Patch:
-    """One overwritten cell: `values`, `(hidden,)` or generated, at `(layer, position)`."""
+    """One overwritten cell.
+
+    Attributes:
+        layer: Decoder block, or `THOUGHT`.
+        position: Latent position.
+        values: `(width,)`, or where it comes from.
+        site: What is overwritten.
+    """
 
     layer: int
     position: int
-    values: Tensor | Generated
+    values: Tensor | Generated | Computed
+    site: SiteName = "resid_post"
+
+    def __post_init__(self) -> None:
+        """The site of the layer `THOUGHT` is the thought."""
+        if self.layer == THOUGHT:
+            object.__setattr__(self, "site", "thought")
+
+    @property
+    def where(self) -> Site:
+        """The place that is patched."""
+        return Site(self.site, layer=self.layer, position=self.position)
 
 
 PatchSet = Sequence[Patch]
 """One patched run: all its patches. An empty row is an unpatched run."""
 
 
-def patches_from(activations: Activations, layer: int, positions: Sequence[int]) -> list[Patch]:
+def patches_from(
+    activations: Activations, layer: int, positions: Sequence[int], site: SiteName = "resid_post"
+) -> list[Patch]:
     """Patch `positions` of one layer with the activations of another run."""
-    return [Patch(layer, p, activations.at(layer, p)) for p in positions]
+    return [Patch(layer, p, activations.at(layer, p, site), site) for p in positions]
 
 
 def all_patches(activations: Activations) -> list[Patch]:
@@ -122,11 +234,25 @@ def check_rows(rows: Sequence[PatchSet], num_layers: int, num_latents: int) -> N
                     f"expected a layer in 0..{num_layers - 1} (or {THOUGHT} for the thought) and "
                     f"a position in 0..{num_latents - 1}, got layer {layer}, position {position}"
                 )
-        if len(set(cells)) != len(cells):
+        if len({patch.where for patch in row}) != len(row):
             raise ValueError(f"expected each cell once in a row, got {cells}")
         for patch in row:
-            if isinstance(patch.values, Generated) and not 0 <= patch.values.row < index:
-                raise ValueError(
-                    f"expected row {index} to be patched with what an earlier row generated, got "
-                    f"row {patch.values.row}"
-                )
+            if isinstance(patch.values, Generated):
+                _check_generated(patch, patch.values, index)
+
+
+def _check_generated(patch: Patch, generated: Generated, row: int) -> None:
+    if not 0 <= generated.row < row:
+        raise ValueError(
+            f"expected row {row} to be patched with what an earlier row generated, got "
+            f"row {generated.row}"
+        )
+    if patch.site not in ("resid_post", "thought"):
+        raise ValueError(
+            f"expected generated values at resid_post or thought alone, got {patch.site!r}"
+        )
+
+
+def extra_sites(sites: Collection[SiteName]) -> tuple[SiteName, ...]:
+    """Those of some sites that a run records only where it is asked to."""
+    return tuple(site for site in EXTRA_SITES if site in sites)

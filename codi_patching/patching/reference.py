@@ -1,55 +1,33 @@
-"""The slow, obvious engine: whole forward passes with hooks on the decoder blocks.
+"""The slow, obvious engine: whole forward passes with hooks on the decoder blocks and their parts.
 
 Each row is a complete run of the latent positions and the readout after a shared prompt. It knows
-the model through a few operations only (`LatentModel`), so it works for every family.
+the model through a few operations only (`LatentModel`), so it works for every family. A value that
+is computed from what the run has in a cell takes a run of its own: the row up to that cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codi_patching.patching.engine import Engine, Patched, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
-from codi_patching.patching.interventions import THOUGHT, Cell, Generated, Latents, PatchSet
-
-
-class Expandable(Protocol):
-    """What has been read so far; repeated for several rows."""
-
-    def expand(self, rows: int) -> Any:
-        """The same for `rows` identical rows."""
-
-
-class LatentModel(Protocol):
-    """What the engine needs of a CODI model."""
-
-    @property
-    def num_latents(self) -> int:
-        """K."""
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The L decoder blocks."""
-
-    def encode(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
-        """The hidden states at the end of prompts, and the context that ends with them."""
-
-    def advance(self, context: Any, embeddings: Tensor) -> tuple[Tensor, Any]:
-        """Read embeddings `(rows, length, hidden)` after a context, which stays as it was."""
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings of token ids."""
-
-    def next_thought(self, hidden: Tensor) -> Tensor:
-        """The thought made from hidden states after the final norm."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states after the final norm, in float32 at least."""
+from codi_patching.patching.interventions import (
+    Cell,
+    Computed,
+    Generated,
+    Latents,
+    Patch,
+    PatchSet,
+    SiteName,
+    extra_sites,
+)
+from codi_patching.patching.latent_model import Expandable, LatentModel
 
 
 @dataclass(frozen=True)
@@ -76,12 +54,17 @@ class ReferenceEngine(Engine):
     def __init__(self, model: LatentModel, max_rows: int = 40) -> None:
         self.model, self.max_rows = model, max_rows
 
-    def unpatched(self, requests: Sequence[tuple[Sequence[int], Readout]]) -> list[Unpatched]:
+    def unpatched(
+        self,
+        requests: Sequence[tuple[Sequence[int], Readout]],
+        record: Collection[SiteName] = (),
+    ) -> list[Unpatched]:
         """Run prompts without patches, one by one."""
         runs = []
         for ids, readout in requests:
             prompt = Prompt(*self.model.encode([ids]))
-            runs.append(Unpatched(self.run(prompt, [[]], readout), readout, prompt))
+            run = self.run(prompt, [[]], readout, record=record)
+            runs.append(Unpatched(run, readout, prompt))
         return runs
 
     def _batch(self, rows: Sequence[PatchSet], first: int) -> int:
@@ -96,6 +79,7 @@ class ReferenceEngine(Engine):
         self, start: Unpatched, rows: Sequence[PatchSet], latents: Latents, watch: list[list[Cell]]
     ) -> Patched:
         frozen = start.run.thoughts[0] if latents == "frozen" else None
+        rows = self._compute_values(start, rows, frozen)
         run = self.run(start.state, rows, start.readout, frozen)
         watched = []
         for index, cells in enumerate(watch):
@@ -104,12 +88,35 @@ class ReferenceEngine(Engine):
             watched.append(torch.stack(kept) if kept else run.thoughts.new_empty(0))
         return Patched(run.answer_logits, watched)
 
+    def _compute_values(
+        self, start: Unpatched, rows: Sequence[PatchSet], frozen: Tensor | None
+    ) -> list[list[Patch]]:
+        """Rows with tensors in place of functions, found one after the other along each row."""
+        ordered = [sorted(row, key=lambda patch: patch.where.order) for row in rows]
+        while True:
+            firsts = [
+                next((i for i, p in enumerate(row) if isinstance(p.values, Computed)), None)
+                for row in ordered
+            ]
+            if all(first is None for first in firsts):
+                return ordered
+            before = [row[:first] for row, first in zip(ordered, firsts)]
+            sites = {row[i].site for row, i in zip(ordered, firsts) if i is not None}
+            run = self.run(start.state, before, start.readout, frozen, extra_sites(sites))
+            for index, (row, first) in enumerate(zip(ordered, firsts)):
+                if first is not None:
+                    item = row[first]
+                    assert isinstance(item.values, Computed)
+                    present = run.activations(index).at(item.layer, item.position, item.site)
+                    row[first] = replace(item, values=item.values.function(present))
+
     def run(
         self,
         prompt: Prompt,
         rows: Sequence[PatchSet],
         readout: Readout,
         frozen: Tensor | None = None,
+        record: Collection[SiteName] = (),
     ) -> Run:
         """Run every row after the prompt, all in one batch.
 
@@ -118,72 +125,128 @@ class ReferenceEngine(Engine):
             rows: The patches of each row.
             readout: What is read after the thoughts.
             frozen: `(K, hidden)`, the thoughts of every row; recomputed if not given.
+            record: Sites to record beside thoughts and `resid_post`.
         """
         context = prompt.context.expand(len(rows))
         if frozen is None:
-            thoughts, resid, context = self._recompute(prompt, context, rows)
+            latent, context = self._recompute(prompt, context, rows, record)
         else:
             thoughts_in = frozen.expand(len(rows), -1, -1)
-            thoughts, resid, _, context = self._latent_pass(context, rows, thoughts_in, 0)
+            latent, context = self._latent_pass(context, rows, thoughts_in, 0, record)
         logits: dict[tuple[int, ...], Tensor] = {}
         for answer in readout.answers:
             forced = answer[:-1]
             if forced not in logits:
-                ids = torch.tensor([[*readout.prefix, *forced]] * len(rows), device=thoughts.device)
+                tokens = [[*readout.prefix, *forced]] * len(rows)
+                ids = torch.tensor(tokens, device=latent.thoughts.device)
                 hidden, _ = self.model.advance(context, self.model.embed(ids))
                 logits[forced] = self.model.logits(hidden[:, -len(answer) :])
-        return Run(thoughts, resid, tuple(logits[a[:-1]] for a in readout.answers))
+        answers = tuple(logits[answer[:-1]] for answer in readout.answers)
+        return Run(latent.thoughts, latent.sites["resid_post"], answers, latent.extra())
 
     def _recompute(
-        self, prompt: Prompt, context: Any, rows: Sequence[PatchSet]
-    ) -> tuple[Tensor, Tensor, Any]:
+        self, prompt: Prompt, context: Any, rows: Sequence[PatchSet], record: Collection[SiteName]
+    ) -> tuple[_Latent, Any]:
         """One latent position at a time, each thought made from the patched states before it."""
         hidden = prompt.hidden.expand(len(rows), -1)
-        thoughts, resid = [], []
+        steps = []
         for position in range(self.model.num_latents):
             thought = self.model.next_thought(hidden).unsqueeze(1)
-            thought, states, last, context = self._latent_pass(context, rows, thought, position)
-            hidden = last[:, 0]
-            thoughts.append(thought)
-            resid.append(states)
-        return torch.cat(thoughts, dim=1), torch.cat(resid, dim=2), context
+            step, context = self._latent_pass(context, rows, thought, position, record)
+            hidden = step.last[:, 0]
+            steps.append(step)
+        return _Latent.joined(steps), context
 
     def _latent_pass(
-        self, context: Any, rows: Sequence[PatchSet], thoughts: Tensor, first: int
-    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        self,
+        context: Any,
+        rows: Sequence[PatchSet],
+        thoughts: Tensor,
+        first: int,
+        record: Collection[SiteName],
+    ) -> tuple[_Latent, Any]:
         """Feed the thoughts of positions `first`.. in one pass, with the patches that fall there.
 
         Returns:
-            Thoughts as fed `(rows, positions, hidden)`, block outputs `(rows, L, positions,
-            hidden)`, last hidden states `(rows, positions, hidden)`, and the new context.
+            What these positions had, and the new context.
         """
-        edits = _edits(rows, thoughts, first)
-        if THOUGHT in edits:
-            mask, values = edits.pop(THOUGHT)
+        for mask, values in _edits(rows, thoughts, first, "thought").values():
             thoughts = torch.where(mask.unsqueeze(-1), values, thoughts)
-        blocks = self.model.blocks
-        with patch(blocks, edits), capture(blocks) as records:
+        records: dict[SiteName, list[list[list[Tensor]]]] = {}
+        used = {item.site for row in rows for item in row} - {"thought"}
+        with ExitStack() as hooks:
+            for site in sorted(used):
+                edits = _edits(rows, thoughts, first, site)
+                self._patch_site(hooks, site, edits)
+            for site in dict.fromkeys(["resid_post", *record]):  # after the patches: sees them
+                outlets = self.model.outlets(site)
+                records[site] = [hooks.enter_context(capture(part)) for part in outlets]
             last, context = self.model.advance(context, thoughts)
-        states = torch.stack([record[0] for record in records], dim=1)
-        return thoughts, states, last, context
+        sites = {
+            site: torch.cat(
+                [torch.stack([layer[0] for layer in part], dim=1) for part in parts], dim=-1
+            )
+            for site, parts in records.items()
+        }
+        return _Latent(thoughts, last, sites), context
+
+    def _patch_site(
+        self, hooks: ExitStack, site: SiteName, edits: dict[int, tuple[Tensor, Tensor]]
+    ) -> None:
+        """Enter the hooks that overwrite one site, part by part."""
+        parts = self.model.outlets(site)
+        for index, part in enumerate(parts):
+            shares = {
+                layer: (mask, values.chunk(len(parts), dim=-1)[index])
+                for layer, (mask, values) in edits.items()
+            }
+            hooks.enter_context(patch(part, shares))
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """What some latent positions of all rows had.
+
+    Attributes:
+        thoughts: As fed, `(rows, positions, hidden)`.
+        last: Hidden states after the final norm, `(rows, positions, hidden)`.
+        sites: `(rows, L, positions, width)` of each recorded site.
+    """
+
+    thoughts: Tensor
+    last: Tensor
+    sites: Mapping[SiteName, Tensor]
+
+    @classmethod
+    def joined(cls, steps: Sequence[_Latent]) -> _Latent:
+        """Positions one after the other."""
+        sites = {s: torch.cat([step.sites[s] for step in steps], dim=2) for s in steps[0].sites}
+        thoughts = torch.cat([step.thoughts for step in steps], dim=1)
+        return cls(thoughts, torch.cat([step.last for step in steps], dim=1), sites)
+
+    def extra(self) -> dict[SiteName, Tensor]:
+        """The recorded sites beside `resid_post`."""
+        return {site: values for site, values in self.sites.items() if site != "resid_post"}
 
 
 def _edits(
-    rows: Sequence[PatchSet], thoughts: Tensor, first: int
+    rows: Sequence[PatchSet], thoughts: Tensor, first: int, site: SiteName
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """The patches at positions `first`.., as a mask and values for each layer."""
+    """The patches of a site at positions `first`.., as a mask and values for each layer."""
     count, positions = thoughts.shape[:2]
     edits: dict[int, tuple[Tensor, Tensor]] = {}
     for index, row in enumerate(rows):
         for item in row:
-            if not first <= item.position < first + positions:
+            here = first <= item.position < first + positions
+            if not here or item.site != site:
                 continue
+            if not isinstance(item.values, Tensor):
+                raise TypeError(f"row {index} is patched with what no earlier batch generated")
             if item.layer not in edits:
                 mask = torch.zeros(count, positions, dtype=torch.bool, device=thoughts.device)
-                edits[item.layer] = (mask, torch.zeros_like(thoughts))
+                values = thoughts.new_zeros(count, positions, item.values.shape[-1])
+                edits[item.layer] = (mask, values)
             mask, values = edits[item.layer]
-            if isinstance(item.values, Generated):
-                raise TypeError(f"row {index} is patched with what no earlier batch generated")
             mask[index, item.position - first] = True
             values[index, item.position - first] = item.values
     return edits

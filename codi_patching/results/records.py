@@ -1,4 +1,4 @@
-"""What pairs gave, kept while a run goes on.
+"""What pairs gave, kept while a run is under way.
 
 Each batch of pairs is a file in `partial/` inside the output folder, written whole or not at all,
 so that a run that was killed is resumed after the last of them:

@@ -81,7 +81,9 @@ class Grid:
                 yield (row, column), layer, name
 
 
-def cell_label(grid: Grid, cell: tuple[int, int], recomputed: bool = False) -> str:
+def cell_label(
+    grid: Grid, cell: tuple[int, int], recomputed: bool = False, site: str = "resid_post"
+) -> str:
     """A cell in words.
 
     With recomputed latents the last layer's output at a position is read by nothing but the next
@@ -91,6 +93,7 @@ def cell_label(grid: Grid, cell: tuple[int, int], recomputed: bool = False) -> s
         grid: Of the experiment.
         cell: Row and column.
         recomputed: Whether later thoughts are generated anew.
+        site: What is overwritten.
 
     Example:
         >>> grid = Grid(("thought", "0", "1"), "position", ("0", "1"))
@@ -103,7 +106,12 @@ def cell_label(grid: Grid, cell: tuple[int, int], recomputed: bool = False) -> s
     if layer == "thought":
         return "all thoughts" if column == ALL else f"thought {column}"
     name = f"layer {layer}" if column == ALL else f"layer {layer}, {grid.column} {column}"
-    makes = recomputed and grid.column == "position" and cell[0] == len(grid.layers) - 1
+    makes = (
+        recomputed
+        and site == "resid_post"
+        and grid.column == "position"
+        and cell[0] == len(grid.layers) - 1
+    )
     if makes and cell[1] + 1 < len(grid.columns):
         return f"{name} (makes thought {cell[1] + 1})"
     return name
@@ -191,7 +199,7 @@ class RunDescription:
 
     def label(self, cell: tuple[int, int]) -> str:
         """A cell in words; see `cell_label`."""
-        return cell_label(self.grid, cell, self.latents == "recomputed")
+        return cell_label(self.grid, cell, self.latents == "recomputed", self.site)
 
     @property
     def clean_is_source(self) -> bool:

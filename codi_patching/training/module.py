@@ -75,6 +75,9 @@ class CodiDistillation(pl.LightningModule):
             writes them, needs them longer than the thoughts do.
         rehearsed_lines: Lines of bare calculations in a batch after the first part.
         output: Folder for the finished model, in the package's own layout.
+
+    Raises:
+        ValueError: States should be exchanged in more layers than there are.
     """
 
     def __init__(
@@ -104,6 +107,11 @@ class CodiDistillation(pl.LightningModule):
         output: str = "codi-tiny",
     ) -> None:
         super().__init__()
+        if exchange_layers > num_layers:
+            raise ValueError(
+                f"expected at most {num_layers} layers to exchange states in, got "
+                f"{exchange_layers}: set --model.exchange_layers"
+            )
         self.save_hyperparameters()
         self.model = build_codi_tiny(
             vocabulary(),

@@ -161,9 +161,10 @@ def _more_and_less(shown: list[Claim], lead: Claim) -> str:
 def _shift(shown: list[Claim], lead: Claim) -> str:
     early = [f"{c.column}" for c in shown if (c.estimate or 0) > 0]
     late = [f"{c.column}" for c in shown if (c.estimate or 0) < 0]
-    said = [f"early layers lean more on position {listed(early)}"] if early else []
-    said += [f"late layers lean more on position {listed(late)}"] if late else []
+    said = [f"larger at position {listed(early)}"] if early else []
+    said += [f"smaller at position {listed(late)}"] if late else []
     return (
-        f"Yes: compared with all positions together, {' and '.join(said)}. For {lead.name} the "
-        f"contrast is {evidence(lead)}.{compared(lead)}"
+        "Yes: by how much early layers carry more than late ones depends on the position; it is "
+        f"{' and '.join(said)} than over all positions. For {lead.name} the contrast is "
+        f"{evidence(lead)}.{compared(lead)}"
     )

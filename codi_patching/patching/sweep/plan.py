@@ -1,6 +1,7 @@
 """A sweep worked out: which token of which run is computed at which layer, as tensors of indices.
 
-`planner` decides, `lowering` writes it down in these types, `run` follows them.
+`planner` decides, `lowering` writes it down in these types, `run` follows them. *Outputs* are the
+states that a wave made last: its new thoughts, then what its tokens are after each half of a layer.
 """
 
 from __future__ import annotations
@@ -9,19 +10,31 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+Watched = tuple[Tensor, Tensor]
+"""Outputs that are watched, and their places among all watched cells."""
+
+Functions = tuple[tuple[int, int], ...]
+"""Item and function, by number, for values that are computed from what is there."""
+
 
 @dataclass(frozen=True)
-class Step:
-    """One layer of a wave.
+class AttentionStep:
+    """The first half of a layer of a wave.
+
+    Inputs are ordered: nodes that attend; nodes of which only keys and values are needed; nodes to
+    whose stream a given value is added in place of what attention adds.
 
     Attributes:
-        source: Where each node's input comes from, `(nodes,)`: the wave's outputs of the layer
-            before (at layer 0 its new thoughts), then the unpatched run's, then the values.
-        nodes: Number of each node in the wave, `(nodes,)`; those that attend come first.
-        attending: How many of them attend; of the others only keys and values are needed.
-        slots: Slot of each node's keys and values in the pool, `(nodes,)`.
+        source: Where each input comes from: the outputs, then the unpatched run's, then the values.
+        nodes: Number of each input's node in the wave.
+        attending: How many attend.
+        slots: Slots in the pool for keys and values of the inputs before those with `added`.
         keys: Slots that each attending node attends to, `(attending, longest)`.
         mask: Which of `keys` are meant, `(attending, longest)`; None for all.
+        written: Slots, node numbers and labels of keys and values that are given.
+        added: Labels of the values that are added.
+        functions: Of what attention adds, by attending node.
+        key_functions: Of keys and values, by input.
     """
 
     source: Tensor
@@ -30,6 +43,47 @@ class Step:
     slots: Tensor
     keys: Tensor
     mask: Tensor | None
+    written: tuple[Tensor, Tensor, Tensor]
+    added: Tensor
+    functions: Functions
+    key_functions: Functions
+
+
+@dataclass(frozen=True)
+class MLPStep:
+    """The second half of a layer of a wave.
+
+    Attributes:
+        source: Where each input comes from: the outputs of the first half, then what the unpatched
+            run's tokens are there; None for the outputs as they are.
+        computed: How many go through the MLP; to those after them a value is added.
+        added: Labels of these values.
+        functions: Of what the MLP adds, by computed node.
+        output_functions: Of the layer's outputs, by output.
+    """
+
+    source: Tensor | None
+    computed: int
+    added: Tensor
+    functions: Functions
+    output_functions: Functions
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer of a wave.
+
+    Attributes:
+        attention: Its first half.
+        mlp: Its second half.
+        whole: Whether the decoder block can be run as it is on all nodes that attend.
+        watched: Of its outputs.
+    """
+
+    attention: AttentionStep
+    mlp: MLPStep
+    whole: bool
+    watched: Watched
 
 
 @dataclass(frozen=True)
@@ -37,18 +91,20 @@ class Wave:
     """Nodes that go up through the layers together.
 
     Attributes:
+        parents: Sources, at the end of the wave before, of the states that new thoughts are made
+            from: its outputs, then the unpatched run's, then the values.
+        computed_thoughts: Sources, among new thoughts and then the unpatched run's, and functions,
+            of further new thoughts.
+        watched: Of the new thoughts.
         depths: Position of each node after the prompt, `(nodes,)`.
         steps: One for each layer.
-        watched: For the new thoughts, then for each layer's outputs: those that are watched, and
-            their places among all watched cells.
-        parents: Sources, at the last layer, of the states that the next wave's new thoughts are
-            made from, `(thoughts,)`.
     """
 
+    parents: Tensor
+    computed_thoughts: Functions
+    watched: Watched
     depths: Tensor
     steps: tuple[Step, ...]
-    watched: tuple[tuple[Tensor, Tensor], ...]
-    parents: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,7 +120,9 @@ class Plan:
         watched: Number of watched cells.
         constant: Watched cells that are not computed: `(place, layer or -1, source)`, sources being
             the unpatched run's tokens, then the values.
-        token_layers: Tokens through a layer, all waves; without those that do not attend.
+        attention_tokens: Tokens through a layer's attention, all waves; without those of which
+            only keys and values are needed.
+        mlp_tokens: Tokens through a layer's MLP.
     """
 
     waves: tuple[Wave, ...]
@@ -73,4 +131,10 @@ class Plan:
     num_slots: int
     watched: int
     constant: tuple[tuple[int, int, int], ...]
-    token_layers: int
+    attention_tokens: int
+    mlp_tokens: int
+
+    @property
+    def token_layers(self) -> float:
+        """Tokens through a layer, each half counting half."""
+        return (self.attention_tokens + self.mlp_tokens) / 2

@@ -5,61 +5,19 @@ Prompts are packed, common beginnings once; then come thoughts and readout, one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
+from codi_patching.patching.interventions import SiteName
+from codi_patching.patching.sweep.packed_model import Attend, PackedModel
+from codi_patching.patching.sweep.prompt_tree import PromptTree
+from codi_patching.patching.sweep.recorder import Recorder
 from codi_patching.patching.sweep.suffix import Suffix
-
-Rotations = tuple[Tensor, ...]
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-
-
-class PackedModel(Protocol):
-    """What the sweep needs of a CODI model; see `CodiModel`."""
-
-    @property
-    def num_latents(self) -> int:
-        """K."""
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The L decoder blocks."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings of token ids."""
-
-    def add_position_embeddings(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        """What layer 0 reads of input embeddings."""
-
-    def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
-        """What blocks need to know of positions, `(1, tokens, …)` each."""
-
-    def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
-        """One decoder block on tokens `(tokens, hidden)`."""
-
-    def keys_and_values(
-        self, layer: int, hidden: Tensor, rotations: Rotations
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of a block, `(kv heads, tokens, size)`."""
-
-    def next_thought(self, hidden: Tensor) -> Tensor:
-        """The thought made from hidden states after the final norm."""
-
-    def final_norm(self, hidden: Tensor) -> Tensor:
-        """The norm before the head."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states after the final norm, in float32 at least."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +31,8 @@ class UnpatchedState:
         suffix_kv: Those of the suffix, `(L, 2, S, kv heads, size)`.
         stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
         logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
+        mid: The stream between attention and MLP at the latent positions, `(L, K, hidden)`; None
+            if `mlp_out` was not recorded.
     """
 
     suffix: Suffix
@@ -81,6 +41,7 @@ class UnpatchedState:
     suffix_kv: Tensor
     stream: Tensor
     logits: Tensor
+    mid: Tensor | None = None
 
 
 class UnpatchedBatch:
@@ -91,9 +52,14 @@ class UnpatchedBatch:
     """
 
     def __init__(
-        self, model: PackedModel, prompts: Sequence[Sequence[int]], suffixes: Sequence[Suffix]
+        self,
+        model: PackedModel,
+        prompts: Sequence[Sequence[int]],
+        suffixes: Sequence[Suffix],
+        record: Sequence[SiteName] = (),
     ) -> None:
         self.model, self.prompts, self.suffixes = model, prompts, suffixes
+        self.recorder = Recorder(model, record)
         device = model.device
         self.lengths = torch.tensor([len(ids) for ids in prompts], device=device)
         self.longest = max(map(len, prompts))
@@ -109,7 +75,7 @@ class UnpatchedBatch:
         for position in range(model.num_latents):
             thought = model.next_thought(model.final_norm(hidden))
             visible = torch.ones(count, 1, position + 1, dtype=torch.bool, device=hidden.device)
-            streams.append(self._suffix_pass(thought[:, None], position, visible))
+            streams.append(self._suffix_pass(thought[:, None], position, visible, self.recorder))
             hidden = streams[-1][-1, :, 0]
         tokens = max(len(suffix.tokens) for suffix in self.suffixes)
         if tokens:
@@ -126,7 +92,7 @@ class UnpatchedBatch:
 
     def _encode(self) -> Tensor:
         """The last block's outputs at bot `(questions, hidden)`, common beginnings run once."""
-        tree = _PromptTree(self.prompts, self.model.device)
+        tree = PromptTree(self.prompts, self.model.device)
         embeddings = self.model.embed(tree.tokens)
         rotations = self.model.rotations(embeddings, tree.depths)
         hidden = self.model.add_position_embeddings(embeddings, tree.depths)
@@ -142,7 +108,7 @@ class UnpatchedBatch:
             hidden = self.model.block(layer, hidden, rotations, attend)
         return hidden
 
-    def _prompt_attention(self, layer: int, tree: _PromptTree) -> Attend:
+    def _prompt_attention(self, layer: int, tree: PromptTree) -> Attend:
         """Each prompt's new tokens attend to its own path from the start."""
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
@@ -163,7 +129,7 @@ class UnpatchedBatch:
 
         return attend
 
-    def _store_prompts(self, layer: int, tree: _PromptTree, keys: Tensor, values: Tensor) -> None:
+    def _store_prompts(self, layer: int, tree: PromptTree, keys: Tensor, values: Tensor) -> None:
         if not self.kv.numel():
             heads, _, size = keys.shape
             shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.places, size)
@@ -172,13 +138,20 @@ class UnpatchedBatch:
             self.kv[layer, 0, index, :, : len(path)] = keys[:, path]
             self.kv[layer, 1, index, :, : len(path)] = values[:, path]
 
-    def _suffix_pass(self, embeddings: Tensor, first: int, visible: Tensor) -> Tensor:
+    def _suffix_pass(
+        self,
+        embeddings: Tensor,
+        first: int,
+        visible: Tensor,
+        recorder: Recorder | None = None,
+    ) -> Tensor:
         """Input and block outputs `(L + 1, questions, new, hidden)` of suffix tokens from `first`.
 
         Args:
             embeddings: `(questions, new, hidden)`.
             first: Place of the first of them in the suffix.
             visible: Which suffix tokens each attends to, `(questions, new, first + new)`.
+            recorder: Records further sites.
         """
         count, new = embeddings.shape[:2]
         depths = visible.sum(-1) - 1
@@ -189,7 +162,10 @@ class UnpatchedBatch:
         hidden = self.model.add_position_embeddings(stream[0], positions)
         for layer in range(len(self.model.blocks)):
             attend = self._suffix_attention(layer, first, mask)
-            hidden = self.model.block(layer, hidden, rotations, attend)
+            if recorder is None or not recorder.record:
+                hidden = self.model.block(layer, hidden, rotations, attend)
+            else:
+                hidden = recorder.block(layer, hidden, rotations, attend)
             stream.append(hidden)
         return torch.stack(stream).unflatten(1, (count, new))
 
@@ -229,52 +205,11 @@ class UnpatchedBatch:
             place = {token: at for at, token in enumerate(reads[index])}
             answers = tuple(logits[index][None, [place[t] for t in r]] for r in suffix.reads)
             own = stream[:, index, : len(suffix)]
-            run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers)
+            recorded, mid = self.recorder.of_question(index)
+            run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers, recorded)
             kv = self.kv[:, :, index]
             after = kv[..., self.longest : self.longest + len(suffix), :].transpose(2, 3)
-            state = UnpatchedState(suffix, length, kv[..., :length, :], after, own, logits[index])
+            prompt_kv = kv[..., :length, :]
+            state = UnpatchedState(suffix, length, prompt_kv, after, own, logits[index], mid)
             starts.append(Unpatched(run, readout, state))
         return starts
-
-
-class _PromptTree:
-    """Prompts as one list of tokens, each common beginning once.
-
-    Attributes:
-        tokens: Token ids, `(tokens,)`.
-        depths: Their positions, `(tokens,)`.
-        own: For each prompt the slice of tokens that are new with it.
-        paths: For each prompt all its tokens, `(length,)`.
-        masks: For each prompt which of its path its new tokens attend to, `(new, length)`.
-        ends: The last token of each prompt, `(prompts,)`.
-    """
-
-    def __init__(self, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
-        tokens: list[int] = []
-        paths: list[list[int]] = []
-        self.own: list[slice] = []
-        self.masks: list[Tensor] = []
-        for index, prompt in enumerate(prompts):
-            shared: list[int] = []
-            for other, path in zip(prompts[:index], paths):
-                same = _common(prompt, other)
-                if same > len(shared):
-                    shared = path[:same]
-            new = range(len(tokens), len(tokens) + len(prompt) - len(shared))
-            paths.append([*shared, *new])
-            tokens += prompt[len(shared) :]
-            self.own.append(slice(new.start, new.stop))
-            everything = torch.ones(len(new), len(prompt), dtype=torch.bool, device=device)
-            self.masks.append(everything.tril(len(shared)))
-        self.tokens = torch.tensor(tokens, device=device)
-        self.depths = torch.empty(len(tokens), dtype=torch.long, device=device)
-        self.paths = [torch.tensor(path, device=device) for path in paths]
-        for whole_path in self.paths:
-            self.depths[whole_path] = torch.arange(len(whole_path), device=device)
-        self.ends = torch.stack([whole_path[-1] for whole_path in self.paths])
-
-
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two prompts have in common from the start."""
-    length = min(len(first), len(second))
-    return next((i for i in range(length) if first[i] != second[i]), length)

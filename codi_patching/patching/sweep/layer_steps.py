@@ -1,0 +1,135 @@
+"""One layer of a wave written down: which tokens go through its two halves, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi_patching.patching.sweep.demand import Demand
+from codi_patching.patching.sweep.nodes import Node, PlannedSweep
+from codi_patching.patching.sweep.plan import AttentionStep, Functions, MLPStep, Step, Watched
+
+
+def as_tensor(values: Any, dtype: torch.dtype = torch.long, *, device: torch.device) -> Tensor:
+    """Indices on a device."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+class LayerSteps:
+    """Follows a wave's outputs from state to state.
+
+    Attributes:
+        places: Where the outputs of the present state are.
+        attention_tokens: See `Plan`.
+        mlp_tokens: See `Plan`.
+    """
+
+    def __init__(self, sweep: PlannedSweep, demand: Demand, device: torch.device) -> None:
+        self.sweep, self.demand = sweep, demand
+        self.tensor = partial(as_tensor, device=device)
+        self.places: dict[Node, int] = {}
+        self.count = 0
+        self.attention_tokens = self.mlp_tokens = 0
+
+    def begin(self, thoughts: dict[Node, int], count: int) -> None:
+        """Start a wave with its new thoughts."""
+        self.places, self.count = thoughts, count
+
+    def index(self, node: Node, state: int) -> int:
+        """Where a state is among outputs, the unpatched run's tokens, and values."""
+        kind, where = self.sweep.source(node, state)
+        if kind == "own":
+            return self.places[where]
+        return self.count + where + (len(self.sweep.base) if kind == "value" else 0)
+
+    def layer(
+        self, nodes: Sequence[Node], number: dict[Node, int], layer: int
+    ) -> Callable[[Watched], Step]:
+        """A layer of a wave, whose nodes have these numbers; what is watched is still missing."""
+        attention, outputs = self._attention(nodes, number, layer)
+        self._made(outputs)
+        mlp, outputs = self._mlp(nodes, layer)
+        self._made(outputs)
+        whole = (
+            mlp.source is None
+            and mlp.computed == attention.attending
+            and not (len(attention.added) or len(mlp.added))
+            and not (attention.functions or mlp.functions or mlp.output_functions)
+        )
+        return lambda watched: Step(attention, mlp, whole, watched)
+
+    def _made(self, outputs: Sequence[Node]) -> None:
+        self.places = {node: index for index, node in enumerate(outputs)}
+        self.count = len(outputs)
+
+    def _attention(
+        self, nodes: Sequence[Node], number: dict[Node, int], layer: int
+    ) -> tuple[AttentionStep, list[Node]]:
+        """The first half, and the nodes that have an output of it."""
+        made = [n for n in nodes if 2 * layer + 1 in self.demand.states[n]]
+        attending = [n for n in made if n.given("attn_out", layer) is None]
+        adding = [n for n in made if n.given("attn_out", layer) is not None]
+        read = [n for n in nodes if layer in self.demand.layers[n]]
+        written = [n for n in read if n.given("kv", layer) is not None]
+        going = set(attending)
+        kv_only = [n for n in read if n.given("kv", layer) is None and n not in going]
+        inputs = [*attending, *kv_only, *adding]
+        self.attention_tokens += len(attending)
+        step = AttentionStep(
+            self.tensor([self.index(n, 2 * layer) for n in inputs]),
+            self.tensor([number[n] for n in inputs]),
+            len(attending),
+            self.tensor([n.slot for n in (*attending, *kv_only)]),
+            *self._keys(attending, layer),
+            (
+                self.tensor([n.slot for n in written]),
+                self.tensor([number[n] for n in written]),
+                self.tensor([_label(n, "kv", layer) for n in written]),
+            ),
+            self.tensor([_label(n, "attn_out", layer) for n in adding]),
+            _functions(attending, "attn_out", layer),
+            _functions([*attending, *kv_only], "kv", layer),
+        )
+        return step, [*attending, *adding]
+
+    def _mlp(self, nodes: Sequence[Node], layer: int) -> tuple[MLPStep, list[Node]]:
+        """The second half, and the nodes that have an output of it."""
+        ordered = [*self.places, *(n for n in nodes if n not in self.places)]
+        made = [n for n in ordered if 2 * layer + 2 in self.demand.states[n]]
+        computing = [n for n in made if n.given("mlp_out", layer) is None]
+        adding = [n for n in made if n.given("mlp_out", layer) is not None]
+        source = [self.index(n, 2 * layer + 1) for n in (*computing, *adding)]
+        self.mlp_tokens += len(computing)
+        step = MLPStep(
+            None if source == list(range(self.count)) else self.tensor(source),
+            len(computing),
+            self.tensor([_label(n, "mlp_out", layer) for n in adding]),
+            _functions(computing, "mlp_out", layer),
+            _functions([*computing, *adding], "resid_post", layer),
+        )
+        return step, [*computing, *adding]
+
+    def _keys(self, nodes: Sequence[Node], layer: int) -> tuple[Tensor, Tensor | None]:
+        """Slots of the keys and values that each node attends to, and which are meant."""
+        chains = [[seen.keys_of(layer).slot for seen in node.chain] for node in nodes]
+        longest = max(map(len, chains), default=0)
+        mask = [[True] * len(c) + [False] * (longest - len(c)) for c in chains]
+        padded = [c + [0] * (longest - len(c)) for c in chains]
+        ragged = any(len(c) < longest for c in chains)
+        return self.tensor(padded), self.tensor(mask, torch.bool) if ragged else None
+
+
+def _label(node: Node, site: str, layer: int) -> int:
+    patch = node.given(site, layer)
+    assert patch is not None
+    return patch.label
+
+
+def _functions(nodes: Sequence[Node], site: str, layer: int) -> Functions:
+    """Item and label of the nodes with a function at a site."""
+    patches = [node.function(site, layer) for node in nodes]
+    return tuple((index, patch.label) for index, patch in enumerate(patches) if patch is not None)

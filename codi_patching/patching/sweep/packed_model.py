@@ -1,0 +1,66 @@
+"""What the sweep needs of a model: its blocks, or halves of them, on tokens of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Rotations = tuple[Tensor, ...]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+class PackedModel(Protocol):
+    """What the sweep needs of a CODI model; see `CodiModel`."""
+
+    @property
+    def num_latents(self) -> int:
+        """K."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The L decoder blocks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids."""
+
+    def add_position_embeddings(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        """What layer 0 reads of input embeddings."""
+
+    def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
+        """What blocks need to know of positions, `(1, tokens, …)` each."""
+
+    def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
+        """One decoder block on tokens `(tokens, hidden)`."""
+
+    def keys_and_values(
+        self, layer: int, hidden: Tensor, rotations: Rotations
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block, `(kv heads, tokens, size)`."""
+
+    def attention(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
+        """What a block's attention adds to the stream of tokens `(tokens, hidden)`."""
+
+    def mlp(self, layer: int, hidden: Tensor) -> Tensor:
+        """What a block's MLP adds to it."""
+
+    def unrotated(self, layer: int, hidden: Tensor) -> Tensor:
+        """Keys before rotation, then values, of a block, `(tokens, 2 * kv heads * size)`."""
+
+    def rotated(self, kv: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor]:
+        """Keys, rotated, and values `(kv heads, tokens, size)`, from what `unrotated` gives."""
+
+    def next_thought(self, hidden: Tensor) -> Tensor:
+        """The thought made from hidden states after the final norm."""
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """The norm before the head."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states after the final norm, in float32 at least."""

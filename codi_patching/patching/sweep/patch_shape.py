@@ -1,0 +1,50 @@
+"""A patch without its value: where it is, and what it changes of the sweep's states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from codi_patching.patching.interventions import THOUGHT, SiteName
+
+
+class PatchShape(NamedTuple):
+    """A patch without its value.
+
+    Attributes:
+        layer: Decoder block, or `THOUGHT`.
+        position: Latent position.
+        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, or functions),
+            -1 - r what row r generates.
+        site: What is overwritten.
+        computed: Whether the value is a function of what is there.
+    """
+
+    layer: int
+    position: int
+    label: int
+    site: SiteName = "resid_post"
+    computed: bool = False
+
+    @classmethod
+    def of(cls, patch: Sequence[object]) -> PatchShape:
+        """From `(layer, position, label, …)`; the layer `THOUGHT` has the site of its name."""
+        shape = cls(*patch)  # type: ignore[arg-type]
+        return shape._replace(site="thought") if shape.layer == THOUGHT else shape
+
+    @property
+    def shared(self) -> int:
+        """The highest state of its own token that the patch does not touch; -1 for none."""
+        if self.site == "thought":
+            return -1
+        added_late = self.site in ("mlp_out", "resid_post") and not self.computed
+        return 2 * self.layer + added_late
+
+    @property
+    def read_from(self) -> int:
+        """The first layer in which later tokens read a change."""
+        return self.layer if self.site == "kv" else self.layer + 1
+
+
+PatchSetShape = tuple[PatchShape, ...]
+"""One row; plain tuples of the same items will do."""

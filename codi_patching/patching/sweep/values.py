@@ -1,0 +1,69 @@
+"""The values of rows of patches, each once, apart from where they are patched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codi_patching.patching.interventions import Computed, Generated, Patch, PatchSet
+from codi_patching.patching.sweep.patch_shape import PatchSetShape, PatchShape
+
+
+@dataclass(frozen=True)
+class Values:
+    """What patches name by their labels.
+
+    Attributes:
+        shapes: The rows, without values.
+        vectors: `(vectors, hidden)`.
+        kv: Keys before rotation, then values, `(kvs, width)`; None if there are none.
+        functions: Of values that are computed from what is there.
+    """
+
+    shapes: tuple[PatchSetShape, ...]
+    vectors: Tensor
+    kv: Tensor | None
+    functions: tuple[Callable[[Tensor], Tensor], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[PatchSet], like: Tensor) -> Values:
+        """Collect the values of rows, in the dtype and on the device of the stream."""
+        vectors, kv, functions = _Labels(), _Labels(), _Labels()
+
+        def shape(patch: Patch) -> PatchShape:
+            values, computed = patch.values, False
+            if isinstance(values, Generated):
+                label = -1 - values.row
+            elif isinstance(values, Computed):
+                label, computed = functions.of(id(values.function), values.function), True
+            else:
+                key = (values.data_ptr(), values.stride())
+                label = (kv if patch.site == "kv" else vectors).of(key, values)
+            return PatchShape(patch.layer, patch.position, label, patch.site, computed)
+
+        shapes = tuple(tuple(shape(patch) for patch in row) for row in rows)
+        stacked = torch.stack(vectors.items).to(like) if vectors.items else like[0, :0]
+        return cls(
+            shapes,
+            stacked,
+            torch.stack(kv.items).to(like) if kv.items else None,
+            tuple(functions.items),
+        )
+
+
+class _Labels:
+    """Numbers for things, the same for the same thing."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[object, int] = {}
+        self.items: list = []
+
+    def of(self, key: object, item: object) -> int:
+        """The number of a thing."""
+        number = self.numbers.setdefault(key, len(self.items))
+        if number == len(self.items):
+            self.items.append(item)
+        return number

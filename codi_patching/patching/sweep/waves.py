@@ -1,0 +1,181 @@
+"""One batch of rows on its way through a plan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codi_patching.patching.sweep.packed_model import Attend, PackedModel, Rotations
+from codi_patching.patching.sweep.plan import AttentionStep, Functions, Plan, Step, Watched, Wave
+from codi_patching.patching.sweep.shared_attention import shared_attention
+from codi_patching.patching.sweep.unpatched import UnpatchedState
+from codi_patching.patching.sweep.values import Values
+
+Written = tuple[Tensor, Tensor, Tensor]
+"""Slots, and keys and values `(kv heads, slots, size)` that are put there."""
+
+
+class Sweep:
+    """Follows a plan.
+
+    Args:
+        model: The model.
+        start: The unpatched run.
+        plan: What is computed.
+        values: What is patched in.
+        watched: Filled with the activations of the watched cells, `(cells, hidden)`.
+    """
+
+    def __init__(
+        self,
+        model: PackedModel,
+        start: UnpatchedState,
+        plan: Plan,
+        values: Values,
+        watched: Tensor,
+    ) -> None:
+        self.model, self.start, self.plan, self.values = model, start, plan, values
+        self.watched = watched
+        layers, two, tokens, heads, size = start.suffix_kv.shape
+        self.pool = start.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
+        self.pool[:, :, :tokens] = start.suffix_kv
+
+    def run(self) -> Tensor:
+        """The last block's outputs that logits are made from, `(outputs, hidden)`."""
+        outputs = self.values.vectors[:0]
+        for wave in self.plan.waves:
+            outputs = self._wave(wave, self._thoughts(wave, outputs))
+        return outputs[self.plan.logit_outputs]
+
+    def _thoughts(self, wave: Wave, outputs: Tensor) -> Tensor:
+        """The new thoughts of a wave, from the outputs of the one before."""
+        vectors = self.values.vectors
+        thoughts = vectors[:0]
+        if len(wave.parents):
+            sources = torch.cat([outputs, self.start.stream[-1], vectors])[wave.parents]
+            thoughts = self.model.next_thought(self.model.final_norm(sources))
+        if not wave.computed_thoughts:
+            return thoughts
+        present = torch.cat([thoughts, self.start.stream[0]])
+        computed = [self.values.functions[f](present[i]) for i, f in wave.computed_thoughts]
+        return torch.cat([thoughts, torch.stack(computed).to(thoughts)])
+
+    def _wave(self, wave: Wave, outputs: Tensor) -> Tensor:
+        """The outputs of the last block."""
+        positions = self.start.length + wave.depths
+        rotations: Rotations = self.model.rotations(self.values.vectors, positions)
+        self._watch(wave.watched, outputs)
+        for layer, step in enumerate(wave.steps):
+            outputs = self._layer(layer, step, outputs, positions, rotations)
+            self._watch(step.watched, outputs)
+        return outputs
+
+    def _layer(
+        self, layer: int, step: Step, outputs: Tensor, positions: Tensor, rotations: Rotations
+    ) -> Tensor:
+        """The outputs of a layer."""
+        attention = step.attention
+        if step.whole and not (len(attention.nodes) or len(attention.written[0])):
+            return outputs[:0]
+        sources = torch.cat([outputs, self.start.stream[layer], self.values.vectors])
+        inputs = sources[attention.source]
+        if layer == 0:
+            inputs = self.model.add_position_embeddings(inputs, positions[attention.nodes])
+        projected, attending = len(attention.slots), attention.attending
+        here = tuple(part[:, attention.nodes[:projected]] for part in rotations)
+        written = self._given_keys(layer, attention, inputs, here, rotations)
+        if attending < projected:
+            rest = tuple(part[:, attending:] for part in here)
+            keys, values = self.model.keys_and_values(layer, inputs[attending:projected], rest)
+            self._store(layer, attention.slots[attending:], keys, values)
+        here = tuple(part[:, :attending] for part in here)
+        attend = self._attention(layer, attention, written)
+        if step.whole:
+            if attending:
+                return self.model.block(layer, inputs[:attending], here, attend)
+            self._overwrite(layer, written)
+            return outputs[:0]
+        going, adding = inputs[:attending], inputs[projected:]
+        if attending:
+            change = self.model.attention(layer, going, here, attend)
+            going = going + self._apply(attention.functions, change)
+        else:
+            self._overwrite(layer, written)
+        mid = torch.cat([going, adding + self.values.vectors[attention.added]])
+        return self._mlp(layer, step, mid)
+
+    def _mlp(self, layer: int, step: Step, mid: Tensor) -> Tensor:
+        """The second half of a layer."""
+        mlp = step.mlp
+        if mlp.source is not None:
+            if self.start.mid is not None:
+                mid = torch.cat([mid, self.start.mid[layer]])
+            mid = mid[mlp.source]
+        going, adding = mid[: mlp.computed], mid[mlp.computed :]
+        if len(going):
+            going = going + self._apply(mlp.functions, self.model.mlp(layer, going))
+        outputs = torch.cat([going, adding + self.values.vectors[mlp.added]])
+        return self._apply(mlp.output_functions, outputs)
+
+    def _apply(self, functions: Functions, present: Tensor) -> Tensor:
+        """The same with some items replaced by functions of them."""
+        if not functions:
+            return present
+        changed = present.clone()
+        for item, function in functions:
+            changed[item] = self.values.functions[function](present[item])
+        return changed
+
+    def _watch(self, watched: Watched, outputs: Tensor) -> None:
+        sources, places = watched
+        if len(places):
+            self.watched[places] = outputs[sources]
+
+    # -- keys and values ------------------------------------------------------------------------
+
+    def _given_keys(
+        self,
+        layer: int,
+        step: AttentionStep,
+        inputs: Tensor,
+        here: Rotations,
+        rotations: Rotations,
+    ) -> list[Written]:
+        """Keys and values that patches give, or compute from those that the inputs make."""
+        written = []
+        slots, nodes, labels = step.written
+        if len(slots):
+            assert self.values.kv is not None
+            turned = tuple(part[:, nodes] for part in rotations)
+            written.append((slots, *self.model.rotated(self.values.kv[labels], turned)))
+        if step.key_functions:
+            items = [item for item, _ in step.key_functions]
+            present = self.model.unrotated(layer, inputs[items])
+            functions = (self.values.functions[function] for _, function in step.key_functions)
+            computed = torch.stack([f(kv) for f, kv in zip(functions, present)]).to(present)
+            turned = tuple(part[:, items] for part in here)
+            written.append((step.slots[items], *self.model.rotated(computed, turned)))
+        return written
+
+    def _store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        self.pool[layer, 0, slots] = keys.transpose(0, 1)
+        self.pool[layer, 1, slots] = values.transpose(0, 1)
+
+    def _overwrite(self, layer: int, written: list[Written]) -> None:
+        for slots, keys, values in written:
+            self._store(layer, slots, keys, values)
+
+    def _attention(self, layer: int, step: AttentionStep, written: list[Written]) -> Attend:
+        """Attention to the prompt, shared by all tokens, and to each token's own run."""
+        slots = step.slots[: step.attending]
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            self._store(layer, slots, keys, values)
+            self._overwrite(layer, written)
+            prompt_keys, prompt_values = self.start.prompt_kv[layer]
+            own_keys, own_values = self.pool[layer][:, step.keys]
+            return shared_attention(
+                query, prompt_keys, prompt_values, own_keys, own_values, step.mask, scaling
+            )
+
+        return attend

@@ -1,0 +1,340 @@
+"""Every site, by both engines and by brute force."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_families import CLASSES, HIDDEN, VOCABULARY, family_model
+from site_twin import run_site_twin
+
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.hooks import PatchNotAppliedError, patch
+from codi_patching.patching.interventions import (
+    EXTRA_SITES,
+    SITE_NAMES,
+    Computed,
+    Generated,
+    Patch,
+    Site,
+    patches_from,
+)
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.lowering import make_plan
+from codi_patching.patching.sweep.run import SweepEngine
+from codi_patching.patching.sweep.suffix import Suffix
+
+TOKENS = st.integers(0, VOCABULARY - 1)
+LATENTS = st.sampled_from(["frozen", "recomputed"])
+FAMILIES = sorted(CLASSES)
+
+
+def twist(present):
+    """A function of what is there."""
+    return present.roll(1) * 1.5 - 0.25
+
+
+def sites_of(layers, latents):
+    yield from (("thought", -1, p) for p in range(latents))
+    yield from (
+        (site, layer, p)
+        for site in ("resid_post", *EXTRA_SITES)
+        for layer in range(layers)
+        for p in range(latents)
+    )
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+# -- brute force --------------------------------------------------------------------------------
+
+PROMPTS = [[5, 6, 7, 8], [5, 6, 9, 8]]
+READOUT = Readout((2, 4), ((5,), (6, 7)))
+
+
+def engines(model):
+    return ReferenceEngine(model), SweepEngine(model, 100)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unpatched_sites_equal_brute_force(family):
+    model = family_model(family, 3, 3)
+    for engine in engines(model):
+        for prompt, start in zip(
+            PROMPTS, engine.unpatched([(p, READOUT) for p in PROMPTS], EXTRA_SITES)
+        ):
+            thoughts, sites, logits = run_site_twin(model, prompt, [], READOUT)
+            own = start.run.activations()
+            close(own.thoughts, thoughts)
+            for site, values in sites.items():
+                close(own.of_site(site), values)
+            for ours, theirs in zip(start.run.answer_logits, logits, strict=True):
+                close(ours[0], theirs)
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_equals_brute_force(family, latents):
+    model = family_model(family, 2, 2)
+    source_run = run_site_twin(model, PROMPTS[1], [], READOUT)
+    source = {**source_run[1], "thought": source_run[0][None].expand(2, -1, -1)}
+    base = run_site_twin(model, PROMPTS[0], [], READOUT)[0]
+    cells = [[(s, la, p, source[s][la][p])] for s, la, p in sites_of(2, 2)]
+    everywhere = [
+        [(s, la, p, source[s][la][p]) for p in range(2)] for s in EXTRA_SITES for la in range(2)
+    ]
+    functions = [[(s, la, p, twist)] for s, la, p in sites_of(2, 2)]
+    mixed = [
+        ("kv", 0, 0, source["kv"][0][0]),
+        ("attn_out", 1, 0, twist),
+        ("thought", -1, 1, twist),
+        ("mlp_out", 0, 1, source["mlp_out"][0][1]),
+        ("kv", 1, 1, twist),
+        ("resid_post", 0, 1, twist),
+    ]
+    rows = [*cells, *everywhere, *functions, mixed]
+    expected = [run_site_twin(model, PROMPTS[0], row, READOUT, latents, base)[2] for row in rows]
+    patches = [
+        [Patch(la, p, Computed(v) if callable(v) else v, s) for s, la, p, v in row] for row in rows
+    ]
+    for engine in engines(model):
+        start = engine.unpatched([(PROMPTS[0], READOUT)], EXTRA_SITES)[0]
+        patched = engine.patched(start, patches, latents)
+        for answer, logits in enumerate(patched.answer_logits):
+            close(logits, torch.stack([logits[answer] for logits in expected]))
+
+
+# -- both engines, on anything --------------------------------------------------------------------
+
+
+@st.composite
+def cases(draw):
+    """A model, two prompts, a readout and rows of patches with watched cells."""
+    layers, latents = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    model = family_model(draw(st.sampled_from(FAMILIES)), layers, latents)
+    common = draw(st.lists(TOKENS, max_size=5))
+    prompts = [common + draw(st.lists(TOKENS, min_size=1, max_size=6)) for _ in range(2)]
+    prefix = tuple(draw(st.lists(TOKENS, min_size=1, max_size=3)))
+    answers = st.lists(TOKENS, min_size=1, max_size=3).map(tuple)
+    readout = Readout(prefix, (draw(answers), draw(answers)))
+    some = st.lists(st.sampled_from(list(sites_of(layers, latents))), unique=True, max_size=6)
+    cells = [(layer, p) for layer in range(-1, layers) for p in range(latents)]
+    rows, watch = [], []
+    for index in range(draw(st.integers(1, 10))):
+        row = []
+        for site, layer, position in draw(some):
+            kinds = ["source", "noise", "function"]
+            if index and site in ("resid_post", "thought"):
+                kinds.append("generated")
+            kind = draw(st.sampled_from(kinds))
+            row.append((site, layer, position, kind, draw(st.integers(0, max(index - 1, 0)))))
+        rows.append(row)
+        watch.append(draw(st.lists(st.sampled_from(cells), unique=True, max_size=3)))
+    return model, prompts, readout, rows, watch
+
+
+def run(engine, case, latents):
+    """All that an engine gives."""
+    _, prompts, readout, rows, watch = case
+    base, source = engine.unpatched([(prompt, readout) for prompt in prompts], EXTRA_SITES)
+    activations = source.run.activations()
+    noise = torch.Generator().manual_seed(0)
+
+    def values(site, layer, position, kind, row):
+        there = activations.at(layer, position, site)
+        drawn = torch.randn(there.shape, generator=noise, dtype=torch.float64)
+        kinds = {"source": there, "noise": drawn, "function": Computed(twist)}
+        return kinds.get(kind, Generated(row))
+
+    patches = [[Patch(item[1], item[2], values(*item), item[0]) for item in row] for row in rows]
+    return [base, source], engine.patched(base, patches, latents, watch)
+
+
+def assert_same(first, second):
+    for ours, theirs in zip(first[0], second[0], strict=True):
+        close(ours.run.thoughts, theirs.run.thoughts)
+        close(ours.run.resid, theirs.run.resid)
+        for site in EXTRA_SITES:
+            close(ours.run.recorded[site], theirs.run.recorded[site])
+    for a, b in zip(first[1].answer_logits, second[1].answer_logits, strict=True):
+        close(a, b)
+    for a, b in zip(first[1].watched, second[1].watched, strict=True):
+        assert len(a) == len(b)
+        if len(a):
+            close(a, b)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), LATENTS, st.sampled_from([1, 3, 100]))
+def test_the_sweep_equals_the_reference_at_all_sites(case, latents, max_rows):
+    reference = run(ReferenceEngine(case[0]), case, latents)
+    assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
+
+
+# -- what is computed -----------------------------------------------------------------------------
+
+LAYERS, THOUGHTS, READ = 16, 5, 5  # of the readout's five tokens the last is read
+SUFFIX = Suffix.of(THOUGHTS, (2, 4, 4, 4, 4), ((7,), (8,)))
+WHOLE_READOUT = 15 * READ + 1
+
+
+def counts(rows, latents):
+    """Tokens through attention and through MLPs."""
+    plan = make_plan(SUFFIX, LAYERS, rows, ((),) * len(rows), latents, torch.device("cpu"))
+    return plan.attention_tokens, plan.mlp_tokens
+
+
+def grid(site):
+    """Each cell alone."""
+    layers = range(-1, 0) if site == "thought" else range(LAYERS)
+    return tuple(((layer, p, 5 * layer + p + 5, site),) for layer in layers for p in range(5))
+
+
+def whole_layers(site):
+    """All positions of a layer."""
+    return tuple(tuple((la, p, 5 * la + p, site) for p in range(5)) for la in range(LAYERS))
+
+
+def test_frozen_grids_take_the_least_work():
+    """From the patched position on, above the patch; of the last layer one token."""
+    tokens = 10 + 9 + 8 + 7 + 6
+    after = sum(14 - la for la in range(15)) * tokens + 15 * 5
+    assert counts(grid("resid_post"), "frozen") == (after, after)
+    assert counts(grid("mlp_out"), "frozen") == (after, after)
+    assert counts(grid("attn_out"), "frozen") == (after, after + 15 * 5)  # its own MLP
+    at_once = sum(15 - la for la in range(15)) * tokens + 16 * 5  # the patched layer too
+    assert counts(grid("kv"), "frozen") == (at_once, at_once)
+    assert counts(grid("thought"), "frozen") == (15 * tokens + 5, 15 * tokens + 5)
+
+
+def test_recomputed_grids_take_the_least_work():
+    """Later thoughts in all layers, the last one in all but the last."""
+    later = sum(16 * (4 - p) - 1 + WHOLE_READOUT for p in range(4))
+    last = sum((14 - la) * 6 + 1 for la in range(15))
+    after = 16 * later + 4 * sum(15 - la for la in range(16)) + last
+    assert counts(grid("resid_post"), "recomputed") == (after, after)
+    assert counts(grid("mlp_out"), "recomputed") == (after, after)
+    assert counts(grid("attn_out"), "recomputed") == (after, after + 16 * 4 + 15)
+    last = sum((15 - la) * 6 for la in range(15)) + 16
+    at_once = 16 * later + 4 * sum(16 - la for la in range(16)) + last
+    assert counts(grid("kv"), "recomputed") == (at_once, at_once)
+    thoughts = later + 4 * 16 + 15 * 6 + 1
+    assert counts(grid("thought"), "recomputed") == (thoughts, thoughts)
+
+
+def test_whole_layers_take_the_least_work():
+    after = sum((14 - la) * 10 + 1 for la in range(15))
+    assert counts(whole_layers("resid_post"), "frozen") == (after, after)
+    assert counts(whole_layers("mlp_out"), "frozen") == (after, after)
+    assert counts(whole_layers("attn_out"), "frozen") == (after, after + 15 * 5)
+    at_once = sum((15 - la) * 10 + 1 for la in range(16))
+    assert counts(whole_layers("kv"), "frozen") == (at_once, at_once)
+
+    # Up to the patched layer the thoughts after the first, above it all five; the last thought's
+    # output is read by nothing.
+    after = sum(4 * la + 4 * (15 - la) + WHOLE_READOUT for la in range(16))
+    after += sum(14 - la for la in range(15))
+    assert counts(whole_layers("resid_post"), "recomputed") == (after, after)
+    assert counts(whole_layers("attn_out"), "recomputed") == (after, after + 15 * 5 + 4)
+    assert counts(whole_layers("mlp_out"), "recomputed") == (after + 15 * 4 + 3, after)
+    # Where its keys of the last layer are given, the last thought needs no output below either.
+    at_once = sum(16 - la + 3 * 16 + 15 + WHOLE_READOUT for la in range(16)) - 1
+    assert counts(whole_layers("kv"), "recomputed") == (at_once, at_once)
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_of_a_run_with_all_thoughts_given_only_the_readout_is_computed(latents):
+    row = tuple((la, p, 5 * la + p + 5) for la in range(-1, LAYERS) for p in range(5))
+    assert counts((row,), latents) == (WHOLE_READOUT, WHOLE_READOUT)
+
+
+def test_a_function_of_an_untouched_cell_takes_the_patched_layer_more():
+    computed = tuple(((la, 2, 0, "resid_post", True),) for la in range(LAYERS - 1))
+    plain = tuple(((la, 2, la),) for la in range(LAYERS - 1))
+    extra = counts(computed, "frozen")[0] - counts(plain, "frozen")[0]
+    assert extra == LAYERS - 1
+
+
+# -- identities, structural zeros, errors -------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_structural_zeros_of_every_site(family, latents):
+    """Nothing reads what is added to the stream in the last layer but the next thought."""
+    model = family_model(family, 3, 3)
+    for engine in engines(model):
+        base, source = engine.unpatched([(p, READOUT) for p in PROMPTS], EXTRA_SITES)
+        activations = source.run.activations()
+        for site in SITE_NAMES:
+            layer = -1 if site == "thought" else 2
+            rows = [patches_from(activations, layer, [p], site) for p in range(3)]
+            logits = engine.patched(base, rows, latents).answer_logits[0]
+            moved = (logits - base.run.answer_logits[0]).abs().amax(dim=(1, 2)) > 1e-6
+            never_read = site not in ("kv", "thought")
+            zeros = {0, 1, 2} if latents == "frozen" else {2}
+            assert moved.tolist() == [not (never_read and p in zeros) for p in range(3)], site
+
+
+def test_all_keys_and_values_of_the_source_leave_only_the_prompt():
+    """With frozen thoughts: `kv` at every cell equals all activations at every cell."""
+    model = family_model("qwen3", 3, 3)
+    for engine in engines(model):
+        base, source = engine.unpatched([(p, READOUT) for p in PROMPTS], EXTRA_SITES)
+        given = source.run.activations()
+        keys = [p for la in range(3) for p in patches_from(given, la, range(3), "kv")]
+        states = [p for la in range(-1, 3) for p in patches_from(given, la, range(3))]
+        for logits in engine.patched(base, [keys, states], "frozen").answer_logits:
+            close(logits[0], logits[1])
+
+
+def test_own_activations_change_nothing_and_inputs_stay_as_they_are():
+    model = family_model("gpt2", 3, 3)
+    for engine in engines(model):
+        start = engine.unpatched([(PROMPTS[0], READOUT)], EXTRA_SITES)[0]
+        own = start.run.activations()
+        before = own.map(torch.clone)
+        rows = [patches_from(own, la, range(3), s) for s in EXTRA_SITES for la in range(3)]
+        rows += [[Patch(la, 1, Computed(lambda x: x), s)] for s in EXTRA_SITES for la in range(3)]
+        logits = engine.patched(start, rows).answer_logits[0]
+        close(logits, start.run.answer_logits[0].expand_as(logits))
+        for site in SITE_NAMES:
+            assert torch.equal(own.of_site(site), before.of_site(site))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_what_was_not_recorded_is_refused():
+    model = family_model("llama", 2, 2)
+    engine = SweepEngine(model, 10)
+    start = engine.unpatched([(PROMPTS[0], READOUT)])[0]
+    with pytest.raises(ValueError, match="recorded at 'kv', got those at thought, resid_post"):
+        start.run.activations().at(0, 0, "kv")
+    with pytest.raises(ValueError, match=r"record=\['mlp_out'\]"):
+        engine.patched(start, [[Patch(0, 0, torch.zeros(HIDDEN), "mlp_out")]])
+
+
+def test_generated_values_of_inner_sites_are_refused():
+    model = family_model("llama", 2, 2)
+    start = ReferenceEngine(model).unpatched([(PROMPTS[0], READOUT)])[0]
+    rows = [[], [Patch(0, 0, Generated(0), "kv")]]
+    with pytest.raises(ValueError, match="resid_post or thought alone, got 'kv'"):
+        ReferenceEngine(model).patched(start, rows)
+
+
+def test_sites_name_what_is_wrong():
+    with pytest.raises(ValueError, match="expected a layer for the site 'kv', got -1"):
+        Site("kv", position=0)
+    with pytest.raises(ValueError, match="expected no layer for the site 'thought', got 2"):
+        Site("thought", layer=2, position=0)
+    with pytest.raises(ValueError, match="expected a site of resid_post, attn_out"):
+        Site("attention", layer=2, position=0)
+
+
+def test_a_patch_hook_of_an_inner_site_that_does_not_fire_raises():
+    model = family_model("gpt2", 2, 2)
+    keys = model.outlets("kv")[0]
+    edit = (torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, HIDDEN))
+    with pytest.raises(PatchNotAppliedError), patch(keys, {0: edit}):
+        pass
+    assert not any(module._forward_hooks for module in model.modules())
