@@ -45,7 +45,7 @@ def open_page(browser):
         )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
+        page.goto(path.as_uri(), timeout=120_000)
         pages.append(page)
         return page
 
@@ -81,6 +81,7 @@ def test_it_opens_on_the_findings_and_the_map_of_content(open_page, page_file, a
     assert text.index("Content effect") < text.index("One pair")
     assert "0.38 probability [0.30, 0.45], p = 0.0002, n = 24 pairs, threshold 0.10" in text
     assert page.inner_text(".finding code") == "layer 2, position 1"
+    assert page.inner_text("summary >> nth=1") == "1 more that these runs cannot answer"
     shown = np.array(page.evaluate(SHOWN, "content-0"), dtype=float)
     assert np.unravel_index(np.nanargmax(shown), shown.shape) == (2, 1)
     assert np.isnan(shown[3, 2])

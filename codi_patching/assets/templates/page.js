@@ -9,6 +9,13 @@ function scaleOf(z, signed, least) {
   return {zmin: signed ? -most : 0, zmax: most, colorscale: signed ? diverging : "Viridis"};
 }
 
+// An axis that goes as far as what is too small to matter at least.
+function reach(title, values, least) {
+  const known = values.flat().filter(v => v !== null);
+  const low = Math.min(-0.1 * least, ...known), high = Math.max(least, ...known), spare = 0.04 * (high - low);
+  return {title: {text: title}, fixedrange: true, automargin: true, range: [low - spare, high + spare]};
+}
+
 // A map of layers and columns; every number on hover, framed cells drawn as shapes.
 function drawMap(id, arm, z, title, signed, limits, frames) {
   const text = arm.names.map((row, i) => row.map((name, j) => `${name}<br>${title} ${shown(z[i][j])}`
@@ -24,13 +31,13 @@ function drawMap(id, arm, z, title, signed, limits, frames) {
 }
 
 // A line for each layer from the unpatched run on, coloured by depth.
-function drawChain(id, arm, z, title) {
+function drawChain(id, arm, z, title, least) {
   const depth = i => `hsl(${260 - 200 * i / Math.max(1, arm.layers.length - 1)}, 60%, 42%)`;
   const lines = arm.layers.map((layer, i) => ({type: "scatter", mode: "lines+markers", name: `layer ${layer}`,
     x: ["none", ...arm.columns], y: [0, ...z[i]], marker: {size: 4}, line: {color: depth(i), width: 1.5}}));
   Plotly.react(id, lines, {margin: {l: 50, r: 10, t: 10, b: 42}, showlegend: !narrow(),
     xaxis: {title: {text: "last iteration (none: unpatched)"}, type: "category", fixedrange: true},
-    yaxis: {title: {text: title}, fixedrange: true}}, still);
+    yaxis: reach(title, z, least)}, still);
 }
 
 data.arms.forEach((arm, index) => {
@@ -48,8 +55,8 @@ data.arms.forEach((arm, index) => {
   select.addEventListener("change", draw);
   draw();
   if (arm.chain) {
-    drawChain(`chain-content-${index}`, arm, content, "rise of P(source answer)");
-    drawChain(`chain-kl-${index}`, arm, arm.means.kl_divergence, "KL (nats)");
+    drawChain(`chain-content-${index}`, arm, content, "rise of P(source answer)", arm.least.content_effect);
+    drawChain(`chain-kl-${index}`, arm, arm.means.kl_divergence, "KL (nats)", arm.least.kl_divergence);
   }
 });
 
@@ -58,7 +65,8 @@ if (data.byLayer.length) {
     error_y: {type: "data", symmetric: false, array: e.up, arrayminus: e.down, thickness: 1}}));
   Plotly.newPlot("by-layer", series, {margin: {l: 50, r: 10, t: 10, b: 42}, legend: {orientation: "h", y: -0.15},
     xaxis: {title: {text: "layer"}, type: "category", fixedrange: true},
-    yaxis: {title: {text: "rise of P(source answer)"}, fixedrange: true}}, still);
+    yaxis: reach("rise of P(source answer)", data.byLayer.map(e => e.mean.flatMap((m, i) => [m - e.down[i], m + e.up[i]])),
+      data.arms[0].least.content_effect)}, still);
 }
 
 function question(id, parts) {
