@@ -327,6 +327,7 @@ class PatchingExperiment(Experiment, ABC):
         own = self.engine.patched(
             start.base, self.patch_sets(start.base.run.activations()), self.latents
         )
+        check_finite(own.answer_logits, lambda _: "a run with the base run's own activations")
         base = start.base.run.answer_logits[0]
         return F.compute_kl_divergence(own.answer_logits[0], base[0]).abs().max().item()
 
