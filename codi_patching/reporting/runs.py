@@ -24,6 +24,9 @@ from codi_patching.results.frames import Frames
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.schema import ResultsError
 
+_MOST_HIGHLIGHTED = 5
+"""With more, nothing stands out."""
+
 _SAME = ("checkpoint_sha256", "data_sha256", "num_latents", "seed", "precision")
 
 
@@ -79,7 +82,13 @@ def _highlighting(
     """The layers that a chain's figure draws thick: those with a content effect."""
     cells = passing_cells(results.run, findings)
     layers = tuple(dict.fromkeys(results.run.grid.layers[row] for row, _ in cells or ()))
-    if layers:
+    if len(layers) > _MOST_HIGHLIGHTED:
+        reason = (
+            f"No layer is drawn thick: {len(layers)} of {len(results.run.grid.layers)} have an "
+            "iteration whose content effect is beyond the threshold."
+        )
+        layers = ()
+    elif layers:
         reason = "Thick: layers with an iteration whose content effect is beyond the threshold."
     elif cells is None:
         reason = "No layer is drawn thick: there are too few pairs to tell."
