@@ -136,7 +136,8 @@ def find_triples(
         for (num_steps, step), count in wanted.items():
             good: list[Triple] = []
             while len(good) < count:
-                drawn = [draw_triple(rng, num_steps, step, equal) for _ in range(_BATCH)]
+                missing = min(_BATCH, count - len(good))
+                drawn = [draw_triple(rng, num_steps, step, equal) for _ in range(missing)]
                 sides = zip(*(triple.problems for triple in drawn), strict=True)
                 needed = [needs_thoughts(model, list(side)) for side in sides]
                 good += [t for t, *fine in zip(drawn, *needed, strict=True) if all(fine)]
