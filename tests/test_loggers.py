@@ -79,8 +79,9 @@ def test_one_that_cannot_be_made_costs_a_warning(tmp_path):
         type("Configured", (dict,), {"class_path": c["class_path"]})(c) for c in configured
     ]
     with pytest.warns(UserWarning, match="Logger failed and gets nothing more"):
-        made = build_loggers(configured, "name")
+        made = build_loggers(configured, {"CSVLogger": {"name": "tables"}})
     assert [type(logger.inner) for logger in made] == [CSVLogger]
+    assert made[0].name == "tables"
 
 
 @pytest.mark.slow
@@ -90,7 +91,7 @@ def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, calls
     monkeypatch.setenv("MKL_CBWR", "AUTO")
     monkeypatch.setattr(
         "codi_patching.commands.predict.build_loggers",
-        lambda configured, name: [SafeLogger(Failing(calls))],
+        lambda configured, defaults: [SafeLogger(Failing(calls))],
     )
     options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
     command = ["predict", f"--config={ROOT}/configs/layer.yaml", f"--results.dir={tmp_path}/out"]
@@ -119,4 +120,6 @@ def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch):
     (offline,) = (tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb")
     content = offline.read_bytes()
     assert b"codi-tiny_word-problems_layer" in content
+    for placed in (b"codi-tiny_word-problems", b"control-sibling", b"resid_post"):
+        assert placed in content
     assert b"pairs_done" in content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
@@ -92,13 +92,13 @@ class SafeLogger(Logger):
             self.ask(lambda inner: inner.experiment.finish(exit_code=int(status != "success")))
 
 
-def build_loggers(configured: Any, name: str) -> list[SafeLogger]:
+def build_loggers(configured: Any, defaults: Mapping[str, Mapping[str, Any]]) -> list[SafeLogger]:
     """Loggers from their part of a configuration; one that cannot be made costs a warning.
 
     Args:
         configured: A class with arguments or a list of them; True for a `CSVLogger`; False or None
             for none.
-        name: Of the run, for trackers that name runs and were not told another.
+        defaults: By name of a class, the arguments it gets where it was not told others.
     """
     if configured is True:
         return [SafeLogger(CSVLogger("runs", name="csv"))]
@@ -106,11 +106,9 @@ def build_loggers(configured: Any, name: str) -> list[SafeLogger]:
     for one in configured if isinstance(configured, list) else filter(None, [configured]):
         try:
             arguments = {**one.get("init_args", {}), **one.get("dict_kwargs", {})}
-            option = {"WandbLogger": "name", "MLFlowLogger": "run_name"}.get(
-                one.class_path.rpartition(".")[2]
-            )
-            if option is not None and arguments.get(option) is None:
-                arguments[option] = name
+            for option, value in defaults.get(one.class_path.rpartition(".")[2], {}).items():
+                if arguments.get(option) is None:
+                    arguments[option] = value
             made.append(SafeLogger(resolve_name(one.class_path)(**arguments)))
         except Exception as error:  # whatever it raises
             _warn(one.class_path.rpartition(".")[2], error)

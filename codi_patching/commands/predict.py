@@ -26,7 +26,7 @@ from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
-from codi_patching.reporting.names import run_name
+from codi_patching.reporting.names import data_name, model_name, run_name, tags
 
 EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching, LensExperiment)
 """Imported so that `--model PositionPatching` finds them by their short names."""
@@ -106,7 +106,7 @@ class PredictCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
         config = self.config.predict if "predict" in self.config else self.config
-        loggers = build_loggers(config.trainer.logger, self._run_name(config))
+        loggers = build_loggers(config.trainer.logger, self._logger_defaults(config))
         trainer = super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
         if isinstance(self.model, LensExperiment):  # patches nothing: a file of its own
             writer = LensWriter(config.results.dir, config.results.overwrite)
@@ -115,13 +115,15 @@ class PredictCLI(LightningCLI):
             trainer.callbacks = [*others, writer]
         return trainer
 
-    def _run_name(self, config: Namespace) -> str:
-        """What the run is called in trackers."""
-        if config.report.name:
-            return str(config.report.name)
+    def _logger_defaults(self, config: Namespace) -> dict[str, dict[str, Any]]:
+        """What a run is called in trackers, and where it is put there, by their class."""
+        name, placed = config.report.name, {"job_type": self.model.name}
         if isinstance(self.model, PatchingExperiment):
-            return run_name(label_run(self.model, self.datamodule))
-        return str(self.model.name)
+            label = label_run(self.model, self.datamodule)
+            name = name or run_name(label)
+            placed |= {"group": f"{model_name(label)}_{data_name(label)}", "tags": tags(label)}
+        name = name or self.model.name
+        return {"WandbLogger": {"name": name, **placed}, "MLFlowLogger": {"run_name": name}}
 
 
 def _as_seed(seed: object) -> int:

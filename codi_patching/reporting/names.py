@@ -79,6 +79,12 @@ def unusual(run: Named) -> list[str]:
     return found
 
 
+def tags(run: Named) -> list[str]:
+    """Settings by which trackers filter runs."""
+    chain = [run.strategy] if run.strategy else []
+    return [*chain, run.site, run.latents, run.direction, run.source, f"control-{run.control}"]
+
+
 def model_name(run: Named) -> str:
     """The last part of a model's id, folder or name; a file of weights is named by its folder.
 
