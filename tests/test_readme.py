@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from codi_patching import cli
 from codi_patching.commands.study import parse
 from codi_patching.commands.study_arms import read_arms
 from codi_patching.data.pair_files import SHIPPED_PAIRS
+from codi_patching.models.loading.load import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -95,6 +97,24 @@ def test_make_reproduce_writes_what_is_shipped(tmp_path):
         path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir()
     }
     assert "--trainer.logger" in options
+
+
+def test_the_shipped_results_are_of_the_shipped_model_and_pairs():
+    known = {sha256(SHIPPED_PAIRS.read_bytes()).hexdigest()}
+    known.add(sha256((SHIPPED["codi-tiny"] / "model.safetensors").read_bytes()).hexdigest())
+    files = list((ROOT / "docs" / "results").glob("*/*_results.json"))
+    assert files
+    for path in files:
+        about = json.loads(path.read_text())["metadata"]
+        assert {about["checkpoint_sha256"], about["data_sha256"]} == known, path
+
+
+def test_the_findings_that_are_quoted_are_the_shipped_ones():
+    found = json.loads((ROOT / "docs/results/position_recomputed/findings.json").read_text())
+    sentences = {finding["sentence"] for finding in found["findings"]}
+    quoted = re.findall(r"\? [A-Z ]+\n((?:    .+\n)+)", README)
+    assert len(quoted) == 2
+    assert {" ".join(block.split()) for block in quoted} <= sentences
 
 
 def test_every_option_is_documented_by_an_example_that_is_accepted(program, capsys):
