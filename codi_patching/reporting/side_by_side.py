@@ -114,6 +114,7 @@ def _draw_series(axes: Axes, series: Mapping[str, LayerEffect]) -> None:
 
 def _finish(axes: Axes, title: str, label: str, least: float) -> None:
     """Title, label, and an axis that goes as far as what is too small to matter at least."""
+    axes.autoscale(axis="y")  # anew: panels that were drawn before share the axis
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.1 * least), max(high, least))
     axes.set_title(title, fontsize=9.5)
