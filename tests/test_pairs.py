@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,6 +127,21 @@ def test_max_pairs_counts_after_filtering(write):
     assert [pair.pair_id for pair in data.kept] == ["b", "c"]
     with pytest.raises(ValueError, match=r"--data\.max_pairs of at least 1, got 0"):
         PairsDataModule(max_pairs=0)
+
+
+@pytest.mark.parametrize("done", [[], [0], [0, 2], [0, 1, 2]])
+def test_processes_share_the_missing_batches_and_run_none_twice(write, done):
+    data = PairsDataModule(
+        str(write([{**PREPARED, "pair_id": str(i)} for i in range(3)])), batch_size=1
+    )
+    data.setup("predict")
+    data.leave_out(done)
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        shares.append([batch.first for batch in data.predict_dataloader()])
+    missing = [first for first in range(3) if first not in done]
+    assert shares == [missing[0::2], missing[1::2]]
 
 
 def test_only_equal_answers_is_an_error(write):

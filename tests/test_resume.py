@@ -580,6 +580,22 @@ def test_two_processes_the_same_bytes_even_if_one_dies(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_resume_what_one_left_with_a_single_batch_missing(undisturbed, tmp_path):
+    """One of the two has nothing to run."""
+    folder = tmp_path / "out"
+    alone = [sys.executable, "-m", "codi_patching", *command(folder)]
+    with subprocess.Popen(alone, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while len(list(folder.glob("partial/*.safetensors"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert len(list(folder.glob("partial/*.safetensors"))) == 3  # of four
+    done = program(*command(folder, *TWO))
+    assert done.returncode == 0, done.stderr
+    assert contents(folder) == contents(undisturbed)
+
+
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     """A file may have 300 kB: records of three pairs fit, the results file does not."""
     limited = program(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from codi_patching.data.pair_files import SHIPPED_PAIRS, PairsFileError, read_pairs
 from codi_patching.data.pairs import Pair, split_equal
@@ -27,6 +28,23 @@ class PairBatch:
 
     first: int
     pairs: list[Pair]
+
+
+class _Share(DistributedSampler[PairBatch]):
+    """Every so many-th batch, none twice; none at all for a process too many.
+
+    Lightning's own sampler stops where a process has no batch, as when a run is resumed with fewer
+    batches to run than processes.
+    """
+
+    def _places(self) -> range:
+        return range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        return iter(self._places())
+
+    def __len__(self) -> int:
+        return len(self._places())
 
 
 def _as_it_is(batch: PairBatch) -> PairBatch:
@@ -54,6 +72,7 @@ class PairsDataModule(pl.LightningDataModule):
         self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int = 8
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise InputError(f"expected --data.{name} of at least 1, got {value}")
@@ -112,15 +131,19 @@ class PairsDataModule(pl.LightningDataModule):
         Raises:
             InputError: There are more processes than batches in the whole run.
         """
-        processes = self.trainer.world_size if self.trainer is not None else 1
+        processes, rank = 1, 0
+        if self.trainer is not None:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
         if processes > len(self.batches):
             raise InputError(
                 f"expected at most {len(self.batches)} processes, one for each batch of "
                 f"{self.batch_size} pairs, got {processes}: set --trainer.devices or "
                 "--data.batch_size"
             )
+        missing: Any = self.missing  # a list is what torch calls a dataset
         return DataLoader(
-            self.missing,  # type: ignore[arg-type]
+            missing,
             batch_size=None,
+            sampler=_Share(missing, num_replicas=processes, rank=rank),
             collate_fn=_as_it_is,  # type: ignore[arg-type]
         )
