@@ -14,30 +14,24 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from codi_patching.analysis.calibration import (
     KL_MEDIAN,
     Score,
     coverage,
+    median_intervals,
     no_effect,
     planted,
     skewed_kl,
     values,
 )
-from codi_patching.analysis.intervals import Interval, mean_interval, median_interval
+from codi_patching.analysis.intervals import mean_intervals
 from codi_patching.analysis.simulated import NO_EFFECT, PAIRS, Planted
 
 SIZES = (0.15, 0.30, 0.50)
 SHAPES = ("cell", "position", "band")
 MEAN_ZERO = ("heavy tails", "a third exact zeros", "layers share their noise")
-RESAMPLES = 1_999
-
-
-def _mean_interval(sample: NDArray[np.float64]) -> Interval:
-    return mean_interval(sample, resamples=RESAMPLES)
 
 
 def _count(number: int, what: str) -> Iterable[int]:
@@ -74,13 +68,13 @@ def write(runs: int, flips: int, samples: int) -> str:
         for shape, size, noise in effects
     ]
     single = [
-        [name, f"{coverage(_count(samples, name), sample, truth, _mean_interval):.1%}"]
+        [name, f"{coverage(_count(samples, name), sample, truth, mean_intervals):.1%}"]
         for name, sample, truth in values()
     ]
     single.append(
         [
             "median of KL, lognormal σ = 2, 30 % zeros",
-            f"{coverage(_count(samples, 'KL'), skewed_kl, KL_MEDIAN, median_interval):.1%}",
+            f"{coverage(_count(samples, 'KL'), skewed_kl, KL_MEDIAN, median_intervals):.1%}",
         ]
     )
     return PAGE.format(
@@ -146,7 +140,7 @@ by less than the threshold.
 
 ## Single intervals
 
-Coverage of the 95 % intervals of maps and tables at {pairs} pairs: `mean_interval` of bounded
+Coverage of the 95 % intervals of maps and tables at {pairs} pairs: `mean_intervals` of bounded
 values, `median_interval` of KL.
 
 {single}

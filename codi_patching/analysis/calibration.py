@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from codi_patching.analysis.claims import Claim, Finding
 from codi_patching.analysis.findings import find
-from codi_patching.analysis.intervals import Interval
+from codi_patching.analysis.intervals import median_interval
 from codi_patching.analysis.simulated import PAIRS, Generator, Planted, expected_arms, simulate
 
 
@@ -125,12 +125,20 @@ def coverage(
     samples: Iterable[int],
     sample: Callable[[Generator], NDArray[np.float64]],
     truth: float,
-    interval: Callable[[NDArray[np.float64]], Interval],
+    intervals: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> float:
-    """Share of samples whose interval holds the truth."""
+    """Share of samples, the columns of `(pairs, samples)`, whose interval holds the truth."""
     rng = np.random.default_rng(1)
-    found = [interval(sample(rng)) for _ in samples]
-    return float(np.mean([i.low - 1e-12 <= truth <= i.high + 1e-12 for i in found]))
+    low, high = intervals(np.stack([sample(rng) for _ in samples], axis=1))
+    return float(np.mean((low - 1e-12 <= truth) & (truth <= high + 1e-12)))
+
+
+def median_intervals(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`median_interval` of each column: lower and upper ends."""
+    _, low, high = np.array([median_interval(column) for column in values.T]).T
+    return low, high
 
 
 def skewed_kl(rng: Generator) -> NDArray[np.float64]:

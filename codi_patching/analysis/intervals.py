@@ -1,4 +1,4 @@
-"""Confidence intervals over pairs, one column at a time.
+"""Means and medians over pairs with their confidence intervals, for all cells of a grid at once.
 
 Means of bounded values: bootstrap, accelerated and studentised. Medians of values with heavy
 tails: order statistics, whose coverage holds for every distribution. No interval of a
@@ -8,7 +8,7 @@ the five largest pairs have in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,132 +16,94 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from codi_patching.analysis.arms import Array
+from codi_patching.results.schema import Array
 
-RESAMPLES = 9_999
-_ROWS = 2_048
+RESAMPLES = 1_999
+
 LARGEST = 5
 """How many pairs `share_of_largest` looks at."""
 
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval.
-
-    Attributes:
-        estimate: Mean or median.
-        low: Lower end; NaN where there is no interval.
-        high: Upper end.
-        n: Pairs with a value.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    n: int
+_PART = 2**21
+"""Numbers of the resamples' means that are held at a time."""
 
 
-def bca_interval(
-    values: Array,
-    seed: int = 0,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    groups: Sequence[str] | None = None,
-) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of a mean.
-
-    Efron (1987), JASA 82, 171; Efron and Tibshirani (1993), section 14.3. The acceleration comes
-    from the jackknife. `scipy.stats.bootstrap(..., method="BCa")` computes the same.
+def mean_and_deviation(values: Array) -> tuple[Array, Array, Array]:
+    """Mean, sample standard deviation and count over pairs, without NaN values.
 
     Args:
-        values: `(pairs,)`; NaN values are left out.
-        seed: Of the resampling.
-        level: Confidence level.
-        resamples: Number of bootstrap samples.
-        groups: Of each pair; whole groups are resampled.
+        values: `(pairs, …)`.
+
+    Returns:
+        Three arrays `(…)`; the mean is NaN without values, the deviation with fewer than two.
     """
-    sums, sizes, n = _group_sums(values, groups)
-    mean = sums.sum() / n if n else np.nan
-    if len(sums) < 2:
-        return Interval(float(mean), np.nan, np.nan, n)
-    drawn = _resampled_means(sums, sizes, seed, resamples)
-    if np.ptp(drawn) == 0:
-        return Interval(float(mean), float(mean), float(mean), n)
-    below = (np.sum(drawn < mean) + np.sum(drawn <= mean)) / (2 * resamples)
-    shift = stats.norm.ppf(below)
-    left_out = (sums.sum() - sums) / (n - sizes)
-    rest = left_out.mean() - left_out
-    acceleration = (rest**3).sum() / (6 * (rest**2).sum() ** 1.5)
-    tail = stats.norm.ppf((1 - level) / 2)
-    ends = [
-        stats.norm.cdf(shift + (shift + z) / (1 - acceleration * (shift + z)))
-        for z in (tail, -tail)
-    ]
-    low, high = np.quantile(drawn, ends)
-    return Interval(float(mean), float(low), float(high), n)
+    present = ~np.isnan(values)
+    count = present.sum(0).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(present, values, 0.0).sum(0) / count
+        squares = np.where(present, (values - mean) ** 2, 0.0).sum(0)
+        deviation = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
+    return mean, deviation, count
 
 
-def studentised_interval(
+def mean_intervals(
     values: Array,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     level: float = 0.95,
     resamples: int = RESAMPLES,
-    groups: Sequence[str] | None = None,
-) -> Interval:
-    """Studentised (bootstrap-t) interval of a mean.
-
-    Efron and Tibshirani (1993), section 12.5. Resamples without any spread are left out. Arguments
-    as of `bca_interval`.
-    """
-    sums, sizes, n = _group_sums(values, groups)
-    mean = sums.sum() / n if n else np.nan
-    if len(sums) < 2:
-        return Interval(float(mean), np.nan, np.nan, n)
-    error = _error(sums, sizes)
-    if error == 0:
-        return Interval(float(mean), float(mean), float(mean), n)
-    t = []
-    for drawn in _draws(len(sums), seed, resamples):
-        size = drawn @ sizes
-        means = drawn @ sums / size
-        squares = drawn @ sums**2 - 2 * means * (drawn @ (sums * sizes))
-        squares += means**2 * (drawn @ sizes**2)
-        errors = np.sqrt(np.maximum(len(sums) / (len(sums) - 1) * squares, 0)) / size
-        keep = errors > 1e-12 * max(1.0, np.abs(sums).max())
-        t.append((means[keep] - mean) / errors[keep])
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(t), [tail, 1 - tail])
-    return Interval(float(mean), float(mean - high * error), float(mean - low * error), n)
-
-
-def mean_interval(
-    values: Array,
-    seed: int = 0,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    groups: Sequence[str] | None = None,
-) -> Interval:
-    """The interval of a mean of bounded values that maps and tables show.
+) -> tuple[Array, Array]:
+    """Intervals of means over pairs, those of all maps and tables.
 
     From the lowest to the highest end of three: BCa, bootstrap-t and Student's t. At 57 pairs each
     of them alone misses more than 7 % on one kind of sparse values: BCa where a tenth changes
     either way, bootstrap-t where a tenth flips, Student's t where a tenth changes by skewed sizes.
-    Arguments as of `bca_interval`.
+
+    Args:
+        values: `(pairs, …)`; NaN values are left out.
+        groups: Of each pair; pairs that share a question share a group, and groups are drawn whole.
+        seed: Of the resampling; the same groups are drawn for every cell.
+        level: Confidence level.
+        resamples: Number of bootstrap samples.
+
+    Returns:
+        Lower and upper ends, `(…)`; NaN where fewer than two groups have values.
     """
-    accelerated = bca_interval(values, seed, level, resamples, groups)
-    studentised = studentised_interval(values, seed, level, resamples, groups)
-    sums, sizes, n = _group_sums(values, groups)
-    if len(sums) < 2:
-        return accelerated
-    width = stats.t.ppf((1 + level) / 2, len(sums) - 1) * _error(sums, sizes)
-    mean = accelerated.estimate
-    low = min(accelerated.low, studentised.low, mean - width)
-    high = max(accelerated.high, studentised.high, mean + width)
-    return Interval(mean, float(low), float(high), n)
+    return _of_cells(values, groups, seed, level, resamples, (_accelerated, _studentised, _student))
 
 
-def median_interval(values: Array, level: float = 0.95) -> Interval:
-    """Exact interval of a median from order statistics.
+def bca_intervals(
+    values: Array,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> tuple[Array, Array]:
+    """Bias-corrected and accelerated bootstrap intervals of means.
+
+    Efron (1987), JASA 82, 171; Efron and Tibshirani (1993), section 14.3. The acceleration comes
+    from the jackknife. `scipy.stats.bootstrap(..., method="BCa")` computes the same. Arguments and
+    result as of `mean_intervals`.
+    """
+    return _of_cells(values, groups, seed, level, resamples, (_accelerated,))
+
+
+def studentised_intervals(
+    values: Array,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> tuple[Array, Array]:
+    """Studentised (bootstrap-t) intervals of means.
+
+    Efron and Tibshirani (1993), section 12.5. Resamples without any spread are left out. Arguments
+    and result as of `mean_intervals`.
+    """
+    return _of_cells(values, groups, seed, level, resamples, (_studentised,))
+
+
+def median_interval(values: Array, level: float = 0.95) -> tuple[float, float, float]:
+    """Median and its exact interval from order statistics.
 
     The number of values under the median is binomial with 1/2, so the interval from the k-th
     smallest to the k-th largest covers it with probability of at least `1 - 2 P(B < k)` whatever
@@ -150,73 +112,176 @@ def median_interval(values: Array, level: float = 0.95) -> Interval:
     Args:
         values: `(pairs,)`; NaN values are left out.
         level: Confidence level, reached or exceeded.
+
+    Returns:
+        Median, lower and upper end; the ends are NaN with too few values for the level.
+
+    Example:
+        >>> median_interval(np.arange(1.0, 11.0))  # the 2nd and the 9th of ten
+        (5.5, 2.0, 9.0)
     """
     known = np.sort(values[np.isfinite(values)])
-    n = len(known)
-    if n == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    k = _rank(n, level)
+    if not len(known):
+        return np.nan, np.nan, np.nan
     median = float(np.median(known))
-    if k < 1:
-        return Interval(median, np.nan, np.nan, n)
-    return Interval(median, float(known[k - 1]), float(known[n - k]), n)
-
-
-@lru_cache(maxsize=1_024)
-def _rank(n: int, level: float) -> int:
-    """The largest k with `P(B < k)` of at most half of what the level leaves."""
-    return int(stats.binom.ppf((1 - level) / 2, n, 0.5))
+    rank = int(stats.binom.ppf((1 - level) / 2, len(known), 0.5))
+    if rank < 1:
+        return median, np.nan, np.nan
+    return median, float(known[rank - 1]), float(known[len(known) - rank])
 
 
 def share_of_largest(values: Array, largest: int = LARGEST) -> float:
-    """Share of the largest values (in size) in the sum of sizes, 0..1; NaN without any.
+    """Share of the largest values (in size) in the sum of sizes, 0..1; NaN where that is 0.
 
     Over a half, a mean says more about those pairs than about the sample.
 
     Args:
         values: `(pairs,)`; NaN values are left out.
         largest: How many values.
+
+    Example:
+        >>> share_of_largest(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 5.0]), largest=1)
+        0.5
     """
     sizes = np.sort(np.abs(values[np.isfinite(values)]))[::-1]
-    total = sizes.sum()
-    return float(sizes[:largest].sum() / total) if total > 0 else float("nan")
+    total = float(sizes.sum())
+    return float(sizes[:largest].sum()) / total if total > 0 else float("nan")
 
 
-def _group_sums(values: Array, groups: Sequence[str] | None) -> tuple[Array, Array, int]:
-    """Sum and number of the values of each group, and how many values there are."""
-    known = np.isfinite(values)
-    kept = values[known].astype(np.float64)
-    if groups is None:
-        return kept, np.ones(len(kept)), len(kept)
-    names = [group for group, keep in zip(groups, known, strict=True) if keep]
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    of = np.array([index[name] for name in names], dtype=np.int_)
-    sums = np.bincount(of, weights=kept, minlength=len(index)).astype(np.float64)
-    sizes = np.bincount(of, minlength=len(index)).astype(np.float64)
-    return sums, sizes, len(kept)
+@dataclass(frozen=True)
+class _Sample:
+    """Cells of which the same groups have values, at least two.
 
-
-def _error(sums: Array, sizes: Array) -> float:
-    """Standard error of a mean from sums over groups."""
-    rest = sums - sizes * sums.sum() / sizes.sum()
-    variance = len(sums) / (len(sums) - 1) * (rest**2).sum()
-    return float(np.sqrt(variance) / sizes.sum())
-
-
-@lru_cache(maxsize=2)
-def _draws(groups: int, seed: int, resamples: int) -> tuple[NDArray[np.float64], ...]:
-    """How often each group is in each resample, `(resamples, groups)`, in blocks.
-
-    The same for every cell of a grid, so they are kept.
+    Attributes:
+        sums: Of each group's values, `(groups, cells)`.
+        sizes: How many values that are, `(groups, cells)`.
+        drawn: How often each group is in each resample, `(resamples, groups)`.
+        tail: Probability outside of either end.
     """
-    generator = np.random.default_rng(seed)
-    even = np.full(groups, 1 / groups)
-    sizes = [min(_ROWS, resamples - first) for first in range(0, resamples, _ROWS)]
-    return tuple(
-        generator.multinomial(groups, even, size=size).astype(np.float64) for size in sizes
+
+    sums: Array
+    sizes: Array
+    drawn: Array
+    tail: float
+
+    @property
+    def mean(self) -> Array:
+        """`(cells,)`."""
+        return np.asarray(self.sums.sum(0) / self.sizes.sum(0))
+
+    @property
+    def error(self) -> Array:
+        """Standard error of the mean, `(cells,)`."""
+        rest = self.sums - self.sizes * self.mean
+        variance = len(self.sums) / (len(self.sums) - 1) * (rest**2).sum(0)
+        return np.asarray(np.sqrt(variance) / self.sizes.sum(0))
+
+    @property
+    def means(self) -> Array:
+        """Of the resamples, `(resamples, cells)`."""
+        return np.asarray(self.drawn @ self.sums / (self.drawn @ self.sizes))
+
+
+Ends = tuple[Array, Array]
+
+
+def _of_cells(
+    values: Array,
+    groups: Sequence[str] | None,
+    seed: int,
+    level: float,
+    resamples: int,
+    kinds: Sequence[Callable[[_Sample], Ends]],
+) -> Ends:
+    """The hull of intervals, for every cell; the mean itself where no value differs."""
+    flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float64)
+    bounds = np.full((2, flat.shape[1]), np.nan)
+    for cells, sums, sizes in _parts(flat, groups, max(1, _PART // resamples)):
+        sample = _Sample(sums, sizes, _draws(len(sums), seed, resamples), (1 - level) / 2)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ends = [kind(sample) for kind in kinds]
+        low = np.fmin.reduce([low for low, _ in ends])
+        high = np.fmax.reduce([high for _, high in ends])
+        same = sample.error <= 1e-12 * np.maximum(1.0, np.abs(sums).max(0))
+        bounds[:, cells] = np.where(same, sample.mean, [low, high])
+    low, high = bounds.reshape(2, *values.shape[1:])
+    return low, high
+
+
+def _parts(
+    flat: Array, groups: Sequence[str] | None, width: int
+) -> Iterator[tuple[NDArray[np.intp], Array, Array]]:
+    """Cells of which the same groups have values, so many at a time: which, sums, sizes."""
+    present = np.isfinite(flat).astype(np.float64)
+    sums = np.where(present, flat, 0.0)
+    if groups is not None:
+        names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+        member = np.eye(len(names))[:, [names[name] for name in groups]]
+        sums, present = member @ sums, member @ present
+    patterns, pattern_of = np.unique(present > 0, axis=1, return_inverse=True)
+    for place, kept in enumerate(patterns.T):
+        if kept.sum() < 2:
+            continue
+        cells = np.flatnonzero(pattern_of.reshape(-1) == place)
+        for first in range(0, len(cells), width):
+            part = cells[first : first + width]
+            yield part, sums[np.ix_(kept, part)], present[np.ix_(kept, part)]
+
+
+def _accelerated(sample: _Sample) -> Ends:
+    mean, means = sample.mean, np.sort(sample.means, axis=0)
+    below = ((means < mean).sum(0) + (means <= mean).sum(0)) / (2 * len(means))
+    shift = stats.norm.ppf(below)
+    sums, sizes = sample.sums, sample.sizes
+    left_out = (sums.sum(0) - sums) / (sizes.sum(0) - sizes)
+    rest = left_out.mean(0) - left_out
+    acceleration = (rest**3).sum(0) / (6 * (rest**2).sum(0) ** 1.5)
+    tail = stats.norm.ppf(sample.tail)
+    low, high = (
+        _quantile(
+            means,
+            stats.norm.cdf(shift + (shift + z) / (1 - acceleration * (shift + z))),
+            np.full(means.shape[1], len(means)),
+        )
+        for z in (tail, -tail)
     )
+    return low, high
 
 
-def _resampled_means(sums: Array, sizes: Array, seed: int, resamples: int) -> Array:
-    draws = _draws(len(sums), seed, resamples)
-    return np.concatenate([drawn @ sums / (drawn @ sizes) for drawn in draws])
+def _studentised(sample: _Sample) -> Ends:
+    sums, sizes, drawn, mean = sample.sums, sample.sizes, sample.drawn, sample.mean
+    means, counts = sample.means, len(sample.sums)
+    squares = drawn @ sums**2 - 2 * means * (drawn @ (sums * sizes)) + means**2 * (drawn @ sizes**2)
+    errors = np.sqrt(np.maximum(counts / (counts - 1) * squares, 0)) / (drawn @ sizes)
+    spread = errors > 1e-12 * np.maximum(1.0, np.abs(sums).max(0))
+    t = np.sort(np.where(spread, (means - mean) / errors, np.nan), axis=0)  # NaN come last
+    ends, kept = (sample.tail, 1 - sample.tail), spread.sum(0)
+    low, high = (_quantile(t, np.full(t.shape[1], at), kept) for at in ends)
+    return mean - high * sample.error, mean - low * sample.error
+
+
+def _student(sample: _Sample) -> Ends:
+    width = stats.t.ppf(1 - sample.tail, len(sample.sums) - 1) * sample.error
+    return sample.mean - width, sample.mean + width
+
+
+def _quantile(ordered: Array, at: Array, counts: Array) -> Array:
+    """Of each column's first so many values, in order, the quantile at its own probability.
+
+    Linear between values, as `numpy.quantile` has it. NaN where there is none.
+    """
+    known = np.isfinite(at) & (counts > 0)
+    place = np.where(known, at, 0.0) * np.maximum(counts - 1, 0)
+    under = np.floor(place).astype(np.int_)
+    over = np.minimum(under + 1, np.maximum(counts - 1, 0))
+    columns = np.arange(ordered.shape[1])
+    low, high = ordered[under, columns], ordered[over, columns]
+    return np.where(known, low + (place - under) * (high - low), np.nan)
+
+
+@lru_cache(maxsize=4)
+def _draws(groups: int, seed: int, resamples: int) -> Array:
+    """How often each group is in each resample; the same for every cell, so it is kept."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    return drawn.astype(np.float64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import groups_of
 from codi_patching.results.read import Results
 

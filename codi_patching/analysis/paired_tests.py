@@ -15,7 +15,7 @@ from scipy import stats
 
 from codi_patching.analysis.arms import Arm, Array
 from codi_patching.analysis.effects import content, without_rounding
-from codi_patching.analysis.intervals import bca_interval
+from codi_patching.analysis.intervals import bca_intervals
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def _test(
     if n < 2 or np.ptp(known) == 0:
         mean = float(known.mean()) if n else None
         return PairedTests(name, comparison, n, mean, None, None, None, None, None, None)
-    interval = bca_interval(differences, seed, groups=groups)
+    low, high = bca_intervals(differences, groups, seed, resamples=9_999)
     student = stats.ttest_1samp(known, 0.0)
     ranks = stats.wilcoxon(known, zero_method="pratt")
     return PairedTests(
-        name, comparison, n, float(known.mean()), interval.low, interval.high,
+        name, comparison, n, float(known.mean()), float(low), float(high),
         float(student.statistic), float(student.pvalue),
         float(ranks.statistic), float(ranks.pvalue),
     )  # fmt: skip

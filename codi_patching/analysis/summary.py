@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from codi_patching.analysis.cell_intervals import (
+from codi_patching.analysis.intervals import (
     mean_and_deviation,
     mean_intervals,
     median_interval,
@@ -121,7 +121,7 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
     return {
         "experiment": run.experiment,
         "num_pairs": len(results.pair_ids),
-        "interval": "95 % percentile bootstrap of the mean over pairs; of medians exact",
+        "interval": "95 %, of means the hull of BCa, bootstrap-t and Student's t; of medians exact",
         "top_cells": _listed(rank_cells(mean_kl(results), top), results, metrics, size),
         "top_content": _listed(rank_cells(size, top, LEAST_CONTENT), results, metrics, size),
         "metrics": metrics,

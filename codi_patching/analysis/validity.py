@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.checks import Check, judged
+from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import (
     content_effect,
     groups_of,

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import content_effect, groups_of
 from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, heading, write_notes
 from codi_patching.results.read import Results

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation
+from codi_patching.analysis.intervals import mean_and_deviation
 from codi_patching.analysis.summary import content_size, mean_kl
 from codi_patching.reporting.chains import (
     Highlight,

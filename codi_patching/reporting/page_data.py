@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation
+from codi_patching.analysis.intervals import mean_and_deviation
 from codi_patching.analysis.summary import (
     content_effect,
     content_size,

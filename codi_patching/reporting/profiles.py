@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import content_effect, groups_of, mean_kl
 from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, PASSING, RANKED, leading
 from codi_patching.results.read import Results

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation, mean_intervals
+from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import content_effect, groups_of
 from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, heading
 from codi_patching.reporting.names import counted

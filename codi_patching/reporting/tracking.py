@@ -19,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from codi_patching.analysis.cell_intervals import mean_and_deviation
 from codi_patching.analysis.checks import Check
+from codi_patching.analysis.intervals import mean_and_deviation
 from codi_patching.analysis.summary import (
     LEAST_CONTENT,
     aggregate,

@@ -128,8 +128,9 @@ def _measures(results: Results) -> str:
 
 def _statistics(results: Results) -> str:
     return (
-        "Means over pairs stand with 95 % percentile bootstrap intervals, for each cell by itself; "
-        "medians with exact intervals from order statistics. Pairs that share a question are "
+        "Means over pairs stand with 95 % intervals, for each cell by itself: from the lowest to "
+        "the highest end of three, the BCa and the studentised bootstrap and Student's t. Medians "
+        "stand with exact intervals from order statistics. Pairs that share a question are "
         f"resampled together. Seed {results.run.seed}."
     )
 

@@ -7,12 +7,12 @@ from scipy import stats
 from codi_patching.analysis.calibration import (
     KL_MEDIAN,
     coverage,
+    median_intervals,
     no_effect,
     planted,
     skewed_kl,
     values,
 )
-from codi_patching.analysis.intervals import median_interval
 from codi_patching.analysis.simulated import NO_EFFECT, Planted
 from scripts.calibrate import write
 
@@ -37,8 +37,8 @@ def test_true_median_of_kl():
 
 
 def test_coverage_counts_intervals_that_hold_the_truth():
-    assert coverage(range(100), skewed_kl, KL_MEDIAN, median_interval) >= 0.9
-    assert coverage(range(20), skewed_kl, 1e9, median_interval) == 0
+    assert coverage(range(100), skewed_kl, KL_MEDIAN, median_intervals) >= 0.9
+    assert coverage(range(20), skewed_kl, 1e9, median_intervals) == 0
 
 
 def test_sparse_values_have_the_means_that_are_said():
@@ -52,7 +52,6 @@ def test_sparse_values_have_the_means_that_are_said():
 def test_page_has_every_table(monkeypatch):
     monkeypatch.setattr("scripts.calibrate.NO_EFFECT", {"rare flips": NO_EFFECT["rare flips"]})
     monkeypatch.setattr("scripts.calibrate.SIZES", (0.3,))
-    monkeypatch.setattr("scripts.calibrate.RESAMPLES", 99)
     monkeypatch.setattr("scripts.calibrate.SHAPES", ("cell",))
     page = write(runs=1, flips=99, samples=5)
     assert "| rare flips | 1 | 0 | 0 |" in page

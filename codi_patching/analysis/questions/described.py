@@ -33,12 +33,12 @@ def _disruption(arm: Arm, setup: Setup) -> Finding:
     claims = []
     for i, j in np.argwhere(~arm.structural):
         values = arm.values[KL][:, i, j]
-        found = median_interval(values)
-        if found.n:
-            low, high = _known(found.low), _known(found.high)
+        median, low, high = median_interval(values)
+        if not np.isnan(median):
             claims.append(
                 Claim(
-                    arm.cell_name(i, j), "not applicable", found.estimate, low, high, None, found.n,
+                    arm.cell_name(i, j), "not applicable", median, _known(low), _known(high), None,
+                    int(np.isfinite(values).sum()),
                     setup.thresholds.nats, "nats", "median KL", arm.layers[i], arm.columns[j],
                     "unpatched alone",
                 )
