@@ -43,6 +43,15 @@ def test_interval_of_a_mean_holds_all_three(values):
     assert mean_intervals(values) == pytest.approx((min(lows), max(highs)))
 
 
+def test_one_pair_that_makes_the_mean_does_not_make_an_interval_without_bounds():
+    values = np.append(np.random.default_rng(0).uniform(0.0, 1e-4, 56), 9.0)
+    low, high = studentised_intervals(values)
+    assert -3 < low < values.mean() < high < 3  # ends of thousands with every resample in
+    low, high = mean_intervals(values)
+    assert low == 0.0  # none of the values is negative
+    assert values.mean() < high < 3
+
+
 @pytest.mark.parametrize("intervals", KINDS)
 def test_a_grid_has_the_intervals_of_its_cells(intervals):
     """Some cells lack values, some groups lack all of theirs in a cell, one cell never varies."""
