@@ -70,7 +70,9 @@ def test_aggregate_by_hand(two_pairs):
     cell = cell_of(found["metrics"]["kl_divergence"], results.run, (1, 0))
     assert (cell["mean"], cell["std"], cell["n"]) == (5.5, pytest.approx(7 / math.sqrt(2)), 2)
     half = 12.7062047 * 7 / 2  # Student's t with one degree of freedom is the widest of the three
-    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx((0.0, 5.5 + half))  # KL is not under 0
+    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx(
+        (0.0, 5.5 + half)
+    )  # KL is not under 0
     assert (cell["median"], cell["share_of_5_largest"]) == (5.5, 1.0)
     assert math.isnan(cell["median_low"])
     last = cell_of(found["metrics"]["kl_divergence"], results.run, (1, 1))

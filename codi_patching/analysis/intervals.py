@@ -202,7 +202,7 @@ def _of_cells(
     """The hull of intervals, for every cell; the mean itself where no value differs."""
     flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float64)
     bounds = np.full((2, flat.shape[1]), np.nan)
-    least = np.where((flat < 0).any(0), -np.inf, 0.0)
+    least = np.where((flat < -ROUNDING).any(0), -np.inf, 0.0)
     for cells, sums, sizes in _parts(flat, groups, max(1, _PART // resamples)):
         sample = _Sample(sums, sizes, _draws(len(sums), seed, resamples), (1 - level) / 2)
         with np.errstate(invalid="ignore", divide="ignore"):
