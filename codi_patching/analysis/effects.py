@@ -16,9 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codi_patching.analysis.arms import Arm, Array, Mask
-
-ROUNDING = 1e-6
-"""Differences smaller than this are 0: two runs of the same patches differ by as much."""
+from codi_patching.analysis.intervals import ROUNDING
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from codi_patching.results.schema import Array
 
 RESAMPLES = 1_999
 
+ROUNDING = 1e-6
+"""Values smaller than this are 0: two runs of the same patches differ by as much."""
+
 LARGEST = 5
 """How many pairs `share_of_largest` looks at."""
 

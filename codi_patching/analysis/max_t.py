@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codi_patching.analysis.arms import Array, Mask
-from codi_patching.analysis.effects import ROUNDING, without_rounding
+from codi_patching.analysis.effects import without_rounding
+from codi_patching.analysis.intervals import ROUNDING
 
 FLIPS = 9_999
 _ROWS = 1_024

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from codi_patching.analysis.effects import content
+from codi_patching.analysis.from_results import as_arm
 from codi_patching.analysis.intervals import (
+    ROUNDING,
     mean_and_deviation,
     mean_intervals,
     median_interval,
@@ -22,9 +25,6 @@ from codi_patching.analysis.intervals import (
 from codi_patching.results.layout import put_cell
 from codi_patching.results.read import Results
 from codi_patching.results.schema import Array, RunDescription
-
-ROUNDING = 1e-6
-"""KL under this is rounding and is not ranked, in nats."""
 
 LEAST_CONTENT = 1e-3
 """Content effects under this are not ranked, in probability."""
@@ -47,11 +47,8 @@ def content_effect(results: Results) -> tuple[Array, Array | None]:
         Over the unpatched run, and over the control (None without one), `(pairs, layers, columns)`
         each; structural zeros are NaN.
     """
-    metric = source_probability(results.run)
-    own = np.where(results.structural, np.nan, results.values[metric])
-    restored = own - results.unpatched("base", metric)[:, None, None]
-    specific = own - results.control[metric] if results.control else None
-    return restored, specific
+    effect = content(as_arm(results))
+    return effect.restored, effect.specific
 
 
 def content_size(results: Results) -> Array:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from codi_patching.analysis.checks import count_checks
+from codi_patching.analysis.intervals import ROUNDING
 from codi_patching.analysis.outliers import negative_cells, outlier_pairs
-from codi_patching.analysis.summary import LEAST_CONTENT, ROUNDING, aggregate
+from codi_patching.analysis.summary import LEAST_CONTENT, aggregate
 from codi_patching.analysis.validity import check_run, unknown_words
 from codi_patching.reporting.entries import replace_entry
 from codi_patching.reporting.evidence import FindingLike
