@@ -48,6 +48,7 @@ from codi_patching.patching.interventions import (
     SiteName,
     extra_sites,
 )
+from codi_patching.results.records import ExcludedPair
 
 
 def load(
@@ -249,7 +250,9 @@ class Model:
         start = self._start(experiment, pair, experiment.record)
         source = start.source.run.activations()
         named = NamedValues(self._activations, source, experiment.record, questions)
-        result = experiment.run_pair(replace(start, source_activations=named.of(value)))
+        (result,) = experiment.run_pairs([replace(start, source_activations=named.of(value))])
+        if isinstance(result, ExcludedPair):
+            raise PairError(result.reason)
         names = [
             (int(layer) if layer.isdigit() else layer, int(at) if at.isdigit() else at)
             for _, layer, at in experiment.grid.cells()

@@ -39,7 +39,7 @@ from transformers.initialization import no_init_weights
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
-from codi_patching.experiments.pair_runs import PairStart
+from codi_patching.experiments.pair_runs import Measured, PairStart
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics.grid import grid_metrics
@@ -140,30 +140,23 @@ def matrix_product_rates(dtype: torch.dtype, width: int) -> list[float]:
 
 
 def run_engine(
-    experiment: PatchingExperiment,
-    engine: Engine,
-    prompts: list[tuple[list[int], ...]],
-    sample: int,
+    experiment: PatchingExperiment, engine: Engine, prompts: list[tuple[list[int], ...]]
 ) -> Timing:
-    """All patched runs of a pair, from token ids to metrics: the median of a few pairs.
-
-    The unpatched runs of all pairs are made side by side, and their time shared out.
-    """
+    """All patched runs of some pairs side by side, from token ids to metrics: a pair's share."""
     experiment.engine = engine
     timing = Timing(0.0)
-    seconds = []
     with peak_memory(timing):
-        start = time.perf_counter()
+        began = time.perf_counter()
         runs = engine.unpatched([(ids, READOUT) for pair in prompts for ids in pair])
-        unpatched = (time.perf_counter() - start) / len(prompts)
-        for index in range(0, 2 * min(sample, len(prompts)), 2):
-            start = time.perf_counter()
+        starts = []
+        for index in range(0, len(runs), 2):
             base, source = runs[index : index + 2]
             own = source.run.activations()
             control = runs[index - 2].run.activations() if experiment.control != "none" else None
-            experiment.measure(PairStart(_PAIR, "denoising", base, source, own, control))
-            seconds.append(time.perf_counter() - start)
-    timing.seconds = unpatched + median(seconds)
+            starts.append(PairStart(_PAIR, "denoising", base, source, own, control))
+        for found in experiment.measure(starts):
+            assert isinstance(found, Measured), found
+        timing.seconds = (time.perf_counter() - began) / len(prompts)
     return timing
 
 
@@ -283,18 +276,18 @@ def benchmark(args: argparse.Namespace, name: str, model: CodiModel) -> dict[str
     prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
     dtype = next(model.parameters()).dtype
     width = model.backbone.config.hidden_size
-    run_engine(experiment, sweep, prompts[:1], 1)  # the plan is made once for all pairs
+    run_engine(experiment, sweep, prompts)  # the plan is made once for all pairs
     rates, engines, textbooks, batched = [], [], [], None
     for repeat in range(args.repeats):
         rates += matrix_product_rates(dtype, width)
         before = sweep.token_layers
-        engines.append(run_engine(experiment, sweep, prompts, args.sample))
-        computed = (sweep.token_layers - before) / min(args.sample, args.pairs)
+        engines.append(run_engine(experiment, sweep, prompts))
+        computed = (sweep.token_layers - before) / args.pairs
         textbooks.append(Textbook(experiment).seconds(prompts[repeat], args.sample))
     engine = Timing(median(t.seconds for t in engines), max(t.peak_mb for t in engines))
     textbook = Timing(median(t.seconds for t in textbooks), max(t.peak_mb for t in textbooks))
     if not args.no_batched:
-        batched = run_engine(experiment, reference, prompts[:1], 1)
+        batched = run_engine(experiment, reference, prompts[:1])
     unpatched, least = least_token_layers(experiment, args.prompt, args.shared)
     rows = experiment.grid.size
     flop = (unpatched + computed) * flop_per_token_layer(model.backbone.config)

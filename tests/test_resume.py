@@ -62,15 +62,16 @@ def run(checkpoint, pairs_file, tmp_path):
 
     def run(folder, kind=PositionPatching, overwrite=False, fail_at=None, **options):
         experiment = kind(checkpoint=checkpoint, **options)
-        ran, own = [], experiment.run_pair
+        ran, own = [], experiment.run_pairs
 
-        def run_pair(start, self_patch=False):
-            if start.pair.pair_id == fail_at:
+        def run_pairs(starts, self_patch):
+            ids = [start.pair.pair_id for start in starts]
+            if fail_at in ids:
                 raise RuntimeError("stopped")
-            ran.append(start.pair.pair_id)
-            return own(start, self_patch)
+            ran.extend(ids)
+            return own(starts, self_patch)
 
-        experiment.run_pair = run_pair
+        experiment.run_pairs = run_pairs
         trainer = quiet_trainer(ResultsWriter(str(tmp_path / folder), overwrite))
         data = PairsDataModule(pairs_file, batch_size=1)
         with pytest.raises(RuntimeError, match="stopped") if fail_at else nullcontext():
@@ -215,7 +216,7 @@ def test_files_of_someone_else_are_not_replaced(run, tmp_path):
 def test_a_run_that_gives_nothing_keeps_what_was_there(run, tmp_path, monkeypatch):
     run("out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(PositionPatching, "run_pair", refuse)
+    monkeypatch.setattr(PositionPatching, "_measure", refuse)
     with pytest.raises(ResultsError, match="no pair could be run; p0 was left out because no"):
         run("out", overwrite=True)
     kept = contents(tmp_path / "out")

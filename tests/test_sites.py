@@ -1,5 +1,8 @@
 """Every site, by both engines and by brute force."""
 
+from dataclasses import replace
+from unittest.mock import Mock, call
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from random_families import CLASSES, HIDDEN, VOCABULARY, family_model
 from site_twin import run_site_twin
 
-from codi_patching.patching.engine import Readout
+from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.patching.hooks import PatchNotAppliedError, patch
 from codi_patching.patching.interventions import (
     EXTRA_SITES,
@@ -19,6 +22,7 @@ from codi_patching.patching.interventions import (
     patches_from,
 )
 from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep import run as sweep_run
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
@@ -109,10 +113,16 @@ def test_every_site_equals_brute_force(family, latents):
 
 
 @st.composite
-def cases(draw):
-    """A model, two prompts, a readout and rows of patches with watched cells."""
+def models(draw):
+    """A model, its layers and latent positions."""
     layers, latents = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    model = family_model(draw(st.sampled_from(FAMILIES)), layers, latents)
+    return family_model(draw(st.sampled_from(FAMILIES)), layers, latents), layers, latents
+
+
+@st.composite
+def cases(draw, of=None):
+    """A model, two prompts, a readout and rows of patches with watched cells."""
+    model, layers, latents = draw(models() if of is None else of)
     common = draw(st.lists(TOKENS, max_size=5))
     prompts = [common + draw(st.lists(TOKENS, min_size=1, max_size=6)) for _ in range(2)]
     prefix = tuple(draw(st.lists(TOKENS, min_size=1, max_size=3)))
@@ -134,8 +144,8 @@ def cases(draw):
     return model, prompts, readout, rows, watch
 
 
-def run(engine, case, latents):
-    """All that an engine gives."""
+def request_of(engine, case):
+    """Both unpatched runs, and the rows of a case on the first."""
     _, prompts, readout, rows, watch = case
     base, source = engine.unpatched([(prompt, readout) for prompt in prompts], EXTRA_SITES)
     activations = source.run.activations()
@@ -148,7 +158,13 @@ def run(engine, case, latents):
         return kinds.get(kind, Generated(row))
 
     patches = [[Patch(item[1], item[2], values(*item), item[0]) for item in row] for row in rows]
-    return [base, source], engine.patched(base, patches, latents, watch)
+    return [base, source], PatchRequest(base, patches, watch)
+
+
+def run(engine, case, latents):
+    """All that an engine gives."""
+    starts, request = request_of(engine, case)
+    return starts, engine.patched(request.start, request.rows, latents, request.watch)
 
 
 def assert_same(first, second):
@@ -157,9 +173,13 @@ def assert_same(first, second):
         close(ours.run.resid, theirs.run.resid)
         for site in EXTRA_SITES:
             close(ours.run.recorded[site], theirs.run.recorded[site])
-    for a, b in zip(first[1].answer_logits, second[1].answer_logits, strict=True):
+    assert_same_patched(first[1], second[1])
+
+
+def assert_same_patched(ours, theirs):
+    for a, b in zip(ours.answer_logits, theirs.answer_logits, strict=True):
         close(a, b)
-    for a, b in zip(first[1].watched, second[1].watched, strict=True):
+    for a, b in zip(ours.watched, theirs.watched, strict=True):
         assert len(a) == len(b)
         if len(a):
             close(a, b)
@@ -170,6 +190,55 @@ def assert_same(first, second):
 def test_the_sweep_equals_the_reference_at_all_sites(case, latents, max_rows):
     reference = run(ReferenceEngine(case[0]), case, latents)
     assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
+
+
+@st.composite
+def several(draw):
+    """Cases of one model, some of them on the same question."""
+    of = st.just(draw(models()))
+    first = draw(cases(of))
+    others = draw(st.lists(cases(of), min_size=1, max_size=3))
+    again = [(*first[:3], *case[3:]) for case in others[:1]]
+    return [first, *again, *others]
+
+
+@settings(max_examples=60, deadline=None)
+@given(several(), LATENTS, st.sampled_from([12, 20, 100]))
+def test_requests_together_equal_the_reference(cases, latents, max_rows):
+    model = cases[0][0]
+    expected = [run(ReferenceEngine(model), case, latents)[1] for case in cases]
+    sweep = SweepEngine(model, max_rows)
+    requests = [request_of(sweep, case)[1] for case in cases]
+    requests[1] = replace(requests[1], start=requests[0].start)
+    together = list(sweep.patched_each(requests, latents))
+    for ours, theirs in zip(together, expected, strict=True):
+        assert_same_patched(ours, theirs)
+    alone = SweepEngine(model, max_rows)
+    for request in requests:
+        alone.patched(request.start, request.rows, latents, request.watch)
+    assert sweep.token_layers <= alone.token_layers
+
+
+def test_requests_in_small_parts_of_logits_are_the_same(monkeypatch):
+    model = family_model("llama", 2, 2)
+    engine = SweepEngine(model, 100)
+    base, source = engine.unpatched([(prompt, READOUT) for prompt in PROMPTS])
+    rows = [patches_from(source.run.activations(), la, [p]) for la in (0, 1) for p in (0, 1)]
+    requests = [PatchRequest(base, rows), PatchRequest(source, rows), PatchRequest(base, [[]])]
+    whole = list(engine.patched_each(requests))
+    monkeypatch.setattr(sweep_run, "_LOGITS", 1)
+    for ours, theirs in zip(engine.patched_each(requests), whole, strict=True):
+        assert_same_patched(ours, theirs)
+
+
+def test_progress_is_told_request_by_request():
+    model = family_model("llama", 2, 2)
+    for engine in (SweepEngine(model, 4), ReferenceEngine(model, 4)):
+        start = engine.unpatched([(PROMPTS[0], READOUT)])[0]
+        requests = [PatchRequest(start, [[]] * rows) for rows in (2, 1, 5, 1)]
+        told = Mock()
+        list(engine.patched_each(requests, on_rows_done=told))
+        assert told.mock_calls == [call(0, 2), call(1, 1), call(2, 4), call(2, 5), call(3, 1)]
 
 
 # -- what is computed -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from codi_patching.metrics.grid import row_values
 from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
 from codi_patching.models.answers import PairError, format_answer
 from codi_patching.models.vocabulary import unknown_words
-from codi_patching.patching.engine import Unpatched
+from codi_patching.patching.engine import PatchRequest, Unpatched
 from codi_patching.patching.interventions import Activations
 from codi_patching.results.schema import Array, Control, PairDescription
 
@@ -103,6 +103,20 @@ class Extras:
 
 
 @dataclass(frozen=True)
+class PatchedRuns:
+    """A pair's patched runs with the activations of one run.
+
+    Attributes:
+        kind: `own`, of the source run; `control`; `self`, of the base run, which changes nothing.
+        request: A row for each cell, in the order of `run_order`; then, but for `self`, the
+            ceiling's.
+    """
+
+    kind: str
+    request: PatchRequest
+
+
+@dataclass
 class Measured:
     """What a pair's patched runs gave: of the own patches, then of the control's if there is one.
 
@@ -110,28 +124,24 @@ class Measured:
         values: For each metric a value for each cell, in the grid's shape.
         ceilings: Each metric of the run with all thoughts of the source run, or of the control.
         extras: What was made of watched activations.
+        self_patch: As in `PairDescription`.
     """
 
-    values: list[dict[str, Array]]
-    ceilings: list[dict[str, float]]
-    extras: list[Extras]
+    values: list[dict[str, Array]] = field(default_factory=list)
+    ceilings: list[dict[str, float]] = field(default_factory=list)
+    extras: list[Extras] = field(default_factory=list)
+    self_patch: float | None = None
 
 
 def describe_pair(
-    start: PairStart,
-    tokenizer: PreTrainedTokenizerFast,
-    ceilings: Sequence[dict[str, float]],
-    extras: Extras,
-    self_patch: float | None,
+    start: PairStart, tokenizer: PreTrainedTokenizerFast, measured: Measured
 ) -> PairDescription:
     """A pair as the results have it.
 
     Args:
         start: Its unpatched runs.
         tokenizer: Of the model.
-        ceilings: Metrics of the ceiling, own and, if there is one, the control's.
-        extras: Of the own patches.
-        self_patch: As in `PairDescription`.
+        measured: What its patched runs gave.
     """
     base, source = roles(start.pair, start.direction)
     answers = start.base.readout.answers
@@ -147,16 +157,16 @@ def describe_pair(
         group=start.pair.group,
         base={name: values[0].item() for name, values in unpatched.items()},
         source={name: values[1].item() for name, values in unpatched.items()},
-        ceiling=ceilings[0],
-        ceiling_control=ceilings[1] if len(ceilings) > 1 else {},
+        ceiling=measured.ceilings[0],
+        ceiling_control=measured.ceilings[1] if len(measured.ceilings) > 1 else {},
         control=start.control_used,
         source_pair=start.donor_pair.pair_id if start.donor_pair else None,
         num_steps=len(base.reasoning_steps) or None,
         changed_step=start.pair.changed_step,
         unknown_words=tuple(dict.fromkeys(words)),
-        self_patch=self_patch,
-        chain_links=extras.chain_links,
-        chain_broken=extras.chain_broken,
+        self_patch=measured.self_patch,
+        chain_links=measured.extras[0].chain_links,
+        chain_broken=measured.extras[0].chain_broken,
     )
 
 

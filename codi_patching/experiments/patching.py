@@ -10,8 +10,10 @@ control. The metrics compare each with the two unpatched runs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections import deque
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +30,7 @@ from codi_patching.experiments.pair_runs import (
     Measured,
     PairRequests,
     PairStart,
+    PatchedRuns,
     check_finite,
     describe_pair,
 )
@@ -37,10 +40,10 @@ from codi_patching.experiments.prompts import Direction, Prompts, check_choice
 from codi_patching.experiments.sources import Source
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
-from codi_patching.metrics.inputs import AnswerLogits
+from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
 from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiModel
-from codi_patching.patching.engine import Engine, Patched
+from codi_patching.patching.engine import Engine, Patched, PatchRequest
 from codi_patching.patching.interventions import (
     THOUGHT,
     Activations,
@@ -50,7 +53,6 @@ from codi_patching.patching.interventions import (
     SiteName,
     all_patches,
     extra_sites,
-    shifted,
 )
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.results.records import ExcludedPair, PairResult
@@ -200,10 +202,7 @@ class PatchingExperiment(Experiment, ABC):
         self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
-        """Run some pairs; one that cannot be run is named, not dropped.
-
-        Their unpatched runs are made side by side, then each pair's patched runs.
-        """
+        """Run some pairs side by side; one that cannot be run is named, not dropped."""
         results: dict[str, PairResult | ExcludedPair] = {}
         asked: dict[str, PairRequests] = {}
         for pair in batch.pairs:
@@ -213,14 +212,13 @@ class PatchingExperiment(Experiment, ABC):
                 results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
         requests = [request for own in asked.values() for request in own.all()]
         runs = iter(self.engine.unpatched(requests, self.record))
-        for place, pair in enumerate(batch.pairs, batch.first):
-            if pair.pair_id in asked:
-                own = asked[pair.pair_id]
-                start = self.preparation.start(pair, own, [next(runs) for _ in own.all()])
-                try:
-                    results[pair.pair_id] = self.run_pair(start, place < self.self_patch_pairs)
-                except PairError as error:
-                    results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
+        starts = [
+            self.preparation.start(pair, own, list(islice(runs, len(own.all()))))
+            for pair in batch.pairs
+            if (own := asked.get(pair.pair_id)) is not None
+        ]
+        checked = {p.pair_id for p in batch.pairs[: max(0, self.self_patch_pairs - batch.first)]}
+        results |= {result.pair_id: result for result in self.run_pairs(starts, checked)}
         return [results[pair.pair_id] for pair in batch.pairs]
 
     def load_cached(self, result: PairResult) -> None:
@@ -229,7 +227,7 @@ class PatchingExperiment(Experiment, ABC):
             assert isinstance(metric, GridMetric)
             metric.load_cached(torch.from_numpy(result.values[name]))
 
-    # -- one pair -------------------------------------------------------------------------------
+    # -- some pairs --------------------------------------------------------------------------------
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -251,105 +249,145 @@ class PatchingExperiment(Experiment, ABC):
             self.record,
         )
 
-    def run_pair(self, start: PairStart, self_patch: bool = False) -> PairResult:
-        """Run a pair's patched runs, measure them and describe the pair.
+    def run_pairs(
+        self, starts: Sequence[PairStart], self_patch: Container[str] = ()
+    ) -> Iterator[PairResult | ExcludedPair]:
+        """Run the patched runs of several pairs together, measure them and describe the pairs.
 
         Args:
-            start: Its unpatched runs.
-            self_patch: Whether to run the grid once more with the base run's own activations.
-
-        Raises:
-            PairError: Its logits are not finite.
+            starts: Their unpatched runs.
+            self_patch: Ids of the pairs whose grid is run once more with the base run's own
+                activations.
         """
-        measured = self.measure(start)
-        worst = self._self_patch(start) if self_patch else None
-        own = measured.extras[0]
-        return PairResult(
-            start.pair.pair_id,
-            describe_pair(start, self.model.tokenizer, measured.ceilings, own, worst),
-            measured.values[0],
-            measured.values[1] if len(measured.values) > 1 else {},
-            own.activations,
-            own.trace,
-        )
+        for start, found in zip(starts, self.measure(starts, self_patch), strict=True):
+            if isinstance(found, PairError):
+                yield ExcludedPair(start.pair.pair_id, str(found))
+                continue
+            own = found.extras[0]
+            yield PairResult(
+                start.pair.pair_id,
+                describe_pair(start, self.model.tokenizer, found),
+                found.values[0],
+                found.values[1] if len(found.values) > 1 else {},
+                own.activations,
+                own.trace,
+            )
 
-    def measure(self, start: PairStart) -> Measured:
-        """All patched runs of a pair, own, control and ceilings, and their metrics.
+    def measure(
+        self, starts: Sequence[PairStart], self_patch: Container[str] = ()
+    ) -> Iterator[Measured | PairError]:
+        """All patched runs of pairs, own, control and ceilings, and their metrics.
+
+        Args:
+            starts: See `run_pairs`.
+            self_patch: See `run_pairs`.
+
+        Yields:
+            For each pair what was measured, or why it could not be.
+        """
+        asked = [self._patched_runs(start, start.pair.pair_id in self_patch) for start in starts]
+        flat = [(start.pair.pair_id, runs) for start, own in zip(starts, asked) for runs in own]
+
+        def report(place: int, done: int) -> None:
+            self._report_progress(*flat[place], done)
+
+        every = self.engine.patched_each([runs.request for _, runs in flat], self.latents, report)
+        for start, own in zip(starts, asked):
+            patched = islice(every, len(own))
+            try:
+                found: Measured | PairError = self._measure(start, own, patched)
+            except PairError as error:
+                found = error
+                deque(patched, maxlen=0)  # the rest of this pair's
+            yield found
+
+    def _patched_runs(self, start: PairStart, self_patch: bool) -> list[PatchedRuns]:
+        """The patched runs of a pair."""
+        sources = {"own": (start.source_activations, start.source.run.activations())}
+        if start.control_activations is not None:
+            sources["control"] = (start.control_activations, start.control_activations)
+        asked = []
+        for kind, (activations, ceiling) in sources.items():
+            sets = self.patch_sets(activations)
+            request = PatchRequest(
+                start.base, [*sets, all_patches(ceiling)], [*self.watch(sets), []]
+            )
+            asked.append(PatchedRuns(kind, request))
+        if self_patch:
+            sets = self.patch_sets(start.base.run.activations())
+            asked.append(PatchedRuns("self", PatchRequest(start.base, sets)))
+        return asked
+
+    def _measure(
+        self, start: PairStart, asked: Sequence[PatchedRuns], patched: Iterator[Patched]
+    ) -> Measured:
+        """Metrics of a pair's patched runs.
 
         Raises:
-            PairError: Its logits are not finite.
+            PairError: Logits are not finite.
         """
         check_finite(start.base.run.answer_logits, lambda _: "the base run")
         check_finite(start.source.run.answer_logits, lambda _: "the source run")
-        sources = [(start.source_activations, start.source.run.activations())]
-        if start.control_activations is not None:
-            sources.append((start.control_activations, start.control_activations))
-        sets: list[PatchSet] = []
-        watch: list[list[Cell]] = []
-        for activations, ceiling in sources:
-            own = self.patch_sets(activations)
-            watch += [*self.watch(own), []]
-            sets += shifted([*own, all_patches(ceiling)], len(sets))
-        patched = self.engine.patched(
-            start.base,
-            sets,
-            self.latents,
-            watch,
-            lambda done: self._report_progress(start.pair.pair_id, done, len(sets)),
-        )
-        check_finite(patched.answer_logits, self._run_name)
-        return self._measure(start, sets, patched)
-
-    def _measure(self, start: PairStart, sets: Sequence[PatchSet], patched: Patched) -> Measured:
-        """Metrics of rows that are own runs, their ceiling, control runs, their ceiling."""
-        cells, inputs = self.grid.size, start.metric_inputs()
-        device = start.source_activations.resid.device
-        order = torch.tensor(self.run_order, device=device).argsort()
-        logits = AnswerLogits(*patched.answer_logits)
-        measured = Measured([], [], [])
-        for first in range(0, len(sets), cells + 1):
-            last = first + cells
-            extras = self.extras(start, sets[first:last], patched.watched[first:last])
-            mine = inputs.of(logits.take(order + first), extras.generated)
-            rows = row_values(mine, self.metric_classes) if first else self.metrics(mine)
-            ceiling = row_values(inputs.of(logits.take(torch.tensor([last], device=device))))
-            measured.values.append({name: self._as_map(value) for name, value in rows.items()})
-            measured.ceilings.append({name: value.item() for name, value in ceiling.items()})
-            measured.extras.append(extras)
+        inputs, measured = start.metric_inputs(), Measured()
+        for runs, found in zip(asked, patched, strict=True):
+            check_finite(found.answer_logits, partial(self._run_name, runs.kind))
+            if runs.kind == "self":
+                base = start.base.run.answer_logits[0]
+                moved = F.compute_kl_divergence(found.answer_logits[0], base[0])
+                measured.self_patch = moved.abs().max().item()
+            else:
+                self._measure_grid(start, runs, found, inputs, measured)
         return measured
+
+    def _measure_grid(
+        self,
+        start: PairStart,
+        runs: PatchedRuns,
+        patched: Patched,
+        inputs: MetricInputs,
+        measured: Measured,
+    ) -> None:
+        """Metrics of every cell and of the ceiling, which is the last row."""
+        order = torch.tensor(self.run_order, device=inputs.base_ids.device).argsort()
+        logits = AnswerLogits(*patched.answer_logits)
+        extras = self.extras(start, runs.request.rows[:-1], patched.watched[:-1])
+        cells = inputs.of(logits.take(order), extras.generated)
+        values = self.metrics(cells) if runs.kind == "own" else self._row_values(cells)
+        ceiling = row_values(inputs.of(logits.take(order.new_tensor([self.grid.size]))))
+        measured.values.append({name: self._as_map(value) for name, value in values.items()})
+        measured.ceilings.append({name: value.item() for name, value in ceiling.items()})
+        measured.extras.append(extras)
+
+    def _row_values(self, inputs: MetricInputs) -> dict[str, Tensor]:
+        """Metrics that are not counted in `metrics`."""
+        return row_values(inputs, self.metric_classes)
 
     def _as_map(self, values: Tensor) -> Array:
         """Values of all cells in the grid's shape."""
         return values.double().cpu().reshape(self.grid.shape).numpy()
 
-    def _self_patch(self, start: PairStart) -> float:
-        """The largest KL in any cell with the base run's own activations."""
-        own = self.engine.patched(
-            start.base, self.patch_sets(start.base.run.activations()), self.latents
-        )
-        check_finite(own.answer_logits, lambda _: "a run with the base run's own activations")
-        base = start.base.run.answer_logits[0]
-        return F.compute_kl_divergence(own.answer_logits[0], base[0]).abs().max().item()
-
     # -- around it ------------------------------------------------------------------------------
 
-    def _report_progress(self, pair_id: str, done: int, total: int) -> None:
+    def _report_progress(self, pair_id: str, runs: PatchedRuns, done: int) -> None:
         """Tell the callbacks that follow patched runs."""
+        if runs.kind == "self":
+            return
+        before = len(runs.request.rows) if runs.kind == "control" else 0
         trainer = self._trainer
         for callback in trainer.callbacks if trainer else ():
             if isinstance(callback, FollowsPatchedRuns):
-                callback.on_patched_runs_end(pair_id, done, total, self._run_name(done - 1))
+                name = self._run_name(runs.kind, done - 1)
+                callback.on_patched_runs_end(pair_id, before + done, self.runs_of_a_pair, name)
 
     @property
     def runs_of_a_pair(self) -> int:
         """Patched runs of a pair that has a control, ceilings included."""
         return (self.grid.size + 1) * (1 if self.control == "none" else 2)
 
-    def _run_name(self, run: int) -> str:
-        """The cell of a pair's run-th patched run."""
-        control, place = divmod(run, self.grid.size + 1)
+    def _run_name(self, kind: str, run: int) -> str:
+        """The cell of a pair's run-th patched run of a kind."""
         name = "all thoughts at all layers"
-        if place < self.grid.size:
-            cell = divmod(self.run_order[place], len(self.columns))
+        if run < self.grid.size:
+            cell = divmod(self.run_order[run], len(self.columns))
             name = cell_label(self.grid, cell, self.latents == "recomputed", self.site)
-        return f"control, {name}" if control else name
+        return name if kind == "own" else f"{kind}, {name}"

@@ -1,30 +1,20 @@
-"""How many patched runs fit in the memory that there is."""
+"""How many patched runs go through a model together."""
 
 from __future__ import annotations
-
-import psutil
-import torch
 
 from codi_patching.models.codi import CodiModel
 
 _BATCH = 2**30
-"""Bytes that one batch of patched runs may take, if there are as many."""
-
-
-def free_memory(device: torch.device) -> int:
-    """Free memory of a device, in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+"""Bytes that the activations of one batch of patched runs may take."""
 
 
 def rows_in_memory(model: CodiModel) -> int:
-    """How many patched runs may go in a batch: by the model's shape, less where memory is short.
+    """How many patched runs may go in a batch, by the model's shape alone.
 
-    A run of ten suffix tokens holds their widest activations, and a few copies of its logits.
+    What memory is free makes no difference, so that the same pairs always go together: a run of ten
+    suffix tokens holds their widest activations.
     """
     config = model.backbone.config
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     width = next(model.parameters()).element_size()
-    run = 10 * width * (3 * inner + 6 * config.hidden_size) + 32 * config.vocab_size
-    return max(1, min(_BATCH, free_memory(model.device) // 2) // run)
+    return max(1, _BATCH // (10 * width * (3 * inner + 6 * config.hidden_size)))

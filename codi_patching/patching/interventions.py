@@ -23,7 +23,7 @@ recovery of 1 means that this cell alone restores the other run's answer. See ar
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -205,19 +205,6 @@ def all_patches(activations: Activations) -> list[Patch]:
     layers, positions = activations.resid.shape[:2]
     rows = (patches_from(activations, layer, range(positions)) for layer in range(-1, layers))
     return [patch for row in rows for patch in row]
-
-
-def shifted(patch_sets: Sequence[PatchSet], rows: int) -> list[list[Patch]]:
-    """The same rows after others: what a row generates is found `rows` further on."""
-    return [
-        [
-            replace(patch, values=Generated(patch.values.row + rows))
-            if isinstance(patch.values, Generated)
-            else patch
-            for patch in row
-        ]
-        for row in patch_sets
-    ]
 
 
 def check_rows(rows: Sequence[PatchSet], num_layers: int, num_latents: int) -> None:

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi_patching.patching.engine import Engine, Patched, Readout, Run, Unpatched
+from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
 from codi_patching.patching.interventions import (
-    Cell,
     Computed,
     Generated,
     Latents,
@@ -75,14 +74,13 @@ class ReferenceEngine(Engine):
                     return index
         return len(rows)
 
-    def _run_rows(
-        self, start: Unpatched, rows: Sequence[PatchSet], latents: Latents, watch: list[list[Cell]]
-    ) -> Patched:
+    def _run_rows(self, request: PatchRequest, latents: Latents) -> Patched:
+        start = request.start
         frozen = start.run.thoughts[0] if latents == "frozen" else None
-        rows = self._compute_values(start, rows, frozen)
+        rows = self._compute_values(start, request.rows, frozen)
         run = self.run(start.state, rows, start.readout, frozen)
         watched = []
-        for index, cells in enumerate(watch):
+        for index, cells in enumerate(request.cells):
             activations = run.activations(index)
             kept = [activations.at(layer, position) for layer, position in cells]
             watched.append(torch.stack(kept) if kept else run.thoughts.new_empty(0))

@@ -83,6 +83,7 @@ class LayerSteps:
             self.tensor([self.index(n, 2 * layer) for n in inputs]),
             self.tensor([number[n] for n in inputs]),
             len(attending),
+            ((0, len(attending)),) if attending else (),
             self.tensor([n.slot for n in (*attending, *kv_only)]),
             *self._keys(attending, layer),
             (

@@ -1,4 +1,4 @@
-"""Writes a planned sweep down as tensors of indices, once for all pairs of an experiment."""
+"""Writes a planned sweep down as tensors of indices, once for all requests of the same shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_patching.patching.sweep.demand import Demand
 from codi_patching.patching.sweep.layer_steps import LayerSteps, as_tensor
 from codi_patching.patching.sweep.nodes import Node, PlannedWave
 from codi_patching.patching.sweep.patch_shape import PatchSetShape
-from codi_patching.patching.sweep.plan import Functions, Plan, Watched, Wave
+from codi_patching.patching.sweep.plan import Functions, Plan, Reads, Watched, Wave
 from codi_patching.patching.sweep.planner import plan_nodes
 from codi_patching.patching.sweep.suffix import Suffix
 
@@ -31,7 +31,7 @@ def make_plan(
     """The least work that gives every readout; the same for all pairs of an experiment.
 
     Args:
-        suffix: The tokens after the prompt.
+        suffix: The tokens after the prompt; which tokens they are makes no difference.
         num_layers: L.
         rows: The patches of each row.
         watch: For each row the cells whose activations are wanted.
@@ -72,7 +72,8 @@ class _Lowering:
         return Plan(
             tuple(waves),
             self.tensor(outputs),
-            tuple(self.tensor(indices) for indices in reads),
+            (Reads(len(outputs), tuple(self.tensor(indices) for indices in reads)),),
+            len(self.suffix),
             self.sweep.num_slots,
             sum(map(len, self.watch)),
             tuple(self.constant),
@@ -94,7 +95,7 @@ class _Lowering:
             make = steps.layer(nodes, number, layer)
             layers.append(make(self._watched_here(cells, 2 * layer + 2)))
         depths = self.tensor([len(node.chain) - 1 for node in nodes])
-        return Wave(parents, functions, watched, depths, tuple(layers))
+        return Wave(parents, functions, watched, torch.zeros_like(depths), depths, tuple(layers))
 
     def _thoughts(self, nodes: Sequence[Node]) -> tuple[Tensor, Functions]:
         """Sources of the new thoughts of a wave, and functions of these or the unpatched run's."""

@@ -1,7 +1,9 @@
 """A sweep worked out: which token of which run is computed at which layer, as tensors of indices.
 
-`planner` decides, `lowering` writes it down in these types, `run` follows them. *Outputs* are the
-states that a wave made last: its new thoughts, then what its tokens are after each half of a layer.
+`planner` decides, `lowering` writes it down in these types for one request, `joining` makes one
+plan of several, `waves` follows it. *Outputs* are the states that a wave made last: its new
+thoughts, then what its tokens are after each half of a layer. The unpatched runs' tokens are those
+of all starts, one start after the other; so are the values of all requests.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class AttentionStep:
     Attributes:
         source: Where each input comes from: the outputs, then the unpatched run's, then the values.
         nodes: Number of each input's node in the wave.
-        attending: How many attend.
+        attending: How many attend, start by start.
+        segments: Starts, and how many nodes attend to the prompt of each.
         slots: Slots in the pool for keys and values of the inputs before those with `added`.
         keys: Slots that each attending node attends to, `(attending, longest)`.
         mask: Which of `keys` are meant, `(attending, longest)`; None for all.
@@ -40,6 +43,7 @@ class AttentionStep:
     source: Tensor
     nodes: Tensor
     attending: int
+    segments: tuple[tuple[int, int], ...]
     slots: Tensor
     keys: Tensor
     mask: Tensor | None
@@ -96,6 +100,7 @@ class Wave:
         computed_thoughts: Sources, among new thoughts and then the unpatched run's, and functions,
             of further new thoughts.
         watched: Of the new thoughts.
+        starts: Start of each node, `(nodes,)`.
         depths: Position of each node after the prompt, `(nodes,)`.
         steps: One for each layer.
     """
@@ -103,20 +108,35 @@ class Wave:
     parents: Tensor
     computed_thoughts: Functions
     watched: Watched
+    starts: Tensor
     depths: Tensor
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
+class Reads:
+    """Which logits are a request's.
+
+    Attributes:
+        outputs: How many of `Plan.logit_outputs` are this request's.
+        answers: For each answer which logits are its tokens', `(rows, tokens)`: the request's own,
+            then the unpatched run's of `Suffix.read_tokens`.
+    """
+
+    outputs: int
+    answers: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """A whole sweep.
+    """A whole sweep; the same only as itself, so that what is made of it can be kept.
 
     Attributes:
         waves: In order.
-        logit_outputs: The last wave's outputs that logits are made from.
-        reads: For each answer which logits are its tokens', `(rows, tokens)`: those of
-            `logit_outputs`, then the unpatched run's of `Suffix.read_tokens`.
-        num_slots: Slots for keys and values, the unpatched run's included.
+        logit_outputs: The last wave's outputs that logits are made from, request by request.
+        reads: Of each request.
+        tokens: The unpatched runs' tokens after the prompt.
+        num_slots: Slots for keys and values, the unpatched runs' first.
         watched: Number of watched cells.
         constant: Watched cells that are not computed: `(place, layer or -1, source)`, sources being
             the unpatched run's tokens, then the values.
@@ -127,7 +147,8 @@ class Plan:
 
     waves: tuple[Wave, ...]
     logit_outputs: Tensor
-    reads: tuple[Tensor, ...]
+    reads: tuple[Reads, ...]
+    tokens: int
     num_slots: int
     watched: int
     constant: tuple[tuple[int, int, int], ...]

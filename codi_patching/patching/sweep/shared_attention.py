@@ -1,28 +1,25 @@
-"""Attention of many tokens to one prompt that all share, and to a few keys of their own."""
+"""Attention of many tokens to prompts that many of them share, and to a few keys of their own."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+Segment = tuple[Tensor, int]
+"""A prompt's keys and values `(2, kv heads, length, size)`, and how many tokens attend to it."""
+
 
 def shared_attention(
-    query: Tensor,
-    prompt_keys: Tensor,
-    prompt_values: Tensor,
-    own_keys: Tensor,
-    own_values: Tensor,
-    mask: Tensor | None,
-    scaling: float,
+    query: Tensor, segments: Sequence[Segment], own: Tensor, mask: Tensor | None, scaling: float
 ) -> Tensor:
-    """Attention of tokens to keys that all share and keys of their own, in float32 at least.
+    """Attention of tokens to a prompt and to keys of their own, in float32 at least.
 
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
-        prompt_keys: `(kv heads, length, size)`.
-        prompt_values: The same.
-        own_keys: `(tokens, own, kv heads, size)`.
-        own_values: The same.
+        segments: Prompts, and how many tokens of the query, one segment after the other, attend.
+        own: Keys and values of each token's own, `(2, tokens, own, kv heads, size)`.
         mask: `(tokens, own)`, false where an own key is not meant; None for all.
         scaling: Of the scores.
 
@@ -32,17 +29,29 @@ def shared_attention(
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     heads, tokens, size = query.shape
-    groups, length = prompt_keys.shape[:2]
+    groups = own.shape[3]
     query = query.to(wide).view(groups, heads // groups, tokens, size) * scaling
-    shared = query.flatten(1, 2) @ prompt_keys.to(wide).transpose(1, 2)
-    shared = shared.view(groups, -1, tokens, length).permute(2, 0, 1, 3)  # tokens, groups, …
-    query = query.permute(2, 0, 1, 3)
-    own = query @ own_keys.to(wide).permute(0, 2, 3, 1)  # tokens, groups, heads a group, own
+    own_keys, own_values = own.to(wide)
+    scores = query.permute(2, 0, 1, 3) @ own_keys.permute(0, 2, 3, 1)  # tokens, groups, …, own
     if mask is not None:
-        own = own.masked_fill(~mask[:, None, None], -torch.inf)
-    weights = torch.cat([shared, own], dim=-1).softmax(dim=-1)
-    shared, own = weights.split([length, own.shape[-1]], dim=-1)
-    shared = shared.permute(1, 2, 0, 3).flatten(1, 2) @ prompt_values.to(wide)
-    shared = shared.view(groups, -1, tokens, size).permute(2, 0, 1, 3)
-    mixed = shared + own @ own_values.to(wide).transpose(1, 2)
+        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    longest = max(prompt.shape[2] for prompt, _ in segments)
+    weights = scores.new_full((*scores.shape[:3], longest + scores.shape[3]), -torch.inf)
+    weights[..., longest:] = scores
+    counts = [count for _, count in segments]
+    for (prompt, count), asking, there in zip(
+        segments, query.split(counts, dim=2), weights.split(counts), strict=True
+    ):
+        found = asking.flatten(1, 2) @ prompt[0].to(wide).transpose(1, 2)
+        there[..., : prompt.shape[2]] = found.view(groups, -1, count, prompt.shape[2]).permute(
+            2, 0, 1, 3
+        )
+    weights = weights.softmax(dim=-1)
+    mixed = weights[..., longest:] @ own_values.transpose(1, 2)
+    for (prompt, count), there, sums in zip(
+        segments, weights.split(counts), mixed.split(counts), strict=True
+    ):
+        of_prompt = there[..., : prompt.shape[2]].permute(1, 2, 0, 3).flatten(1, 2)
+        read = of_prompt @ prompt[1].to(wide)
+        sums += read.view(groups, -1, count, size).permute(2, 0, 1, 3)
     return mixed.reshape(tokens, heads, size).to(dtype)

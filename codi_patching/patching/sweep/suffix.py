@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Suffix:
                 path.append(children[path[-1], token])
             reads.append(tuple(path[len(path) - len(answer) :]))
         return cls(num_latents, tuple(tokens), tuple(parents), tuple(reads))
+
+    @property
+    def structure(self) -> Suffix:
+        """The same for all readouts that branch and are read alike, whatever their tokens."""
+        return replace(self, tokens=())
 
     def __len__(self) -> int:
         """Number of tokens."""

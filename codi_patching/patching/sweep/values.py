@@ -14,7 +14,7 @@ from codi_patching.patching.sweep.patch_shape import PatchSetShape, PatchShape
 
 @dataclass(frozen=True)
 class Values:
-    """What patches name by their labels.
+    """What the patches of a request name by their labels.
 
     Attributes:
         shapes: The rows, without values.
@@ -51,6 +51,17 @@ class Values:
             stacked,
             torch.stack(kv.items).to(like) if kv.items else None,
             tuple(functions.items),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Values]) -> Values:
+        """Those of several requests, one after the other."""
+        kv = [part.kv for part in parts if part.kv is not None]
+        return cls(
+            tuple(shape for part in parts for shape in part.shapes),
+            torch.cat([part.vectors for part in parts]),
+            torch.cat(kv) if kv else None,
+            tuple(function for part in parts for function in part.functions),
         )
 
 

@@ -1,4 +1,4 @@
-"""One batch of rows on its way through a plan."""
+"""Requests on their way through a plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from codi_patching.patching.sweep.packed_model import Attend, PackedModel, Rotations
 from codi_patching.patching.sweep.plan import AttentionStep, Functions, Plan, Step, Watched, Wave
 from codi_patching.patching.sweep.shared_attention import shared_attention
-from codi_patching.patching.sweep.unpatched import UnpatchedState
+from codi_patching.patching.sweep.starts import Starts
 from codi_patching.patching.sweep.values import Values
 
 Written = tuple[Tensor, Tensor, Tensor]
@@ -20,7 +20,7 @@ class Sweep:
 
     Args:
         model: The model.
-        start: The unpatched run.
+        starts: The unpatched runs.
         plan: What is computed.
         values: What is patched in.
         watched: Filled with the activations of the watched cells, `(cells, hidden)`.
@@ -29,16 +29,16 @@ class Sweep:
     def __init__(
         self,
         model: PackedModel,
-        start: UnpatchedState,
+        starts: Starts,
         plan: Plan,
         values: Values,
         watched: Tensor,
     ) -> None:
-        self.model, self.start, self.plan, self.values = model, start, plan, values
+        self.model, self.starts, self.plan, self.values = model, starts, plan, values
         self.watched = watched
-        layers, two, tokens, heads, size = start.suffix_kv.shape
-        self.pool = start.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
-        self.pool[:, :, :tokens] = start.suffix_kv
+        layers, two, tokens, heads, size = starts.suffix_kv.shape
+        self.pool = starts.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
+        self.pool[:, :, :tokens] = starts.suffix_kv
 
     def run(self) -> Tensor:
         """The last block's outputs that logits are made from, `(outputs, hidden)`."""
@@ -52,17 +52,17 @@ class Sweep:
         vectors = self.values.vectors
         thoughts = vectors[:0]
         if len(wave.parents):
-            sources = torch.cat([outputs, self.start.stream[-1], vectors])[wave.parents]
+            sources = torch.cat([outputs, self.starts.stream[-1], vectors])[wave.parents]
             thoughts = self.model.next_thought(self.model.final_norm(sources))
         if not wave.computed_thoughts:
             return thoughts
-        present = torch.cat([thoughts, self.start.stream[0]])
+        present = torch.cat([thoughts, self.starts.stream[0]])
         computed = [self.values.functions[f](present[i]) for i, f in wave.computed_thoughts]
         return torch.cat([thoughts, torch.stack(computed).to(thoughts)])
 
     def _wave(self, wave: Wave, outputs: Tensor) -> Tensor:
         """The outputs of the last block."""
-        positions = self.start.length + wave.depths
+        positions = self.starts.lengths[wave.starts] + wave.depths
         rotations: Rotations = self.model.rotations(self.values.vectors, positions)
         self._watch(wave.watched, outputs)
         for layer, step in enumerate(wave.steps):
@@ -77,7 +77,7 @@ class Sweep:
         attention = step.attention
         if step.whole and not (len(attention.nodes) or len(attention.written[0])):
             return outputs[:0]
-        sources = torch.cat([outputs, self.start.stream[layer], self.values.vectors])
+        sources = torch.cat([outputs, self.starts.stream[layer], self.values.vectors])
         inputs = sources[attention.source]
         if layer == 0:
             inputs = self.model.add_position_embeddings(inputs, positions[attention.nodes])
@@ -108,8 +108,8 @@ class Sweep:
         """The second half of a layer."""
         mlp = step.mlp
         if mlp.source is not None:
-            if self.start.mid is not None:
-                mid = torch.cat([mid, self.start.mid[layer]])
+            if self.starts.mid is not None:
+                mid = torch.cat([mid, self.starts.mid[layer]])
             mid = mid[mlp.source]
         going, adding = mid[: mlp.computed], mid[mlp.computed :]
         if len(going):
@@ -166,16 +166,15 @@ class Sweep:
             self._store(layer, slots, keys, values)
 
     def _attention(self, layer: int, step: AttentionStep, written: list[Written]) -> Attend:
-        """Attention to the prompt, shared by all tokens, and to each token's own run."""
+        """Attention to the prompt, shared by all tokens of a start, and to each one's own run."""
         slots = step.slots[: step.attending]
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
             self._store(layer, slots, keys, values)
             self._overwrite(layer, written)
-            prompt_keys, prompt_values = self.start.prompt_kv[layer]
-            own_keys, own_values = self.pool[layer][:, step.keys]
-            return shared_attention(
-                query, prompt_keys, prompt_values, own_keys, own_values, step.mask, scaling
-            )
+            prompts = self.starts.prompt_kv
+            segments = [(prompts[start][layer], count) for start, count in step.segments]
+            own = self.pool[layer][:, step.keys]
+            return shared_attention(query, segments, own, step.mask, scaling)
 
         return attend

@@ -1,0 +1,305 @@
+"""One plan of several: requests that go through the model together.
+
+Each request's plan is worked out alone, once for all requests of its shape; here its indices are
+moved to where things are when all are side by side. In each list what is of the first kind comes
+first, request by request, then what is of the second kind: inputs of a layer as in `AttentionStep`,
+outputs likewise. So the weights of a layer are read once for all requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from codi_patching.patching.sweep.plan import (
+    AttentionStep,
+    Functions,
+    MLPStep,
+    Plan,
+    Step,
+    Watched,
+    Wave,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A request's plan, and what it brings along.
+
+    Attributes:
+        plan: Of the request alone.
+        start: Number of its start; requests of the same start follow one another.
+        vectors: How many vectors are among its values.
+        kvs: How many keys and values are.
+        functions: How many functions are.
+    """
+
+    plan: Plan
+    start: int
+    vectors: int
+    kvs: int
+    functions: int
+
+
+@lru_cache(maxsize=16)
+def join(parts: tuple[Part, ...]) -> Plan:
+    """One plan of the plans of several requests, all of one model and the same `latents`."""
+    return parts[0].plan if len(parts) == 1 else _Joining(parts).plan()
+
+
+@dataclass
+class _Placed:
+    """A part, and where its things begin among those of all.
+
+    Attributes:
+        part: The part.
+        tokens: Its unpatched run's tokens, among those of all starts.
+        slots: Its own slots.
+        vectors: Its vectors among the values.
+        kvs: Its keys and values.
+        functions: Its functions.
+        watched: Its watched cells.
+        nodes: Its nodes in the present wave.
+        outputs: Its present outputs, one by one.
+    """
+
+    part: Part
+    tokens: int
+    slots: int
+    vectors: int
+    kvs: int
+    functions: int
+    watched: int
+    nodes: int
+    outputs: Tensor
+
+
+class _Joining:
+    """Follows the outputs of all parts from state to state."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.device = parts[0].plan.logit_outputs.device
+        tokens_of = {part.start: part.plan.tokens for part in parts}
+        self.tokens = sum(tokens_of.values())
+        self.slots, self.watched, self.count = self.tokens, 0, 0
+        self.placed: list[_Placed] = []
+        vectors = kvs = functions = 0
+        for part in parts:
+            first = sum(count for start, count in tokens_of.items() if start < part.start)
+            none = torch.arange(0, device=self.device)
+            self.placed.append(
+                _Placed(part, first, self.slots, vectors, kvs, functions, self.watched, 0, none)
+            )
+            self.slots += part.plan.num_slots - part.plan.tokens
+            self.watched += part.plan.watched
+            vectors += part.vectors
+            kvs += part.kvs
+            functions += part.functions
+
+    def plan(self) -> Plan:
+        """All waves, and where the logits of all requests are."""
+        plans = [placed.part.plan for placed in self.placed]
+        waves = [self._wave(waves) for waves in zip(*(plan.waves for plan in plans), strict=True)]
+        logit_outputs = [p.outputs[plan.logit_outputs] for p, plan in zip(self.placed, plans)]
+        constant = [
+            (placed.watched + place, layer, int(self._given(placed, torch.tensor(source))))
+            for placed, plan in zip(self.placed, plans)
+            for place, layer, source in plan.constant
+        ]
+        return Plan(
+            tuple(waves),
+            torch.cat(logit_outputs),
+            tuple(reads for plan in plans for reads in plan.reads),
+            self.tokens,
+            self.slots,
+            self.watched,
+            tuple(constant),
+            sum(plan.attention_tokens for plan in plans),
+            sum(plan.mlp_tokens for plan in plans),
+        )
+
+    # -- where things are -----------------------------------------------------------------------
+
+    def _given(self, placed: _Placed, index: Tensor) -> Tensor:
+        """Where an unpatched run's token is, or a vector, which come after all tokens."""
+        own = placed.part.plan.tokens
+        vectors = self.tokens + placed.vectors - own
+        return torch.where(index < own, placed.tokens, vectors) + index
+
+    def _sources(self, placed: _Placed, index: Tensor) -> Tensor:
+        """Where an output is, or what is given, which comes after all outputs."""
+        count = len(placed.outputs)
+        given = self.count + self._given(placed, index - count)
+        if not count:
+            return given
+        return torch.where(index < count, placed.outputs[index.clamp(max=count - 1)], given)
+
+    def _slots(self, placed: _Placed, slots: Tensor) -> Tensor:
+        own = placed.part.plan.tokens
+        return torch.where(slots < own, placed.tokens, placed.slots - own) + slots
+
+    def _functions(self, placed: _Placed, functions: Functions, places: Tensor) -> Functions:
+        """Functions by their numbers among all, for items that are now at these places."""
+        return tuple((int(places[item]), placed.functions + number) for item, number in functions)
+
+    def _made(self, kinds: Sequence[Sequence[int]]) -> None:
+        """Each part has new outputs, so many of each kind."""
+        for placed, places in zip(self.placed, _places(kinds, self.device), strict=True):
+            placed.outputs = places
+        self.count = sum(map(sum, kinds))
+
+    def _watch(self, watched: Sequence[Watched]) -> Watched:
+        parts = list(zip(self.placed, watched, strict=True))
+        outputs = [placed.outputs[mine] for placed, (mine, _) in parts]
+        return torch.cat(outputs), torch.cat([placed.watched + at for placed, (_, at) in parts])
+
+    # -- waves and layers -----------------------------------------------------------------------
+
+    def _wave(self, waves: Sequence[Wave]) -> Wave:
+        parts = list(zip(self.placed, waves, strict=True))
+        parents = torch.cat([self._sources(placed, wave.parents) for placed, wave in parts])
+        self._made([(len(wave.parents), len(wave.computed_thoughts)) for wave in waves])
+        computed: list[tuple[int, int]] = []
+        nodes = 0
+        for placed, wave in parts:
+            placed.nodes = nodes
+            nodes += len(wave.depths)
+            tokens = torch.arange(placed.part.plan.tokens) + len(parents) + placed.tokens
+            present = torch.cat([placed.outputs[: len(wave.parents)].cpu(), tokens])
+            computed += self._functions(placed, wave.computed_thoughts, present)
+        return Wave(
+            parents,
+            tuple(computed),
+            self._watch([wave.watched for wave in waves]),
+            torch.cat([wave.starts + placed.part.start for placed, wave in parts]),
+            torch.cat([wave.depths for wave in waves]),
+            tuple(self._step(steps) for steps in zip(*(w.steps for w in waves), strict=True)),
+        )
+
+    def _step(self, steps: Sequence[Step]) -> Step:
+        attention = self._attention([step.attention for step in steps])
+        self._made([(step.attention.attending, len(step.attention.added)) for step in steps])
+        mlp = self._mlp([step.mlp for step in steps])
+        self._made([(step.mlp.computed, len(step.mlp.added)) for step in steps])
+        whole = all(step.whole for step in steps)
+        return Step(attention, mlp, whole, self._watch([step.watched for step in steps]))
+
+    def _attention(self, steps: Sequence[AttentionStep]) -> AttentionStep:
+        parts = list(zip(self.placed, steps, strict=True))
+        kinds = [(s.attending, len(s.slots) - s.attending, len(s.added)) for s in steps]
+        places = _places(kinds, self.device)
+        projected = [place[: len(step.slots)] for place, step in zip(places, steps)]
+        written = [
+            (self._slots(p, slots), p.nodes + nodes, p.kvs + labels)
+            for p, (slots, nodes, labels) in ((p, step.written) for p, step in parts)
+        ]
+        functions, key_functions = (
+            tuple(
+                function
+                for (placed, step), place in zip(parts, places)
+                for function in self._functions(placed, getattr(step, kind), place)
+            )
+            for kind in ("functions", "key_functions")
+        )
+        return AttentionStep(
+            _put([self._sources(p, step.source) for p, step in parts], places),
+            _put([p.nodes + step.nodes for p, step in parts], places),
+            sum(step.attending for step in steps),
+            self._segments(steps),
+            _put([self._slots(p, step.slots) for p, step in parts], projected),
+            *_padded([(self._slots(p, step.keys), step.mask) for p, step in parts]),
+            (
+                torch.cat([slots for slots, _, _ in written]),
+                torch.cat([nodes for _, nodes, _ in written]),
+                torch.cat([labels for _, _, labels in written]),
+            ),
+            torch.cat([p.vectors + step.added for p, step in parts]),
+            functions,
+            key_functions,
+        )
+
+    def _segments(self, steps: Sequence[AttentionStep]) -> tuple[tuple[int, int], ...]:
+        """How many attend to each start's prompt, whichever requests they are of."""
+        attending = [(p.part.start, step.attending) for p, step in zip(self.placed, steps)]
+        sums = [
+            (start, sum(count for _, count in same))
+            for start, same in groupby(attending, lambda one: one[0])
+        ]
+        return tuple((start, count) for start, count in sums if count)
+
+    def _mlp(self, steps: Sequence[MLPStep]) -> MLPStep:
+        parts = list(zip(self.placed, steps, strict=True))
+        places = _places([(step.computed, len(step.added)) for step in steps], self.device)
+        sources = [
+            placed.outputs if step.source is None else self._sources(placed, step.source)
+            for placed, step in parts
+        ]
+        functions, output_functions = (
+            tuple(
+                function
+                for (placed, step), place in zip(parts, places)
+                for function in self._functions(placed, getattr(step, kind), place)
+            )
+            for kind in ("functions", "output_functions")
+        )
+        source = _put(sources, places)
+        as_they_are = torch.equal(source, torch.arange(self.count, device=self.device))
+        return MLPStep(
+            None if as_they_are else source,
+            sum(step.computed for step in steps),
+            torch.cat([p.vectors + step.added for p, step in parts]),
+            functions,
+            output_functions,
+        )
+
+
+def _places(kinds: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
+    """Where each part's things are when all of a kind come before the next kind.
+
+    Args:
+        kinds: For each part how many it has of each kind.
+        device: Of the places.
+
+    Example:
+        >>> _places([[2, 1], [1, 1]], torch.device("cpu"))
+        [tensor([0, 1, 3]), tensor([2, 4])]
+    """
+    places: list[list[Tensor]] = [[] for _ in kinds]
+    at = 0
+    for of_kind in zip(*kinds, strict=True):
+        for mine, count in zip(places, of_kind, strict=True):
+            mine.append(torch.arange(at, at + count, device=device))
+            at += count
+    return [torch.cat(mine) for mine in places]
+
+
+def _put(values: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Each part's values at its places."""
+    every = torch.cat(list(values))
+    put = torch.empty_like(every)
+    put[torch.cat(list(places))] = every
+    return put
+
+
+def _padded(
+    keys: Sequence[tuple[Tensor, Tensor | None]],
+) -> tuple[Tensor, Tensor | None]:
+    """Slots `(attending, own)` of all parts, as wide as the widest, and which are meant."""
+    some = [(slots, mask) for slots, mask in keys if len(slots)]
+    if not some:
+        return keys[0]
+    longest = max(slots.shape[1] for slots, _ in some)
+    if all(mask is None and slots.shape[1] == longest for slots, mask in some):
+        return torch.cat([slots for slots, _ in some]), None
+    wide, meant = [], []
+    for slots, mask in some:
+        mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
+        wide.append(pad(slots, (0, longest - slots.shape[1])))
+        meant.append(pad(mask, (0, longest - slots.shape[1])))
+    return torch.cat(wide), torch.cat(meant)

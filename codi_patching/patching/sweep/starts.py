@@ -1,0 +1,48 @@
+"""The unpatched runs that a sweep starts from, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from codi_patching.patching.sweep.unpatched import UnpatchedState
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Several `UnpatchedState`; what is by token of the suffix is one start after the other.
+
+    Attributes:
+        lengths: Number of prompt tokens of each, `(starts,)`.
+        prompt_kv: Of each, `(L, 2, kv heads, length, size)`.
+        suffix_kv: `(L, 2, tokens, kv heads, size)`.
+        stream: `(L + 1, tokens, hidden)`.
+        mid: `(L, tokens, hidden)`, at the readout nothing that is read; None if one has none.
+    """
+
+    lengths: Tensor
+    prompt_kv: tuple[Tensor, ...]
+    suffix_kv: Tensor
+    stream: Tensor
+    mid: Tensor | None
+
+    @classmethod
+    def of(cls, states: Sequence[UnpatchedState]) -> Starts:
+        """Side by side, in this order."""
+        stream = torch.cat([state.stream for state in states], dim=1)
+        mids = [
+            pad(state.mid, (0, 0, 0, len(state.suffix) - state.suffix.num_latents))
+            for state in states
+            if state.mid is not None
+        ]
+        return cls(
+            torch.tensor([state.length for state in states], device=stream.device),
+            tuple(state.prompt_kv for state in states),
+            torch.cat([state.suffix_kv for state in states], dim=2),
+            stream,
+            torch.cat(mids, dim=1) if len(mids) == len(states) else None,
+        )
