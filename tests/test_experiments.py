@@ -12,6 +12,7 @@ from twin import TwinPair, from_run, whole_run
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
 from codi_patching.experiments import engines
+from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.experiments.sources import mean_activations
@@ -541,6 +542,20 @@ def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(
     assert isinstance(experiment.engine, ReferenceEngine)
     asked = attached(PositionPatching(checkpoint=checkpoint, engine="reference"))
     assert isinstance(asked.engine, ReferenceEngine)
+
+
+@pytest.mark.parametrize("kind", [PositionPatching, IterativePatching])
+def test_other_company_changes_pairs_by_rounding_alone(kind, checkpoint, predict):
+    alone, together = (
+        predict(kind(checkpoint=checkpoint, self_patch_pairs=1), batch_size=size)
+        for size in (1, 8)
+    )
+    assert len(alone.pair_ids) > 1
+    for kind_of in ("values", "control"):
+        for name, values in getattr(alone, kind_of).items():
+            np.testing.assert_allclose(
+                values, getattr(together, kind_of)[name], rtol=1e-5, atol=1e-6, err_msg=name
+            )
 
 
 def test_rows_in_memory_by_hand(checkpoint):
