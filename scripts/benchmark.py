@@ -1,18 +1,22 @@
-"""How fast the experiments run, against the textbook procedure, in one process and one run.
+"""How fast the experiments run, beside the textbook procedure, in one process and one run.
 
-    python scripts/benchmark.py --shape llama-1b --experiment position --latents frozen
+    python scripts/benchmark.py --shape llama-1b
+    python scripts/benchmark.py --shape llama-1b --grid position_frozen --peers
 
 Weights and token ids are random: neither changes the work. The changed token comes after 41 % of
-the prompt, as in the shipped pairs. Everything from prompt to metrics is
-included. Side by side, medians of a few turns:
+the prompt, as in the shipped pairs. Everything from prompt to metrics is included. Seconds a pair,
+medians of a few turns in which the arms take turns:
 
     textbook   batch of one; the whole sequence again for every patched run, logits at every token
                as transformers gives them; one pass a layer to record the source run. Measured on a
                sample of runs and scaled.
-    batched    rows in batches over a cached prompt, by the reference engine. One batch, scaled.
-    engine     what the package does.
+    batched    rows in batches over a cached prompt, by the reference engine: one pair.
+    sweep      what the package does, with all pairs side by side: own rows alone, as the two
+               before; and own and control rows, as experiments have it.
+    peers      see `peers.py`: the same frozen grid by other libraries, given the thoughts and the
+               source run, after a check that their logits are ours.
 
-The limit is the machine's own rate of matrix products in that precision, measured before and after.
+The limit is the machine's own rate of matrix products in that precision, measured in every turn.
 Least token-layers: each prompt once (beginnings in common once) and its thoughts and readout, and
 of each patched run the tokens from its patch on, at the layers above it.
 """
@@ -23,18 +27,20 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
-from transformers.initialization import no_init_weights
+from peers import PEERS, frozen_grid, package_of
+from shapes import READOUT, SHAPES, build_model, draw_prompts, flop_per_token_layer
+from textbook import Textbook
 
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.experiments.iterative import IterativePatching
@@ -42,81 +48,251 @@ from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.pair_runs import Measured, PairStart
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.metrics.grid import grid_metrics
-from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
-from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.metrics import functional as F
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.memory import rows_in_memory
-from codi_patching.patching.engine import Engine, Readout
-from codi_patching.patching.hooks import capture, patch
+from codi_patching.patching.engine import Engine
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 
-EXPERIMENTS: dict[str, Callable[..., PatchingExperiment]] = {
+GRIDS: dict[str, Callable[..., PatchingExperiment]] = {
     "layer": LayerPatching,
+    "position_frozen": partial(PositionPatching, latents="frozen"),
     "position": PositionPatching,
-    "iterative": IterativePatching,
+    "relay": IterativePatching,
+    "cumulative": partial(IterativePatching, strategy="cumulative"),
 }
+"""Experiments, by the name of their results in a study but for the defaults."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 _PAIR = Pair("0", Question("", 0.0), Question("", 1.0))
-READOUT = Readout((2, 5, 6, 7, 8), ((9,), (10,)))
 
 
 @dataclass
-class Timing:
-    """Seconds a pair, and memory beyond what was held before."""
+class Report:
+    """What was measured of a grid.
 
-    seconds: float
-    peak_mb: float = 0.0
+    Attributes:
+        seconds: By arm, a pair.
+        peak_mb: By arm, memory beyond what was held before; on a CPU alone.
+        token_layers: Of a pair's own rows: unpatched runs, least, computed; the textbook's.
+        matrix_product_gflops: The machine's.
+        share_of_matrix_product_rate: Of the sweep, by arm.
+        largest_difference: By peer, of logits.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+    token_layers: dict[str, float] = field(default_factory=dict)
+    matrix_product_gflops: float = 0.0
+    share_of_matrix_product_rate: dict[str, float] = field(default_factory=dict)
+    largest_difference: dict[str, float] = field(default_factory=dict)
+
+    def row(self, grid: str) -> list[str]:
+        """As in the table."""
+        own, both = self.seconds["sweep, own"], self.seconds["sweep, own and control"]
+        textbook, batched = self.seconds.get("textbook"), self.seconds.get("batched")
+        tokens = self.token_layers
+        return [
+            grid,
+            f"{textbook:.1f} s" if textbook else "",
+            f"{batched:.1f} s" if batched else "",
+            f"{own:.2f} s",
+            f"{textbook / own:.1f} ×" if textbook else "",
+            f"{batched / own:.1f} ×" if batched else "",
+            f"{both:.2f} s",
+            " / ".join(f"{share:.0%}" for share in self.share_of_matrix_product_rate.values()),
+            f"{tokens['unpatched'] + tokens['computed']:,.0f} of "
+            f"{tokens['unpatched'] + tokens['least']:,.0f}",
+            f"{self.peak_mb.get('sweep, own and control', 0):.0f} MB",
+        ]
 
 
-def build(shape: str, num_latents: int) -> CodiModel:
-    """The shipped model, or one of LLaMA-3.2-1B's shape with random weights in bf16."""
-    if shape == "codi-tiny":
-        return load_checkpoint("codi-tiny", num_latents)[0]
-    config = LlamaConfig(
-        vocab_size=128259,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        tie_word_embeddings=True,
-    )
-    with no_init_weights():
-        backbone = LlamaForCausalLM(config).bfloat16()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for value in backbone.parameters():
-            value.normal_(0, 0.02, generator=generator) if value.ndim > 1 else value.fill_(1)
-    projection = build_projection(2048, 2048).bfloat16()
-    settings = CodiSettings(num_latents, bot_ids=(1,), eot_ids=(2,), eos_id=3)
-    model = CodiModel(backbone, projection, None, settings)
-    return model.eval().requires_grad_(False)
+HEADS = (
+    "grid", "textbook", "batched", "sweep, own", "to the textbook", "to batched",
+    "sweep, own and control", "of the product rate, own / both", "token-layers, of the least",
+    "memory beyond the model",
+)  # fmt: skip
 
 
-def draw_prompts(pairs: int, length: int, shared: int, seed: int) -> list[tuple[list[int], ...]]:
-    """For each pair two prompts of random tokens that differ in one, after `shared` tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn: list[tuple[list[int], ...]] = []
-    for _ in range(pairs):
-        first = torch.randint(20, 400, (length,), generator=generator).tolist()
-        second = list(first)
-        second[shared] = 11
-        drawn.append((first, second))
-    return drawn
+class Bench:
+    """One model, measured again and again.
+
+    Args:
+        args: Of the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, torch.device(args.device)
+        self.dtype = DTYPES[args.dtype]
+        self.model = build_model(args.shape, args.num_latents, self.dtype, self.device)
+        self.prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
+        self.sweep = SweepEngine(self.model, args.max_rows or rows_in_memory(self.model))
+        self.reference = ReferenceEngine(self.model, 40)
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def measure(self, grid: str) -> Report:
+        """One experiment by all arms."""
+        args, report = self.args, Report()
+        own, both = self._experiment(grid, "none"), self._experiment(grid, "sibling")
+        arms: dict[str, Callable[[], float]] = {
+            "sweep, own": partial(self._pairs, own, self.sweep, self.prompts),
+            "sweep, own and control": partial(self._pairs, both, self.sweep, self.prompts),
+        }
+        if not args.sweep_only:
+            textbook = Textbook(own, self.wait)
+            arms["textbook"] = lambda: textbook.seconds(self.prompts[0], args.sample)
+            arms["batched"] = partial(self._pairs, own, self.reference, self.prompts[:1])
+        if args.peers and grid == "position_frozen":
+            arms |= self._peers(report)
+        for arm in ("sweep, own and control", "sweep, own"):
+            before = self.sweep.token_layers
+            arms[arm]()  # plans are made once for all pairs
+            computed = (self.sweep.token_layers - before) / args.pairs
+        turns: dict[str, list[float]] = {arm: [] for arm in arms}
+        rates: list[float] = []
+        for _ in range(args.repeats):
+            rates += matrix_product_rates(self.model, self.dtype, self.wait)
+            for arm, run in arms.items():
+                with peak_memory(report.peak_mb, arm):
+                    turns[arm].append(run())
+        report.seconds = {arm: median(seconds) for arm, seconds in turns.items()}
+        report.matrix_product_gflops = median(rates) / 1e9
+        self._count_work(own, computed, report)
+        return report
+
+    def _experiment(self, grid: str, control: str) -> PatchingExperiment:
+        experiment = GRIDS[grid](control=control, self_patch_pairs=0)
+        experiment.use(self.model, self.sweep)
+        experiment.metrics.to(self.device)
+        return experiment
+
+    def _pairs(
+        self,
+        experiment: PatchingExperiment,
+        engine: Engine,
+        prompts: Sequence[tuple[list[int], ...]],
+    ) -> float:
+        """Seconds a pair of some pairs side by side, from token ids to metrics."""
+        experiment.engine = engine
+        self.wait()
+        begun = time.perf_counter()
+        for found in experiment.measure(self._starts(experiment, engine, prompts)):
+            assert isinstance(found, Measured), found
+        self.wait()
+        return (time.perf_counter() - begun) / len(prompts)
+
+    def _starts(
+        self,
+        experiment: PatchingExperiment,
+        engine: Engine,
+        prompts: Sequence[tuple[list[int], ...]],
+    ) -> list[PairStart]:
+        """The unpatched runs; with a control three questions a pair, the third alike the others."""
+        third = experiment.control != "none"
+        asked = [[*pair, [*pair[0][:-1], 12]] if third else pair for pair in prompts]
+        runs = iter(engine.unpatched([(ids, READOUT) for pair in asked for ids in pair]))
+        starts = []
+        for _ in prompts:
+            base, source = next(runs), next(runs)
+            control = next(runs).run.activations() if third else None
+            own = source.run.activations()
+            starts.append(PairStart(_PAIR, "denoising", base, source, own, control))
+        return starts
+
+    def _peers(self, report: Report) -> dict[str, Callable[[], float]]:
+        """The peers that are installed, once their logits are ours."""
+        requests = [(ids, READOUT) for ids in self.prompts[0]]
+        base, source = self.sweep.unpatched(requests)
+        grid = frozen_grid(self.model, self.prompts[0][0], base, source, "resid_post")
+        experiment = self._experiment("position_frozen", "none")
+        sets = experiment.patch_sets(source.run.activations())
+        logits = self.sweep.patched(base, sets, "frozen").answer_logits[0][:, 0]
+        ours = logits.unflatten(0, experiment.grid.shape)
+        arms = {}
+        for name, prepare in PEERS.items():
+            if package_of(name) and not find_spec(package_of(name)):
+                continue
+            run = prepare(self.model.backbone)
+            report.largest_difference[name] = float((run(grid) - ours).abs().max())
+            arms[name] = partial(self._timed, partial(run, grid))
+        return arms
+
+    def _timed(self, run: Callable[[], object]) -> float:
+        self.wait()
+        begun = time.perf_counter()
+        run()
+        self.wait()
+        return time.perf_counter() - begun
+
+    def _count_work(self, own: PatchingExperiment, computed: float, report: Report) -> None:
+        """Token-layers, and shares of the machine's rate."""
+        args, config = self.args, self.model.backbone.config
+        layers, rows = len(self.model.blocks), own.grid.size
+        unpatched, least = least_token_layers(own, args.prompt, args.shared)
+        whole = args.prompt + self.model.num_latents + len(READOUT.prefix)
+        report.token_layers = {
+            "unpatched": unpatched,
+            "least": least,
+            "computed": computed,
+            "textbook": (rows + 1 + layers) * layers * whole,
+        }
+        third = layers * (self.model.num_latents + len(READOUT.prefix) + 1)
+        head = 2 * config.hidden_size * config.vocab_size
+        for arm, tokens, read in (
+            ("sweep, own", unpatched + computed, rows + 3),
+            ("sweep, own and control", unpatched + third + 2 * computed, 2 * rows + 5),
+        ):
+            flop = tokens * flop_per_token_layer(config) + read * head
+            rate = flop / report.seconds[arm] / 1e9
+            report.share_of_matrix_product_rate[arm] = rate / report.matrix_product_gflops
+
+    def check_device(self) -> float:
+        """Largest KL between answers here and on a CPU in float32, over a pair's patched runs."""
+        asked = [(ids, READOUT) for ids in self.prompts[0]]
+        cpu = build_model(self.args.shape, self.args.num_latents, self.dtype, self.device)
+        twin = SweepEngine(cpu.to(device="cpu", dtype=torch.float32), self.sweep.max_rows)
+        logits = []
+        for engine in (self.sweep, twin):
+            base, source = engine.unpatched(asked)
+            sets = self._experiment("position", "none").patch_sets(source.run.activations())
+            logits.append(engine.patched(base, sets).answer_logits[0].cpu())
+        return F.compute_kl_divergence(*logits).abs().max().item()
+
+
+def matrix_product_rates(
+    model: CodiModel, dtype: torch.dtype, wait: Callable[[], None]
+) -> list[float]:
+    """FLOP/s of products of the size that linear layers have, of many rows."""
+    width = model.backbone.config.hidden_size
+    rows, inner = 512, 4 * width
+    a = torch.randn(rows, width, device=model.device).to(dtype)
+    b = torch.randn(inner, width, device=model.device).to(dtype)
+    rates = []
+    for _ in range(20):
+        wait()
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        wait()
+        rates.append(2 * rows * width * inner / (time.perf_counter() - start))
+    return rates[5:]
 
 
 @contextmanager
-def peak_memory(timing: Timing) -> Iterator[None]:
-    """Record how far memory rises above where it is."""
+def peak_memory(peaks: dict[str, float], arm: str) -> Iterator[None]:
+    """Record how far the process's memory rises above where it is, in MB."""
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
 
     def sample() -> None:
         while not done.wait(0.01):
             rise = (process.memory_info().rss - before) / 1e6
-            timing.peak_mb = max(timing.peak_mb, rise)
+            peaks[arm] = max(peaks.get(arm, 0.0), rise)
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -127,230 +303,89 @@ def peak_memory(timing: Timing) -> Iterator[None]:
         thread.join()
 
 
-def matrix_product_rates(dtype: torch.dtype, width: int) -> list[float]:
-    """FLOP/s of products of the size that linear layers have."""
-    rows, inner = 512, 4 * width
-    a, b = torch.randn(rows, width).to(dtype), torch.randn(inner, width).to(dtype)
-    rates = []
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        rates.append(2 * rows * width * inner / (time.perf_counter() - start))
-    return rates[5:]
-
-
-def run_engine(
-    experiment: PatchingExperiment, engine: Engine, prompts: list[tuple[list[int], ...]]
-) -> Timing:
-    """All patched runs of some pairs side by side, from token ids to metrics: a pair's share."""
-    experiment.engine = engine
-    timing = Timing(0.0)
-    with peak_memory(timing):
-        began = time.perf_counter()
-        runs = engine.unpatched([(ids, READOUT) for pair in prompts for ids in pair])
-        starts = []
-        for index in range(0, len(runs), 2):
-            base, source = runs[index : index + 2]
-            own = source.run.activations()
-            control = runs[index - 2].run.activations() if experiment.control != "none" else None
-            starts.append(PairStart(_PAIR, "denoising", base, source, own, control))
-        for found in experiment.measure(starts):
-            assert isinstance(found, Measured), found
-        timing.seconds = (time.perf_counter() - began) / len(prompts)
-    return timing
-
-
-class Textbook:
-    """One sequence at a time, all of it."""
-
-    def __init__(self, experiment: PatchingExperiment) -> None:
-        self.experiment, self.model = experiment, experiment.model
-
-    def run(self, ids: list[int], thoughts: Tensor | None, layer: int, cells: list[int]) -> Tensor:
-        """Logits before the answer; positions `cells` of a layer are overwritten (by zeros)."""
-        model, latents = self.model, self.model.num_latents
-        tokens = torch.tensor([[*ids, *READOUT.prefix]])
-        embeddings = model.embed(tokens)
-        if thoughts is None:  # generated: prompt, one latent position after the other, readout
-            hidden, context = model.encode([ids])
-            for position in range(latents):
-                mask = torch.full((1, 1), position in cells)
-                edit = {layer: (mask, torch.zeros(1, 1, hidden.shape[-1]).to(hidden))}
-                with patch(model.blocks, edit):
-                    step, context = model.advance(context, model.next_thought(hidden)[:, None])
-                hidden = step[:, 0]
-            states, _ = model.advance(context, embeddings[:, len(ids) :])
-            return model.backbone.get_output_embeddings()(states)[:, -1]
-        parts = [embeddings[:, : len(ids)], thoughts, embeddings[:, len(ids) :]]
-        whole = torch.cat(parts, dim=1)
-        mask = torch.zeros(1, whole.shape[1], dtype=torch.bool)
-        mask[0, [len(ids) + cell for cell in cells]] = True
-        with patch(model.blocks, {layer: (mask, torch.zeros_like(whole))}):
-            return model.backbone(inputs_embeds=whole, use_cache=False).logits[:, -1]
-
-    def record(self, ids: list[int], thoughts: Tensor, layer: int) -> Tensor:
-        """The whole sequence again, to keep one layer's activations."""
-        tokens = torch.tensor([[*ids, *READOUT.prefix]])
-        embeddings = self.model.embed(tokens)
-        parts = [embeddings[:, : len(ids)], thoughts, embeddings[:, len(ids) :]]
-        with capture(self.model.blocks) as records:
-            self.model.backbone(inputs_embeds=torch.cat(parts, dim=1), use_cache=False)
-        return records[layer][0]
-
-    def seconds(self, prompts: tuple[list[int], ...], sample: int) -> Timing:
-        """A pair, scaled from the median of a sample of its runs; metrics included."""
-        experiment, timing = self.experiment, Timing(0.0)
-        layers, columns = experiment.grid.shape
-        cells = list(range(self.model.num_latents)) if columns == 1 else [2]
-        recording, patched = [], []
-        with peak_memory(timing):
-            start = time.perf_counter()
-            thoughts = [self.model.think(*self.model.encode([ids]))[0] for ids in prompts]
-            thinking = time.perf_counter() - start
-            frozen = thoughts[0] if experiment.latents == "frozen" else None
-            base = self.run(prompts[0], frozen, 0, []).float()
-            for index in range(sample):
-                layer = index * layers // sample
-                start = time.perf_counter()
-                self.record(prompts[1], thoughts[1], layer)
-                recording.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                logits = self.run(prompts[0], frozen, layer, cells).float()
-                patched.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            grid = logits[:, None].expand(layers * columns, 1, -1)
-            experiment.metrics(self._metric_inputs(grid, base))
-            measuring = time.perf_counter() - start
-        runs = layers * columns + 1
-        timing.seconds = thinking + layers * median(recording) + runs * median(patched) + measuring
-        return timing
-
-    def _metric_inputs(self, patched: Tensor, base: Tensor) -> MetricInputs:
-        unpatched = AnswerLogits(base, base)
-        ids = [torch.tensor(answer) for answer in READOUT.answers]
-        chain = GeneratedActivations(*[torch.zeros(len(patched), 4)] * 3)
-        rows = AnswerLogits(patched, patched)
-        return MetricInputs(rows, unpatched, unpatched, ids[0], ids[1], True, chain)
-
-
 def least_token_layers(
     experiment: PatchingExperiment, length: int, shared: int
 ) -> tuple[float, float]:
-    """Token-layers of a pair's unpatched runs, and the least of all its patched runs."""
+    """Token-layers of a pair's unpatched runs, and the least of all its own patched runs."""
     layers, latents = len(experiment.model.blocks), experiment.model.num_latents
     readout = len(READOUT.prefix)
     unpatched = layers * (2 * length - shared + 2 * (latents + readout))
     above = [layers - 1 - layer for layer in range(layers)]
     if experiment.grid.whole_layers:
-        if experiment.latents == "frozen":
-            return unpatched, sum(above) * (latents + readout)
-        return unpatched, latents * sum(above) + layers * (
-            sum(range(layers)) / layers * (latents - 1) + layers * readout
-        )
+        return unpatched, sum(above) * (latents + readout)
     if experiment.latents == "frozen":
         return unpatched, sum(above) * sum(latents + readout - p for p in range(latents))
     later = layers * sum((latents - 1 - p) + readout for p in range(latents - 1))
     return unpatched, sum(above) * latents + layers * later + sum(above) * readout
 
 
-def flop_per_token_layer(config: PreTrainedConfig) -> float:
-    """Of the linear layers of a block."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    size = config.head_dim or hidden // heads
-    attention = 2 * hidden * size * (heads + config.num_key_value_heads)
-    return 2 * (attention + 3 * hidden * config.intermediate_size)
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """In Markdown."""
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * len(heads))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
 
 
-def benchmark(args: argparse.Namespace, name: str, model: CodiModel) -> dict[str, Any]:
-    """One experiment."""
-    options: dict[str, Any] = {"control": "sibling" if args.control else "none"}
-    if name == "iterative":
-        options["strategy"] = args.strategy
-    elif args.latents:
-        options["latents"] = args.latents
-    experiment = EXPERIMENTS[name](**options)
-    experiment.model = model
-    experiment.metrics = grid_metrics(experiment.grid.shape, experiment.metric_classes)
-    sweep = SweepEngine(model, args.max_rows or rows_in_memory(model))
-    reference = ReferenceEngine(model, 40)
-    prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
-    dtype = next(model.parameters()).dtype
-    width = model.backbone.config.hidden_size
-    run_engine(experiment, sweep, prompts)  # the plan is made once for all pairs
-    rates, engines, textbooks, batched = [], [], [], None
-    for repeat in range(args.repeats):
-        rates += matrix_product_rates(dtype, width)
-        before = sweep.token_layers
-        engines.append(run_engine(experiment, sweep, prompts))
-        computed = (sweep.token_layers - before) / args.pairs
-        textbooks.append(Textbook(experiment).seconds(prompts[repeat], args.sample))
-    engine = Timing(median(t.seconds for t in engines), max(t.peak_mb for t in engines))
-    textbook = Timing(median(t.seconds for t in textbooks), max(t.peak_mb for t in textbooks))
-    if not args.no_batched:
-        batched = run_engine(experiment, reference, prompts[:1])
-    unpatched, least = least_token_layers(experiment, args.prompt, args.shared)
-    rows = experiment.grid.size
-    flop = (unpatched + computed) * flop_per_token_layer(model.backbone.config)
-    flop += (rows + 2) * 2 * width * model.backbone.config.vocab_size
-    return {
-        "experiment": name,
-        "latents": experiment.latents,
-        "strategy": experiment.strategy,
-        "seconds_a_pair": {
-            "textbook": textbook.seconds,
-            "batched": batched.seconds if batched else None,
-            "engine": engine.seconds,
-        },
-        "times_faster_than_textbook": textbook.seconds / engine.seconds,
-        "times_faster_than_batched": batched.seconds / engine.seconds if batched else None,
-        "peak_mb_beyond_the_model": {
-            "textbook": textbook.peak_mb,
-            "batched": batched.peak_mb if batched else None,
-            "engine": engine.peak_mb,
-        },
-        "token_layers": {
-            "unpatched": unpatched,
-            "least": least,
-            "computed": computed,
-            "textbook": (rows + 1 + len(model.blocks))
-            * len(model.blocks)
-            * (args.prompt + model.num_latents + len(READOUT.prefix)),
-        },
-        "matrix_product_gflops": median(rates) / 1e9,
-        "engine_gflops": flop / engine.seconds / 1e9,
-        "fraction_of_matrix_product_rate": flop / engine.seconds / median(rates),
-    }
+def print_peers(report: Report) -> None:
+    """Seconds of each peer, and the largest difference of its logits from the sweep's."""
+    print_table(
+        ("the frozen grid", "seconds", "to the sweep", "largest difference of logits"),
+        [
+            (
+                name,
+                f"{report.seconds[name]:.2f}",
+                f"{report.seconds[name] / report.seconds['sweep, own']:.1f} ×",
+                f"{difference:.1e}",
+            )
+            for name, difference in report.largest_difference.items()
+        ],
+    )
 
 
-def main() -> None:
-    """Print a table, and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=("codi-tiny", "llama-1b"), default="codi-tiny")
-    parser.add_argument("--experiment", choices=(*EXPERIMENTS, "all"), default="all")
-    parser.add_argument("--latents", choices=("frozen", "recomputed"), help="else the default")
-    parser.add_argument("--strategy", choices=("relay", "cumulative"), default="relay")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="codi-tiny")
+    parser.add_argument("--grid", choices=GRIDS, action="append", help="else all")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--num_latents", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=80, help="tokens a prompt")
     parser.add_argument("--shared", type=int, default=33, help="tokens before the changed one")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs side by side")
-    parser.add_argument(
-        "--sample", type=int, default=4, help="textbook runs, and pairs, measured each time"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="of everything, in turn")
+    parser.add_argument("--pairs", type=int, default=8, help="side by side")
+    parser.add_argument("--sample", type=int, default=4, help="textbook runs measured each time")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--max_rows", type=int, help="patched runs a batch")
-    parser.add_argument("--control", action="store_true", help="every run twice, own and control")
-    parser.add_argument("--no_batched", action="store_true", help="leave out the batched rows")
+    parser.add_argument("--sweep_only", action="store_true", help="neither textbook nor batched")
+    parser.add_argument(
+        "--peers", action="store_true", help="with position_frozen, other libraries"
+    )
     parser.add_argument("--json", type=Path, help="file for the numbers")
-    args = parser.parse_args()
-    model = build(args.shape, args.num_latents)
-    names = list(EXPERIMENTS) if args.experiment == "all" else [args.experiment]
-    with torch.inference_mode():
-        results = [benchmark(args, name, model) for name in names]
-    print(f"{args.shape}, prompts of {args.prompt} tokens, {torch.get_num_threads()} threads")
-    for result in results:
-        print(json.dumps(result, indent=2))
+    return parser.parse_args(argv)
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print tables, and write the numbers."""
+    args = parse()
+    bench = Bench(args)
+    if bench.device.type != "cpu":
+        print(f"largest KL to a CPU's float32: {bench.check_device():.1e} nats")
+    reports = {grid: bench.measure(grid) for grid in args.grid or GRIDS}
+    rate = median(report.matrix_product_gflops for report in reports.values())
+    print(
+        f"{args.shape}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, prompts of "
+        f"{args.prompt} tokens, {args.pairs} pairs; {rate:,.0f} GFLOP/s in matrix products\n"
+    )
+    print_table(HEADS, [report.row(grid) for grid, report in reports.items()])
+    for report in reports.values():
+        if report.largest_difference:
+            print_peers(report)
     if args.json:
-        args.json.write_text(json.dumps({**vars(args), "results": results}, indent=2, default=str))
+        numbers: dict[str, Any] = {grid: asdict(report) for grid, report in reports.items()}
+        args.json.write_text(json.dumps({**vars(args), "grids": numbers}, indent=2, default=str))
 
 
 if __name__ == "__main__":
