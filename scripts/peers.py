@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, Literal, get_args
@@ -87,7 +88,7 @@ class FrozenGrid:
         """The suffix for some rows, `(count, S, hidden)`."""
         return self.suffix.expand(count, -1, -1)
 
-    def overwrite(self, activations: Tensor, layer: int, first_row: int) -> Tensor:
+    def overwrite(self, activations: Tensor, layer: int, first_row: int = 0) -> Tensor:
         """A copy of activations `(rows, S, hidden)` in which K rows have their patch.
 
         Args:
@@ -142,8 +143,8 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
     return several
 
 
-def inputs(grid: FrozenGrid, cache: DynamicCache, rows: int) -> dict[str, Any]:
-    """Arguments of transformers' forward pass, for the logits of the last token alone."""
+def arguments(grid: FrozenGrid, cache: DynamicCache, rows: int) -> dict[str, Any]:
+    """Of a forward pass of transformers, for the logits of the last token alone."""
     return {
         "inputs_embeds": grid.rows(rows),
         "past_key_values": repeated(cache, rows),
@@ -151,8 +152,13 @@ def inputs(grid: FrozenGrid, cache: DynamicCache, rows: int) -> dict[str, Any]:
     }
 
 
+def stream_of(output: Any) -> Tensor:
+    """The first tensor of a module's output: attention gives a tuple, others a tensor."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def with_stream(output: Any, stream: Tensor) -> Any:
-    """A module's output with another first tensor: attention gives a tuple, others a tensor."""
+    """A module's output with another first tensor."""
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
 
@@ -162,20 +168,19 @@ def plain_hooks(backbone: PreTrainedModel) -> RunGrid:
 
     def hook(grid: FrozenGrid, layer: int) -> Callable[..., Any]:
         def overwrite(_module: Any, _args: Any, output: Any) -> Any:
-            stream = output[0] if isinstance(output, tuple) else output
             first_row = layer * grid.num_latents
-            return with_stream(output, grid.overwrite(stream, layer, first_row))
+            return with_stream(output, grid.overwrite(stream_of(output), layer, first_row))
 
         return overwrite
 
     def run(grid: FrozenGrid) -> Tensor:
-        arguments = inputs(grid, read_prompt(model, grid), grid.num_rows)
+        batch = arguments(grid, read_prompt(model, grid), grid.num_rows)
         handles = [
             site_module(model, layer, grid.site).register_forward_hook(hook(grid, layer))
             for layer in grid.layers
         ]
         try:
-            return grid.shaped(model(**arguments).logits)
+            return grid.shaped(model(**batch).logits)
         finally:
             for handle in handles:
                 handle.remove()
@@ -190,13 +195,12 @@ def nnsight_one_batch(backbone: PreTrainedModel) -> RunGrid:
     model = nnsight.NNsight(copy_sharing_weights(backbone))
 
     def run(grid: FrozenGrid) -> Tensor:
-        arguments = inputs(grid, read_prompt(model._module, grid), grid.num_rows)
-        with model.trace(**arguments):
+        batch = arguments(grid, read_prompt(model._module, grid), grid.num_rows)
+        with model.trace(**batch):
             for layer in grid.layers:
                 module = site_module(model, layer, grid.site)
                 output = module.output
-                stream = output[0] if isinstance(output, tuple) else output
-                patched = grid.overwrite(stream, layer, layer * grid.num_latents)
+                patched = grid.overwrite(stream_of(output), layer, layer * grid.num_latents)
                 module.output = with_stream(output, patched)
             logits = model.lm_head.output.save()
         return grid.shaped(logits)
@@ -215,23 +219,22 @@ def nnsight_resumed(backbone: PreTrainedModel) -> RunGrid:
 
     def run(grid: FrozenGrid) -> Tensor:
         cache, rows = read_prompt(model._module, grid), grid.num_latents
-        with model.trace(**inputs(grid, cache, 1)):
-            states = [block(layer).output for layer in grid.layers]
-            states = nnsight.save(states)
+        with model.trace(**arguments(grid, cache, 1)):
+            states = nnsight.save([block(layer).output for layer in grid.layers])
+        whole_block = grid.site == "resid_post"
         logits = []
         for layer in grid.layers:
-            whole_block = grid.site == "resid_post"
-            below = [states[index].expand(rows, -1, -1) for index in range(layer + whole_block)]
             if whole_block:
-                below[layer] = grid.overwrite(below[layer], layer, 0)
-            with model.trace(**inputs(grid, cache, rows)):
-                for index, state in enumerate(below):
-                    block(index).skip(state)
+                first, entering = layer + 1, grid.overwrite(states[layer].repeat(rows, 1, 1), layer)
+            else:
+                first, entering = layer, states[layer - 1].repeat(rows, 1, 1)
+            with model.trace(**arguments(grid, cache, rows)):
+                for below in range(first):
+                    block(below).skip(entering)
                 if not whole_block:
                     module = site_module(model, layer, grid.site)
                     output = module.output
-                    stream = output[0] if isinstance(output, tuple) else output
-                    module.output = with_stream(output, grid.overwrite(stream, layer, 0))
+                    module.output = with_stream(output, grid.overwrite(stream_of(output), layer))
                 last = model.lm_head.output.save()
             logits.append(last)
         return grid.shaped(torch.cat(logits))
@@ -265,7 +268,7 @@ def pyvene_one_batch(backbone: PreTrainedModel) -> RunGrid:
             for layer in grid.layers
         ]
         patched = pyvene.IntervenableModel(interventions, model)
-        base = inputs(grid, read_prompt(model, grid), grid.num_rows)
+        base = arguments(grid, read_prompt(model, grid), grid.num_rows)
         return grid.shaped(patched(base)[1].logits)
 
     return run
@@ -286,7 +289,7 @@ def pyvene_vanilla(backbone: PreTrainedModel) -> RunGrid:
             kind = {"intervention_type": pyvene.VanillaIntervention}
             patched = pyvene.IntervenableModel([where | kind], model)
             _, output = patched(
-                inputs(grid, cache, rows),
+                arguments(grid, cache, rows),
                 unit_locations={"sources->base": (None, positions)},
                 source_representations=grid.source[layer][:, None],
             )
@@ -305,9 +308,9 @@ def transformer_bridge(backbone: PreTrainedModel) -> RunGrid:
     model = build_bridge_from_module(shared, name, hf_config=shared.config)
 
     def run(grid: FrozenGrid) -> Tensor:
-        arguments = inputs(grid, read_prompt(shared, grid), grid.num_rows)
-        embeddings = arguments.pop("inputs_embeds")
-        logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid), **arguments)
+        batch = arguments(grid, read_prompt(shared, grid), grid.num_rows)
+        embeddings = batch.pop("inputs_embeds")
+        logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid), **batch)
         return grid.shaped(logits)
 
     return run
@@ -425,7 +428,7 @@ def hooked_resumed(backbone: PreTrainedModel) -> RunGrid:
         for layer in grid.layers:
             if grid.site == "resid_post":  # nothing of this layer is left to run
                 states = base["resid_post", layer].expand(rows, -1, -1)
-                states = grid.overwrite(states, layer, 0)
+                states = grid.overwrite(states, layer)
                 residual = model(states, **runs.arguments(layer + 1, rows))
             else:
                 states = base["resid_pre", layer].expand(rows, -1, -1)
@@ -450,18 +453,12 @@ PEERS: dict[str, Callable[[PreTrainedModel], RunGrid]] = {
 }
 """Each prepares a backbone, which it leaves as it is, once for any number of grids."""
 
-_PACKAGES = {
-    "Transformer": "transformer_lens",
-    "Hooked": "transformer_lens",
-    "nnsight": "nnsight",
-    "pyvene": "pyvene",
-}
-
-
 
 def package_of(peer: str) -> str:
     """What must be installed for a peer; nothing for plain hooks."""
-    return next((name for start, name in _PACKAGES.items() if peer.startswith(start)), "")
+    library = peer.split(",")[0]
+    lens = ("TransformerBridge", "HookedTransformer")
+    return {"plain hooks": "", **dict.fromkeys(lens, "transformer_lens")}.get(library, library)
 
 
 # -- by this package's engines ----------------------------------------------------------------
@@ -519,36 +516,36 @@ def random_llama(layers: int, hidden: int, num_latents: int) -> CodiModel:
     return model.eval().requires_grad_(False)
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of some repeats, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return median(times[1:])
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - processor
 
 
 def compare(model: CodiModel, prompts: list[list[int]], site: PeerSite, repeats: int) -> None:
-    """Print a line for each peer that is installed."""
+    """Print a line for each peer that is installed: medians of turns, after one to warm up."""
     engine = SweepEngine(model, 1000)
     readout = Readout((2, 5, 6, 7, 8), ((9,), (10,)))
     base, source = unpatched_runs(engine, prompts, readout, site)
     grid = frozen_grid(model, prompts[0], base, source, site)
     ours = engine_logits(engine, base, source, site)
-    unpatched = seconds(lambda: unpatched_runs(engine, prompts, readout, site), repeats)
-    patched = seconds(lambda: engine_logits(engine, base, source, site), repeats)
-    print(f"\n{site:36s} largest difference   seconds")
-    print(f"{'engine, both unpatched runs':36s} {'':18s} {unpatched:9.4f}")
-    print(f"{'engine, all patched runs':36s} {'':18s} {patched:9.4f}")
+    work: dict[str, Callable[[], object]] = {
+        "engine, both unpatched runs": lambda: unpatched_runs(engine, prompts, readout, site),
+        "engine, all patched runs": lambda: engine_logits(engine, base, source, site),
+    }
+    differences: dict[str, float] = {}
     for name, prepare in PEERS.items():
-        if package_of(name) and not find_spec(package_of(name)):
-            print(f"{name:36s} {package_of(name)} is not installed")
-            continue
-        run = prepare(model.backbone)
-        difference = float((run(grid) - ours).abs().max())
-        taken = seconds(lambda run=run: run(grid), repeats)
-        print(f"{name:36s} {difference:18.1e} {taken:9.4f}")
+        if not package_of(name) or find_spec(package_of(name)):
+            run = prepare(model.backbone)
+            work[name] = partial(run, grid)
+            differences[name] = float((run(grid) - ours).abs().max())
+    turns = [{name: timed(each) for name, each in work.items()} for _ in range(repeats)]
+    print(f"\n{site:32s} {'seconds':>9s} {'processor':>9s}  largest difference")
+    for name in work:
+        clock, processor = (median(turn[name][i] for turn in turns) for i in (0, 1))
+        difference = f"{differences[name]:.1e}" if name in differences else ""
+        print(f"{name:32s} {clock:9.3f} {processor:9.3f}  {difference}")
 
 
 def main() -> None:
@@ -562,7 +559,7 @@ def main() -> None:
     args = parser.parse_args()
     model = random_llama(args.layers, args.hidden, args.num_latents)
     prompts = torch.randint(20, 1000, (2, args.prompt)).tolist()
-    with torch.no_grad():
+    with torch.inference_mode():
         for site in SITES:
             compare(model, prompts, site, args.repeats)
 
