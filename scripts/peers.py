@@ -19,8 +19,13 @@ cache of the prompt:
 
 TransformerBridge and pyvene run every layer of every row: TransformerBridge of version 3 has no
 `start_at_layer`, and that of version 4 computes the layers below and drops what they give; pyvene
-has no such thing. HookedTransformer, whose last version is 3, holds weights of its own: as much
-memory again as the backbone takes. All others share the backbone's weights.
+has no such thing. HookedTransformer, which version 4 no longer has, holds weights of its own: as
+much memory again as the backbone takes, and its head apart from the embeddings where a backbone
+has one matrix for both. All others share the backbone's weights.
+
+The times of peers are those of the base prompt and all patched runs; the thoughts and the source
+run are given to them. The engine's are in two lines, of which the first has more in it: both
+prompts and the thoughts of both. `processor` is what the process used, other work beside it or not.
 """
 
 from __future__ import annotations
@@ -310,23 +315,21 @@ def transformer_bridge(backbone: PreTrainedModel) -> RunGrid:
     def run(grid: FrozenGrid) -> Tensor:
         batch = arguments(grid, read_prompt(shared, grid), grid.num_rows)
         embeddings = batch.pop("inputs_embeds")
-        logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid), **batch)
+        logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid, grid.layers), **batch)
         return grid.shaped(logits)
 
     return run
 
 
-def lens_hooks(
-    grid: FrozenGrid, layers: Sequence[int] | None = None
-) -> list[tuple[str, Callable[..., Tensor]]]:
-    """TransformerLens' hooks: for all rows in one batch, or for those of some layers."""
+def lens_hooks(grid: FrozenGrid, layers: Sequence[int]) -> list[tuple[str, Callable[..., Tensor]]]:
+    """TransformerLens' hooks for a batch of the K rows of each of some layers."""
 
     def overwrite(layer: int, first_row: int) -> Callable[..., Tensor]:
         return lambda activations, hook: grid.overwrite(activations, layer, first_row)
 
     return [
         (f"blocks.{layer}.hook_{grid.site}", overwrite(layer, index * grid.num_latents))
-        for index, layer in enumerate(grid.layers if layers is None else layers)
+        for index, layer in enumerate(layers)
     ]
 
 
@@ -405,7 +408,7 @@ def hooked_one_batch(backbone: PreTrainedModel) -> RunGrid:
         runs = HookedRuns(model, grid)
         residual = model.run_with_hooks(
             runs.suffix(grid.num_rows),
-            fwd_hooks=lens_hooks(grid),
+            fwd_hooks=lens_hooks(grid, grid.layers),
             **runs.arguments(0, grid.num_rows),
         )
         return grid.shaped(runs.read(residual))
@@ -451,7 +454,11 @@ PEERS: dict[str, Callable[[PreTrainedModel], RunGrid]] = {
     "pyvene, one batch": pyvene_one_batch,
     "pyvene, vanilla": pyvene_vanilla,
 }
-"""Each prepares a backbone, which it leaves as it is, once for any number of grids."""
+"""Each prepares a backbone, once for any number of grids.
+
+The backbone's modules are left as they are; HookedTransformer and pyvene switch off gradients of
+its weights.
+"""
 
 
 def package_of(peer: str) -> str:
