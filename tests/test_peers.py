@@ -1,0 +1,69 @@
+"""Other libraries give the same logits on frozen grids, each in the form that is timed."""
+
+import pytest
+import torch
+from random_families import VOCABULARY, family_model
+
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.run import SweepEngine
+from scripts.peers import (
+    PEERS,
+    SITES,
+    copy_sharing_weights,
+    engine_logits,
+    frozen_grid,
+    package_of,
+    unpatched_runs,
+)
+
+PROMPTS = [[5, 6, 7, 8, 11], [5, 6, 9, 8, 11]]
+READOUT = Readout((2, 4, 3), ((5,), (6,)))
+LAYERS, LATENTS = 3, 2
+
+WIDE, ROUNDED = 1e-9, 1e-5
+"""Tolerances in float64, and where one side rounds to float32 on the way."""
+
+
+def tolerance(peer, family):
+    """On Llama the norm of transformers is in float32, HookedTransformer's is not; the bridge has
+    eager attention, whose softmax is in float32, where the others have that of PyTorch."""
+    lens = package_of(peer) == "transformer_lens"
+    return ROUNDED if lens and family == "llama" else WIDE
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("peer", PEERS)
+@torch.inference_mode()
+def test_a_peer_gives_the_logits_of_both_engines(peer, family, site):
+    if package_of(peer):
+        pytest.importorskip(package_of(peer))
+    model = family_model(family, LAYERS, LATENTS)
+    engines = (ReferenceEngine(model), SweepEngine(model, 100))
+    runs = [unpatched_runs(engine, PROMPTS, READOUT, site) for engine in engines]
+    grid = frozen_grid(model, PROMPTS[0], *runs[0], site)
+    theirs = PEERS[peer](model.backbone)(grid)
+    assert theirs.shape == (LAYERS, LATENTS, VOCABULARY)
+    effects = (theirs - runs[0][0].run.answer_logits[0][0, 0]).abs().amax(-1)
+    assert (effects[:-1] > 0.01).all(), "every patch below the last layer matters"
+    for engine, (base, source) in zip(engines, runs):
+        ours = engine_logits(engine, base, source, site)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance(peer, family))
+    for module in model.backbone.modules():
+        assert not module._forward_hooks
+        assert "forward" not in vars(module)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_copies_of_modules_share_the_weights(family):
+    backbone = family_model(family, LAYERS, LATENTS).backbone
+    copied = copy_sharing_weights(backbone)
+    for (name, ours), (other, theirs) in zip(
+        backbone.named_parameters(), copied.named_parameters(), strict=True
+    ):
+        assert name == other
+        assert ours is theirs
+    assert not set(backbone.modules()) & set(copied.modules())
+    assert backbone.config._attn_implementation != copied.config._attn_implementation
