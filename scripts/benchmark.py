@@ -214,7 +214,7 @@ class Bench:
         sets = experiment.patch_sets(source.run.activations())
         logits = self.sweep.patched(base, sets, "frozen").answer_logits[0][:, 0]
         ours = logits.unflatten(0, experiment.grid.shape)
-        arms = {}
+        arms: dict[str, Callable[[], float]] = {}
         for name, prepare in PEERS.items():
             if package_of(name) and not find_spec(package_of(name)):
                 continue

@@ -336,17 +336,19 @@ def test_random_checkpoints_of_the_published_layout_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_all_three_ways(tmp_path):
-    options = ["--pairs=1", "--sample=1", "--repeats=1", "--prompt=20", "--shared=8"]
+def test_the_benchmark_measures_all_arms(tmp_path):
+    options = ["--pairs=2", "--sample=1", "--repeats=1", "--prompt=20", "--shared=8", "--peers"]
     run = [sys.executable, "scripts/benchmark.py", *options, f"--json={tmp_path}/out.json"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    results = {
-        r["experiment"]: r for r in json.loads((tmp_path / "out.json").read_text())["results"]
-    }
-    assert set(results) == {"layer", "position", "iterative"}
-    for result in results.values():
-        assert all(seconds > 0 for seconds in result["seconds_a_pair"].values())
-    tokens = results["position"]["token_layers"]
+    grids = json.loads((tmp_path / "out.json").read_text())["grids"]
+    assert set(grids) == {"layer", "position_frozen", "position", "relay", "cumulative"}
+    arms = {"sweep, own", "sweep, own and control", "textbook", "batched"}
+    for grid in grids.values():
+        assert arms <= set(grid["seconds"])
+        assert all(seconds > 0 for seconds in grid["seconds"].values())
+    assert grids["position_frozen"]["largest_difference"]["plain hooks, one batch"] < 1e-3
+    tokens = grids["position"]["token_layers"]
     assert tokens["textbook"] == 97 * 16 * (20 + 5 + 5)
     assert tokens["unpatched"] == 16 * (20 + 12 + 2 * 10)
+    assert "| layer | " in done.stdout

@@ -2,12 +2,7 @@
 
 import pytest
 import torch
-from random_families import VOCABULARY, family_model
-
-from codi_patching.patching.engine import Readout
-from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep.run import SweepEngine
-from scripts.peers import (
+from peers import (
     PEERS,
     SITES,
     copy_sharing_weights,
@@ -16,6 +11,11 @@ from scripts.peers import (
     package_of,
     unpatched_runs,
 )
+from random_families import VOCABULARY, family_model
+
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.run import SweepEngine
 
 PROMPTS = [[5, 6, 7, 8, 11], [5, 6, 9, 8, 11]]
 READOUT = Readout((2, 4, 3), ((5,), (6,)))
