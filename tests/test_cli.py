@@ -1,5 +1,6 @@
 """The command line, end to end on the shipped model."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from codi_patching import cli
+from codi_patching.commands.study_arms import SHARED, read_arms
+from codi_patching.experiments.base import Experiment
 from codi_patching.metrics.grid import GRID_METRICS
 from codi_patching.results.layout import derived_files
 from codi_patching.results.read import read_results
@@ -152,7 +155,7 @@ def test_the_same_command_runs_nothing_and_reports_again(position_run):
 @pytest.mark.slow
 def test_a_study_runs_every_arm_once_and_compares(tmp_path):
     config = yaml.safe_load((ROOT / "configs" / "study.yaml").read_text())
-    arms = ["layer_frozen", "position_recomputed", "relay"]
+    arms = ["layer_frozen", "position_recomputed", "lens"]
     config["arms"] = {name: arm for name, arm in config["arms"].items() if name in arms}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
     command = ["study", f"--config={tmp_path}/study.yaml", f"--dir={tmp_path}/study", NO_LOGGER]
@@ -176,6 +179,19 @@ def test_a_study_runs_every_arm_once_and_compares(tmp_path):
     assert written[0].read_bytes() == written[1].read_bytes()
 
 
+def test_a_study_runs_the_lens_once_and_without_options_of_patching(tmp_path):
+    arms = read_arms(ROOT / "configs" / "study.yaml", tmp_path, ["denoising", "noising"])
+    assert len(arms) == 13
+    (lens,) = [arm for arm in arms if not arm.patches]
+    assert lens.folder == tmp_path / "lens"
+    assert not any("direction" in option for option in lens.options)
+    asked = ["--model.site", "kv", "--model.checkpoint", "c", "--model.control=none", "--data.x=1"]
+    assert lens.command(asked)[-3:] == ["--model.checkpoint", "c", "--data.x=1"]
+    assert arms[0].command(asked)[-6:] == asked
+    shared = inspect.signature(Experiment).parameters.keys() - {"seed"}
+    assert {f"--model.{name}" for name in shared} == set(SHARED)
+
+
 @pytest.mark.slow
 def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
     done = codi_patching("study", "--dry_run", f"--dir={tmp_path}/study", "--data.max_pairs=6")
@@ -183,6 +199,7 @@ def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     assert lines["position_recomputed"][1:3] == ["6", "972"]  # 6 × 2 × (80 + 1)
     assert lines["layer_frozen"][1:3] == ["6", "204"]
+    assert lines["lens"][1:3] == ["6", "6"]
     assert "in all about" in done.stdout
     assert not (tmp_path / "study").exists()
 

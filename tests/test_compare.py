@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from lens_maker import make_lens
 from results_maker import records_of, run_of, write
 
 import codi_patching as cp
 from codi_patching.reporting.runs import compare_folders
 from codi_patching.results.files import write_checksums
 from codi_patching.results.layout import measured_files
+from codi_patching.results.lens_store import write_lens
 from codi_patching.results.read import read_results
 from codi_patching.results.schema import ResultsError
 
@@ -86,3 +88,73 @@ def test_results_that_do_not_belong_together_are_refused(folders, tmp_path):
         cp.compare([folders[0], fewer])
     with pytest.raises(ResultsError, match="expected each experiment once"):
         cp.compare([folders[0], folders[0]])
+
+
+LENS = "What does each thought say, and does patching agree"
+
+
+@pytest.fixture
+def lens_folder(tmp_path):
+    """Step 2 is read where position patching has its effect, and at one cell where it has none."""
+    lens = make_lens(60, planted={(1, 1, 1): 0.8, (1, 2, 0): 0.8})
+    write_lens(tmp_path / "lens", lens)
+    return tmp_path / "lens"
+
+
+def test_a_folder_of_the_lens_is_recognised_and_answers_its_question(folders, lens_folder):
+    for given in ([*folders, lens_folder], [str(lens_folder), *map(cp.load_results, folders)]):
+        found = about(cp.compare(given), LENS)
+        assert found.verdict == "yes"
+        assert (found.estimate, found.n, found.threshold) == (0.8, 60, 0.05)
+        assert "step 2 (position 1 at layer 1)" in found.sentence
+        assert "no content effect beyond the threshold: step 2 (position 0 at layer 2)" in (
+            found.sentence
+        )
+    assert "configs/lens.yaml" in about(cp.compare(folders), LENS).sentence
+
+
+def test_a_comparison_shows_the_lens_beside_patching(folders, lens_folder, tmp_path):
+    out = tmp_path / "out"
+    report = compare_folders([*folders, lens_folder], out, page=False)
+    assert f"{LENS} (position patching (recomputed thoughts))? YES" in report.text
+    assert (out / "lens_and_patching.png").stat().st_size > 5000
+    text = (out / "comparison.md").read_text()
+    assert "| 2 | 60 | 80% (chance 0%) at layer 2 | 80% (chance 0%) at layer 1 |" in text
+    assert "](lens_and_patching.png)" in text
+    assert "](by_layer.png)" in text or not (out / "by_layer.png").exists()
+    described = json.loads((out / "comparison.json").read_text())
+    assert described["lens"]["pairs"] == 60
+    compare_folders(folders, out, figures=False, page=False)
+    assert not (out / "lens_and_patching.png").exists()
+    text = (out / "comparison.md").read_text()
+    assert f"- **{LENS}?** It takes the lens; `codi-patching predict" in text
+    assert "## What each thought says" not in text
+    assert "lens" not in json.loads((out / "comparison.json").read_text())
+
+
+def test_a_lens_that_read_no_pair_is_named(folders, tmp_path):
+    excluded = {f"pair_{row:02d}": "no reasoning steps" for row in range(60)}
+    write_lens(tmp_path / "lens", make_lens(60, excluded=excluded))
+    report = compare_folders([*folders, tmp_path / "lens"], tmp_path / "out")
+    found = about(report.findings, LENS)
+    assert found.sentence == "The lens read none of these pairs; pair_00: no reasoning steps."
+    assert not (tmp_path / "out" / "lens_and_patching.png").exists()
+
+
+def test_a_lens_that_does_not_belong_is_refused(folders, tmp_path):
+    for name, lens, reason in (
+        ("few", make_lens(59), "and the lens differ in their pairs: only one of them has pair_59"),
+        ("other", make_lens(60, checkpoint_sha256="0" * 64), "differ in checkpoint_sha256"),
+    ):
+        write_lens(tmp_path / name, lens)
+        with pytest.raises(ResultsError, match=reason):
+            cp.compare([*folders, tmp_path / name])
+    write_lens(tmp_path / "one", make_lens(60))
+    write_lens(tmp_path / "two", make_lens(60))
+    with pytest.raises(ResultsError, match="expected the lens once, got it in"):
+        cp.compare([*folders, tmp_path / "one", tmp_path / "two"])
+    with pytest.raises(ResultsError, match="got those of the lens alone: name a folder"):
+        cp.compare([tmp_path / "one"])
+    some = make_lens(60, excluded={"pair_59": "no reasoning steps"})
+    write_lens(tmp_path / "some", some)
+    assert about(cp.compare([*folders, tmp_path / "some"]), LENS).n == 59

@@ -42,6 +42,7 @@ class Contrasts:
         kind: What is estimated.
         control: What the control patched.
         cells: Of each claim the names of its layer and column, where it has them.
+        against: What they were compared with, if it is no patch.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class Contrasts:
     kind: str = "content"
     control: str = "none"
     cells: tuple[tuple[str | None, str | None], ...] = ()
+    against: str = ""
 
     def columns(self) -> Array:
         """Both comparisons side by side, `(pairs, claims or twice as many)`."""
@@ -149,6 +151,8 @@ def _claims(
 
 
 def _against(block: Contrasts) -> str:
+    if block.against:
+        return block.against
     if block.comparisons.specific is None:
         return "unpatched alone"
     return f"unpatched and control ({block.control.replace('_', ' ')})"

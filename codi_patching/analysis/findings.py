@@ -20,12 +20,14 @@ from codi_patching.analysis.questions.both_ways import both_ways_family
 from codi_patching.analysis.questions.ceiling import ceiling_family
 from codi_patching.analysis.questions.cells import cells_family
 from codi_patching.analysis.questions.courses import chains_family
+from codi_patching.analysis.questions.decoded import decoded_family
 from codi_patching.analysis.questions.described import described_family
 from codi_patching.analysis.questions.layers import layers_family
 from codi_patching.analysis.questions.leading import leading_family
 from codi_patching.analysis.questions.patterns import patterns_family
 from codi_patching.analysis.questions.setup import Setup
 from codi_patching.analysis.questions.sums import sums_family
+from codi_patching.analysis.readings import Readings
 from codi_patching.analysis.verdicts import Thresholds
 
 __all__ = ["Claim", "Finding", "find"]
@@ -40,6 +42,7 @@ FAMILIES: tuple[Callable[[Setup], Family], ...] = (
     accuracy_family,
     ceiling_family,
     both_ways_family,
+    decoded_family,
     described_family,
 )
 """In the order in which a report answers them."""
@@ -50,6 +53,7 @@ def find(
     thresholds: Thresholds | None = None,
     seed: int = 0,
     flips: int = FLIPS,
+    readings: Readings | None = None,
 ) -> list[Finding]:
     """Answer every question that the arms allow, and say what is missing for the others.
 
@@ -59,6 +63,7 @@ def find(
         thresholds: What is too small to matter.
         seed: Of the sign flips, the folds and the bootstraps.
         flips: Sign flips; p-values are no smaller than 1 / (1 + flips).
+        readings: What the lens read of these pairs, if it was run.
 
     Returns:
         Findings in the order of `FAMILIES`.
@@ -73,7 +78,9 @@ def find(
                     f"{', '.join(sorted(metrics)) or 'nothing'}; `{command_of(arm)}` makes it"
                 )
     options = thresholds or Thresholds()
-    setup = Setup(tuple(align(arms)), options, seed)
+    aligned = tuple(align(arms))
+    read = None if readings is None else readings.aligned(aligned[0].pair_ids)
+    setup = Setup(aligned, options, seed, read)
     families = [build(setup) for build in FAMILIES]
     alpha = options.level / max(1, sum(bool(family.parts) for family in families))
     groups = setup.arms[0].groups

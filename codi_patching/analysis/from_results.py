@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from codi_patching.analysis.arms import Arm
+from codi_patching.analysis.readings import Readings
+from codi_patching.results.lens import LensResults, hits
 from codi_patching.results.read import Results
 from codi_patching.results.schema import Array, PairDescription, RunDescription
 
@@ -44,6 +48,30 @@ def as_arm(results: Results) -> Arm:
         ceiling=unpatched("ceiling"),
         ceiling_control=unpatched("ceiling_control"),
         structural=results.structural,
+    )
+
+
+def as_readings(results: LensResults) -> Readings:
+    """Results of the lens as arrays for the statistics."""
+    records, (layers, positions) = results.records, results.shape
+    own = chance = np.empty((0, 0, layers, positions))
+    if records:
+        own, chance = hits(records, results.run.top)
+    differs = np.full(own.shape[:2], np.nan)
+    for row, record in enumerate(records):
+        for place, step in enumerate(record.steps):
+            if step.corrupted_result:
+                differs[row, place] = step.result != step.corrupted_result
+    return Readings(
+        top=results.run.top,
+        layers=tuple(map(str, range(layers))),
+        columns=tuple(map(str, range(positions))),
+        pair_ids=results.pair_ids,
+        own=own,
+        chance=chance,
+        differs=differs,
+        first_tokens=any(len(step.tokens) > 1 for r in records for step in r.steps),
+        excluded=results.run.excluded,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes the results folder of the lens."""
+"""Keeps each batch of the lens on disk as it is read, and writes its folder when all are."""
 
 from __future__ import annotations
 
@@ -6,42 +6,69 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from codi_patching.callbacks.results import run_on_rank_zero
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.experiments.lens import LensExperiment
-from codi_patching.reporting.lens_figures import draw_hit_rates
-from codi_patching.results.lens import LENS_RESULTS, LensRecord, hit_rates, write_lens
+from codi_patching.reporting.lens_report import report_lens
+from codi_patching.results.folder import FolderLock, check_writable
+from codi_patching.results.lens import LensRun
+from codi_patching.results.lens_store import LensBatches, finish_lens, prepare_lens
 from codi_patching.results.records import ExcludedPair
-from codi_patching.results.schema import ResultsError
 
 
 class LensWriter(pl.Callback):
     """Writes `lens_results.json` and the maps of hit rates.
 
-    A run is one pass a pair, so there is nothing to resume.
+    The same command resumes where a killed one stopped. Where no pair has reasoning steps the file
+    names them all as excluded, so that a study goes on.
 
     Args:
         dir: Output folder; `results/lens` if not given.
         overwrite: Whether results that are there may be replaced.
+        figures: Whether to draw the maps.
+
+    Attributes:
+        folder: The output folder.
+        finished: Whether its results are complete.
     """
 
-    def __init__(self, dir: str | None = None, overwrite: bool = False) -> None:
+    def __init__(
+        self, dir: str | None = None, overwrite: bool = False, figures: bool = True
+    ) -> None:
         self.folder, self.overwrite = Path(dir or "results/lens"), overwrite
-        self._read: list[LensRecord | ExcludedPair] = []
+        self.figures, self.finished = figures, False
+        self._batches = LensBatches(self.folder)
+        self._run: LensRun | None = None
+        self._lock: FolderLock | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse to replace results.
+        """Make the folder ready, and leave out of the data what is done already.
 
         Raises:
-            ResultsError: There are some.
+            ResultsError: The folder cannot be written, or is another run's.
         """
-        if (self.folder / LENS_RESULTS).exists() and not self.overwrite:
-            raise ResultsError(
-                f"{self.folder} has results of the lens: set --results.overwrite true, or another "
-                "--results.dir"
-            )
+        assert isinstance(pl_module, LensExperiment)
+        run_on_rank_zero(trainer, self._take_folder)
+        pl_module.load()
+        asked = pl_module.describe()
+        self._run, self.finished, found = run_on_rank_zero(
+            trainer, lambda: prepare_lens(self.folder, asked, self.overwrite)
+        )
+        if found:
+            rank_zero_info(found)
+        data = pl_module.datamodule
+        done = [b for b in data.batches if self.finished or self._cached(b) is not None]
+        data.leave_out([batch.first for batch in done])
+
+    def _take_folder(self) -> None:
+        check_writable(self.folder, "--results.dir")
+        self._lock = FolderLock(self.folder)
+        self._lock.acquire()
+
+    def _cached(self, batch: PairBatch) -> object:
+        return self._batches.read(batch.first, [pair.pair_id for pair in batch.pairs])
 
     def on_predict_batch_end(
         self,
@@ -56,30 +83,36 @@ class LensWriter(pl.Callback):
         for result in outputs:
             if isinstance(result, ExcludedPair):
                 rank_zero_warn(f"pair {result.pair_id} left out: {result.reason}")
-        self._read += outputs
+        self._batches.write(batch.first, outputs)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write all pairs, in the file's order.
+        """Write the file and the maps, and say what is read.
+
+        Here and not at the end of prediction: a process without batches has no such end.
 
         Raises:
-            ResultsError: No pair could be read.
+            ResultsError: A process kept its pairs elsewhere.
         """
-        assert isinstance(pl_module, LensExperiment)
-        everything = self._read
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._read)
-            everything = [result for part in parts for result in part]
-        if not trainer.is_global_zero:
-            return
-        order = {pair.pair_id: place for place, pair in enumerate(pl_module.pairs)}
-        everything = sorted(everything, key=lambda result: order[result.pair_id])
-        excluded = {r.pair_id: r.reason for r in everything if isinstance(r, ExcludedPair)}
-        records = [r for r in everything if isinstance(r, LensRecord)]
-        if not records:
-            reason = next(iter(excluded.values()), "none was run")
-            raise ResultsError(f"no pair could be read: {reason}")
-        counts = {"num_pairs": len(records), "excluded": excluded}
-        write_lens(self.folder, {**pl_module.describe(), **counts}, records)
-        figure = draw_hit_rates(hit_rates(records, pl_module.top))
-        figure.savefig(self.folder / "lens_hit_rates.png", dpi=120)
+        trainer.strategy.barrier()
+        run_on_rank_zero(trainer, self._write)
+        self.finished = True
+        self._release()
+
+    def _write(self) -> None:
+        assert self._run is not None
+        if not self.finished:
+            finish_lens(self.folder, self._run, self._batches)
+        print(report_lens(self.folder, self.figures))
+        self._batches.remove()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give up the folder; a run of which nothing is kept leaves nothing behind."""
+        if self._lock is not None and not self.finished and not self._batches.any():
+            self._batches.remove()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()

@@ -17,7 +17,7 @@ from codi_patching.reporting.pipeline import ReportOptions
 from codi_patching.reporting.runs import RunReport, compare_folders, report_folder
 from codi_patching.reporting.tracking import log_to
 from codi_patching.results.folder import check_writable
-from codi_patching.results.layout import results_name
+from codi_patching.results.layout import has_results
 from codi_patching.results.schema import ResultsError
 
 
@@ -113,7 +113,7 @@ class Report(pl.Callback):
     def _compare(self, own: Path) -> None:
         """Compare; what is missing or does not belong together costs a warning, not the run."""
         others = [f for f in self.compare_with if f.resolve() != own.resolve()]
-        there = [folder for folder in others if any(folder.glob(results_name("*")))]
+        there = [folder for folder in others if has_results(folder)]
         if not there:
             return
         try:

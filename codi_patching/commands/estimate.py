@@ -13,6 +13,7 @@ from codi_patching.commands.predict import PredictCLI
 from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 
 
@@ -42,10 +43,10 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
             save_config_callback=None,
             seed_everything_default=42,
             run=False,
-            args=[*arm.options, *options, "--trainer.logger=false"],
+            args=[*arm.command(options), "--trainer.logger=false"],
         )
         experiment, data = cli.model, cli.datamodule
-        assert isinstance(experiment, PatchingExperiment)
+        assert isinstance(experiment, PatchingExperiment | LensExperiment)
         data.setup("predict")
         count = len(data.kept)
         watch = _Stopwatch()

@@ -109,7 +109,8 @@ class PredictCLI(LightningCLI):
         loggers = build_loggers(config.trainer.logger, self._logger_defaults(config))
         trainer = super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
         if isinstance(self.model, LensExperiment):  # patches nothing: a file of its own
-            writer = LensWriter(config.results.dir, config.results.overwrite)
+            figures = config.report.figures
+            writer = LensWriter(config.results.dir, config.results.overwrite, figures)
             patching = (ResultsWriter, Report, PatchingProgress)
             others = [c for c in trainer.callbacks if not isinstance(c, patching)]
             trainer.callbacks = [*others, writer]

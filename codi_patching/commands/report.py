@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from codi_patching.reporting.lens_report import report_lens
 from codi_patching.reporting.pipeline import ReportOptions
 from codi_patching.reporting.runs import report_folder
+from codi_patching.results.layout import is_lens_folder
 
 INVALID = 3
 """Exit status where results fail a check of validity."""
@@ -34,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
     )
     failed = False
     for folder in args.folders:
+        if is_lens_folder(folder):
+            print(report_lens(folder, options.figures))
+            continue
         report = report_folder(folder, options, args.name)
         print(report.text)
         failed = failed or report.failed

@@ -48,7 +48,7 @@ def run(args: list[str]) -> int:
     worst = 0
     for number, arm in enumerate(arms, 1):
         print(f"study: arm {number} of {len(arms)}, {arm.name}", file=sys.stderr)
-        command = ["predict", *arm.options, *options, f"--results.dir={arm.folder}"]
+        command = ["predict", *arm.command(options), f"--results.dir={arm.folder}"]
         if asked.docs is not None:
             command.append(f"--report.docs={asked.docs}")
         status = subprocess.run([sys.executable, "-m", "codi_patching", *command], check=False)

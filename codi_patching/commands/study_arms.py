@@ -11,6 +11,14 @@ import yaml
 
 from codi_patching.errors import InputError
 
+SHARED = tuple(
+    f"--model.{name}"
+    for name in (
+        "checkpoint", "base_model", "num_latents", "lora_alpha", "prompt_eos", "answer_prefix",
+    )
+)  # fmt: skip
+"""Options of the model that every arm takes; the others are of patching."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -20,11 +28,23 @@ class Arm:
         name: Of its folder.
         options: Of `predict`.
         folder: Where its results are.
+        patches: Whether it patches; the lens does not, and is run once whatever the directions.
     """
 
     name: str
     options: tuple[str, ...]
     folder: Path
+    patches: bool = True
+
+    def command(self, options: Sequence[str]) -> list[str]:
+        """The arguments of its `predict`.
+
+        Args:
+            options: Of the study, which hold for every arm. Those of patching, such as
+                `--model.site kv`, are left out of an arm that patches nothing.
+        """
+        taken = options if self.patches else _without_patching(options)
+        return [*self.options, *taken]
 
 
 def read_arms(config: Path, folder: Path, directions: Sequence[str] | None) -> list[Arm]:
@@ -50,14 +70,35 @@ def read_arms(config: Path, folder: Path, directions: Sequence[str] | None) -> l
         raise InputError(f"expected arms and directions in {config}, got {', '.join(unknown)}")
     wanted = list(directions or content.get("directions") or ["denoising"])
     arms = []
+    patching = {name: arm for name, arm in named.items() if not _is_lens(arm)}
     for direction in wanted:
-        for name, arm in named.items():
+        for name, arm in patching.items():
             place = name if direction == "denoising" else f"{name}_{direction}"
-            options = [f"--model={arm['class_path']}", f"--model.direction={direction}"]
-            options += [f"--model.{key}={value}" for key, value in _arguments(arm).items()]
-            arms.append(Arm(place, tuple(options), folder / place))
-    return arms
+            options = _options(arm, f"--model.direction={direction}")
+            arms.append(Arm(place, options, folder / place))
+    lenses = {name: arm for name, arm in named.items() if _is_lens(arm)}
+    return arms + [Arm(name, _options(arm), folder / name, False) for name, arm in lenses.items()]
 
 
-def _arguments(arm: dict[str, Any]) -> dict[str, Any]:
-    return dict(arm.get("init_args") or {})
+def _options(arm: dict[str, Any], *more: str) -> tuple[str, ...]:
+    arguments = dict(arm.get("init_args") or {})
+    own = (f"--model.{key}={value}" for key, value in arguments.items())
+    return (f"--model={arm['class_path']}", *more, *own)
+
+
+def _is_lens(arm: dict[str, Any]) -> bool:
+    return str(arm["class_path"]).rpartition(".")[2] == "LensExperiment"
+
+
+def _without_patching(options: Sequence[str]) -> list[str]:
+    """Options without those of `--model.…` that only patching has, and their values."""
+    kept: list[str] = []
+    dropped = False
+    for option in options:
+        if option.startswith("--"):
+            key = option.partition("=")[0]
+            dropped = key.startswith("--model.") and key not in SHARED
+        if not dropped:
+            kept.append(option)
+        dropped = dropped and "=" not in option
+    return kept

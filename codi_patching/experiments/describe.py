@@ -8,6 +8,7 @@ from typing import Any
 
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pair_files import SHIPPED_PAIRS
+from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.results.code import describe_code
@@ -65,15 +66,20 @@ def describe_run(experiment: PatchingExperiment) -> RunDescription:
         metrics=tuple(experiment.metric_classes),
         num_pairs=len(datamodule.kept),
         filtered=tuple(datamodule.filtered),
-        config={
-            "seed_everything": experiment.seed,
-            "model": {
-                "class_path": f"{type(experiment).__module__}.{type(experiment).__qualname__}",
-                "init_args": _public(experiment.hparams),
-            },
-            "data": _public(datamodule.hparams),
-        },
+        config=describe_config(experiment),
     )
+
+
+def describe_config(experiment: Experiment) -> dict[str, Any]:
+    """The resolved configuration of an experiment that is attached to a trainer."""
+    return {
+        "seed_everything": experiment.seed,
+        "model": {
+            "class_path": f"{type(experiment).__module__}.{type(experiment).__qualname__}",
+            "init_args": _public(experiment.hparams),
+        },
+        "data": _public(experiment.datamodule.hparams),
+    }
 
 
 def _public(hparams: Any) -> dict[str, Any]:

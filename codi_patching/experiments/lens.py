@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from random import Random
@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from codi_patching.data.datamodule import PairBatch
+from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.describe import describe_config
 from codi_patching.experiments.engines import build_engine
 from codi_patching.experiments.prompts import Prompts
 from codi_patching.models.answers import PairError, answer_tokens, format_answer
@@ -30,7 +32,7 @@ from codi_patching.models.arithmetic import describe_device
 from codi_patching.models.lens import lens_logits, token_text
 from codi_patching.patching.engine import Engine
 from codi_patching.results.code import describe_code
-from codi_patching.results.lens import LensRecord, StepLens
+from codi_patching.results.lens import LensRecord, LensRun, StepLens
 from codi_patching.results.records import ExcludedPair
 
 _RESULT = re.compile(r"=\s*(-?[\d,]*\.?\d+)\s*>>")
@@ -46,6 +48,8 @@ class LensExperiment(Experiment):
 
     name = "lens"
     engine: Engine
+    runs_of_a_pair = 1
+    """Its clean question's."""
 
     def __init__(self, top: int = 5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -105,12 +109,15 @@ class LensExperiment(Experiment):
         logits = lens_logits(self.model, resid)
         partner = self.partners.get(pair.pair_id)
         others = results_of(partner.clean) if partner else [""] * len(results)
+        theirs = results_of(pair.corrupted)
+        corrupted = theirs if len(theirs) == len(results) else [""] * len(results)
         steps = tuple(
-            self._step(request[0], logits, own, other) for own, other in zip(results, others)
+            replace(self._step(request[0], logits, own, other), corrupted_result=twin)
+            for own, other, twin in zip(results, others, corrupted)
         )
         best = logits.topk(self.top, dim=-1).indices.tolist()
         text = [[[token_text(self.model, t) for t in cell] for cell in row] for row in best]
-        return LensRecord(pair.pair_id, pair.clean.text, steps, text)
+        return LensRecord(pair.pair_id, pair.clean.text, steps, text, pair.group)
 
     def _step(self, prompt: Sequence[int], logits: Tensor, own: str, other: str) -> StepLens:
         """One reasoning step."""
@@ -140,31 +147,28 @@ class LensExperiment(Experiment):
             worst.append(max(int(first[position]), *ranks))
         return torch.tensor(worst)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> LensRun:
         """All that the ranks depend on; attached to a trainer and loaded."""
         data = self.datamodule
-        return {
-            "experiment": self.name,
-            "reads": "the head on the final norm of resid_post; of the last layer that is the "
-            "state that the next thought is made from",
-            "hits": "by the first token of a number; `whole` by teacher forcing, at the last layer",
-            "chance": "the result of the same step of another pair with as many steps",
-            "model": self.checkpoint,
-            "model_type": self.model.backbone.config.model_type,
-            "num_layers": len(self.model.blocks),
-            "num_latents": self.model.num_latents,
-            "checkpoint_sha256": self.report.sha256,
-            "checkpoint": asdict(self.report),
-            "data": str(data.hparams["pairs"] or ""),
-            "data_sha256": data.sha256,
-            "seed": self.seed,
-            "precision": str(self.trainer.precision),
-            "device": describe_device(self.device, next(self.model.parameters()).dtype),
-            "versions": {name: version(name) for name in ("torch", "transformers", "lightning")},
-            "code": asdict(describe_code()),
-            "top": self.top,
-            "filtered": list(data.filtered),
-        }
+        return LensRun(
+            model=self.checkpoint,
+            model_type=self.model.backbone.config.model_type,
+            num_layers=len(self.model.blocks),
+            num_latents=self.model.num_latents,
+            checkpoint_sha256=self.report.sha256,
+            checkpoint=asdict(self.report),
+            data="" if data.path == SHIPPED_PAIRS else str(data.path),
+            data_sha256=data.sha256,
+            seed=self.seed,
+            precision=str(self.trainer.precision),
+            device=describe_device(self.device, next(self.model.parameters()).dtype),
+            versions={name: version(name) for name in ("torch", "transformers", "lightning")},
+            code=describe_code(),
+            top=self.top,
+            num_pairs=len(data.kept),
+            filtered=tuple(data.filtered),
+            config=describe_config(self),
+        )
 
 
 def results_of(question: Question) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from codi_patching.analysis.questions.decoded import reading_kind
 from codi_patching.results.schema import RunDescription
 
 
@@ -95,6 +96,12 @@ def answer(finding: FindingLike) -> str:
     return f"*{finding.verdict[0].upper()}{finding.verdict[1:]}.* {finding.sentence}"
 
 
+def is_open(finding: FindingLike) -> bool:
+    """Whether a question could not be answered: it has neither a verdict nor a number."""
+    missing = finding.estimate is None and not finding.claims
+    return finding.verdict == "not applicable" and missing
+
+
 def beside(finding: FindingLike) -> str:
     """The evidence of a finding whose sentence does not give it already; else nothing."""
     return "" if "n = " in finding.sentence else evidence(finding)
@@ -155,3 +162,23 @@ def _cell_of(claim: ClaimLike, run: RunDescription) -> tuple[int, int] | None:
     if layer not in grid.layers or column not in grid.columns:
         return None
     return grid.layers.index(layer), grid.columns.index(column)
+
+
+def readings_beyond_chance(
+    findings: Iterable[FindingLike], steps: int
+) -> list[list[tuple[int, int]]]:
+    """For each step the cells at which its result is read beyond chance, by the findings' claims.
+
+    Claims of the lens have `layer` and `column`, and are of the kind `reading_kind`.
+
+    Returns:
+        Row and column of each, a list for each step.
+    """
+    passed: list[set[tuple[int, int]]] = [set() for _ in range(steps)]
+    kinds = {reading_kind(step + 1): step for step in range(steps)}
+    for claim in (claim for finding in findings for claim in finding.claims):
+        step = kinds.get(getattr(claim, "kind", ""))
+        layer, column = getattr(claim, "layer", None), getattr(claim, "column", None)
+        if step is not None and claim.verdict == "yes" and layer and column:
+            passed[step].add((int(layer), int(column)))
+    return [sorted(cells) for cells in passed]

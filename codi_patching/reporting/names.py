@@ -14,8 +14,8 @@ SHIPPED_DATA = "word-problems"
 _WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
 
 
-class Named(Protocol):
-    """What of a run its name is made of; see `RunDescription`."""
+class Placed(Protocol):
+    """What a run was made with."""
 
     @property
     def model(self) -> str:
@@ -24,6 +24,10 @@ class Named(Protocol):
     @property
     def data(self) -> str:
         """File of pairs; empty for the shipped ones."""
+
+
+class Named(Placed, Protocol):
+    """What of a run its name is made of; see `RunDescription`."""
 
     @property
     def experiment(self) -> str:
@@ -85,7 +89,7 @@ def tags(run: Named) -> list[str]:
     return [*chain, run.site, run.latents, run.direction, run.source, f"control-{run.control}"]
 
 
-def model_name(run: Named) -> str:
+def model_name(run: Placed) -> str:
     """The last part of a model's id, folder or name; a file of weights is named by its folder.
 
     Example: `zen-E/CODI-gpt2` and `/models/CODI-gpt2/pytorch_model.bin` are `CODI-gpt2`.
@@ -96,7 +100,7 @@ def model_name(run: Named) -> str:
     return path.name or run.model
 
 
-def data_name(run: Named) -> str:
+def data_name(run: Placed) -> str:
     """The file of pairs without its ending; the shipped pairs have a name."""
     return Path(run.data).stem if run.data else SHIPPED_DATA
 

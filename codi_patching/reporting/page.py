@@ -12,11 +12,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from codi_patching.analysis.checks import Check, count_checks
-from codi_patching.reporting.evidence import FindingLike
+from codi_patching.reporting.evidence import FindingLike, is_open
 from codi_patching.reporting.names import counted, data_name, model_name, title
 from codi_patching.reporting.page_data import PAIRS, arm_data, by_layer_data, pair_data
+from codi_patching.reporting.page_lens import lens_data
 from codi_patching.reporting.templates import FOLDER, environment
 from codi_patching.results.files import plain, text_file
+from codi_patching.results.lens import LensResults
 from codi_patching.results.read import Results
 
 PAGE = "report.html"
@@ -28,6 +30,7 @@ def write_page(
     checks: Mapping[str, Sequence[Check]],
     findings: Sequence[FindingLike] = (),
     heading: str = "",
+    lens: LensResults | None = None,
 ) -> None:
     """Write the page.
 
@@ -37,13 +40,16 @@ def write_page(
         checks: Of validity, by what they are of.
         findings: What the page opens on.
         heading: Title of the page; that of the first arm if not given.
+        lens: What the lens read of the same pairs, if it was run.
     """
     first = next(iter(arms.values()))
     pairs = pair_data(first)
+    read = None if lens is None else lens_data(lens, arms, findings)
     data = {
         "arms": [arm_data(label, r, findings, len(arms) == 1) for label, r in arms.items()],
         "pairs": pairs,
         "byLayer": by_layer_data(arms) if len(arms) > 1 else [],
+        "lens": read,
     }
     text = environment().get_template("page.html.j2").render(
         title=heading or title(first.run),
@@ -53,11 +59,12 @@ def write_page(
         script=_asset("page.js"),
         arms=data["arms"],
         by_layer=bool(data["byLayer"]),
+        lens=read,
         controlled=bool(first.control),
         pairs=len(pairs),
         left_out=max(0, len(first.pair_ids) - PAIRS),
-        answered=[f for f in findings if f.verdict != "not applicable" or f.claims],
-        open_questions=[f for f in findings if f.verdict == "not applicable" and not f.claims],
+        answered=[f for f in findings if not is_open(f)],
+        open_questions=[f for f in findings if is_open(f)],
         checks=[(name, check) for name, own in checks.items() for check in own],
         counts=count_checks([check for own in checks.values() for check in own]),
         data=Markup(json.dumps(plain(data), ensure_ascii=False).replace("<", "\\u003c")),

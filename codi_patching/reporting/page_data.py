@@ -80,7 +80,7 @@ def arm_data(
         "names": _cell_names(results.run),
         "measures": [(name, _label(name), name.startswith(_SIGNED)) for name in order],
         "structural": results.structural.tolist(),
-        "means": {name: _table(means[name]) for name in order},
+        "means": {name: table(means[name]) for name in order},
         "passing": passing,
         "notes": _notes(results, passing),
         "least": {"kl_divergence": LEAST_KL, "content_effect": LEAST_PROBABILITY},
@@ -102,7 +102,7 @@ def by_layer_data(arms: Mapping[str, Results]) -> list[dict[str, Any]]:
         effect = content_by_layer(results)
         ends = {"up": effect.high - effect.mean, "down": effect.mean - effect.low}
         rows = {"mean": effect.mean, **ends}
-        lists = {name: _table(values[None])[0] for name, values in rows.items()}
+        lists = {name: table(values[None])[0] for name, values in rows.items()}
         found.append({"label": label, "layers": results.run.grid.layers, **lists})
     return found if len(found) > 1 else []
 
@@ -134,12 +134,12 @@ def _pair_maps(results: Results) -> list[dict[str, Any]]:
     count = min(PAIRS, len(results.pair_ids))
     ids = results.pair_ids
     return [
-        {"id": ids[row], **{name: _table(values[row]) for name, values in maps.items()}}
+        {"id": ids[row], **{name: table(values[row]) for name, values in maps.items()}}
         for row in range(count)
     ]
 
 
-def _table(values: Array) -> list[list[float | None]]:
+def table(values: Array) -> list[list[float | None]]:
     """A map with five digits, what is undefined as None."""
     return [[None if v != v else float(f"{v:.5g}") for v in row] for row in values]
 

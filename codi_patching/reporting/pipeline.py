@@ -16,9 +16,21 @@ from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.summary import aggregate
 from codi_patching.analysis.validity import check_run
-from codi_patching.reporting.evidence import FindingLike, finding_row, passing_cells
+from codi_patching.reporting.comparison_report import (
+    LENS_FIGURE,
+    beside_lens,
+    comparison_heading,
+    write_comparison_report,
+)
+from codi_patching.reporting.evidence import (
+    FindingLike,
+    finding_row,
+    passing_cells,
+    readings_beyond_chance,
+)
 from codi_patching.results.files import write_csv, write_json
 from codi_patching.results.layout import FINDINGS, PAIR_SHEETS, derived_files
+from codi_patching.results.lens import LensResults
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.tables import cell_columns, cell_rows
 
@@ -121,8 +133,9 @@ def write_comparison(
     findings: Sequence[FindingLike],
     options: ReportOptions | None = None,
     checks: Mapping[str, Sequence[Check]] | None = None,
+    lens: LensResults | None = None,
 ) -> list[Check]:
-    """Write what several runs show together: `comparison.json`, figures, `report.html`.
+    """Write what several runs show together: `comparison.json`, figures, report, `report.html`.
 
     Args:
         folder: Where to; made if it is not there.
@@ -131,6 +144,7 @@ def write_comparison(
         options: What to make.
         checks: Of validity, by what they are of; those of each arm and across arms if
             not given.
+        lens: What the lens read of the same pairs, if it was run.
 
     Returns:
         The checks of validity.
@@ -143,16 +157,20 @@ def write_comparison(
     folder.mkdir(parents=True, exist_ok=True)
     described = {
         "arms": {label: _identity(results) for label, results in arms.items()},
+        **({} if lens is None else {"lens": _lens_identity(lens)}),
         "findings": [describe_finding(finding) for finding in findings],
         "validity": {label: describe_checks(own) for label, own in checks.items()},
     }
     write_json(folder / "comparison.json", described)
     rows = [row for finding in findings for row in _claim_rows(finding)]
     write_csv(folder / "comparison.csv", rows, ["question", "claim", *_CLAIM])
+    (folder / f"{LENS_FIGURE}.png").unlink(missing_ok=True)
     if options.figures:
         _write_comparison_figures(folder, arms)
+        _write_lens_figure(folder, arms, findings, lens)
+    write_comparison_report(folder, arms, findings, checks, lens)
     if options.page:
-        _write_comparison_page(folder, arms, checks, findings)
+        _write_comparison_page(folder, arms, checks, findings, lens)
     return every
 
 
@@ -191,6 +209,13 @@ def _identity(results: Results) -> dict[str, Any]:
     return {**{key: getattr(run, key) for key in keys}, "pairs": len(results.pair_ids), **sums}
 
 
+def _lens_identity(lens: LensResults) -> dict[str, Any]:
+    """Which run of the lens it is."""
+    run = lens.run
+    sums = {"checkpoint_sha256": run.checkpoint_sha256, "data_sha256": run.data_sha256}
+    return {"top": run.top, "pairs": len(lens.records), "excluded": run.excluded, **sums}
+
+
 def _write_figures(
     folder: Path, results: Results, options: ReportOptions, findings: Sequence[FindingLike]
 ) -> None:
@@ -226,15 +251,38 @@ def _write_comparison_figures(folder: Path, arms: Mapping[str, Results]) -> None
         save_figure(figure, folder / f"{name}.png")
 
 
+def _write_lens_figure(
+    folder: Path,
+    arms: Mapping[str, Results],
+    findings: Sequence[FindingLike],
+    lens: LensResults | None,
+) -> None:
+    rates = None if lens is None else lens.rates()
+    if lens is None or rates is None:
+        return
+    from codi_patching.reporting.figures import save_figure
+    from codi_patching.reporting.lens_figures import draw_beside_patching, draw_hit_rates
+    from codi_patching.reporting.names import counted, data_name, model_name
+
+    passing = readings_beyond_chance(findings, len(rates.own))
+    pairs = counted(len(lens.records), "pair")
+    head = f"{model_name(lens.run)} on {data_name(lens.run)}, {pairs}"
+    patched = beside_lens(arms)
+    effects = {k: passing_cells(r.run, findings, k) or [] for k, r in patched.items()}
+    if patched:
+        figure = draw_beside_patching(rates, patched, head, passing, effects)
+    else:
+        figure = draw_hit_rates(rates, head, passing)
+    save_figure(figure, folder / f"{LENS_FIGURE}.png")
+
+
 def _write_comparison_page(
     folder: Path,
     arms: Mapping[str, Results],
     checks: Mapping[str, Sequence[Check]],
     findings: Sequence[FindingLike],
+    lens: LensResults | None,
 ) -> None:
-    from codi_patching.reporting.names import data_name, model_name
     from codi_patching.reporting.page import PAGE, write_page
 
-    run = next(iter(arms.values())).run
-    heading = f"{len(arms)} experiments on {model_name(run)}, {data_name(run)}"
-    write_page(folder / PAGE, arms, checks, findings, heading)
+    write_page(folder / PAGE, arms, checks, findings, comparison_heading(arms), lens)

@@ -9,7 +9,7 @@ from pathlib import Path
 from codi_patching.analysis.checks import Check
 from codi_patching.analysis.claims import Finding
 from codi_patching.analysis.findings import find
-from codi_patching.analysis.from_results import arm_name, as_arm
+from codi_patching.analysis.from_results import arm_name, as_arm, as_readings
 from codi_patching.analysis.verdicts import Thresholds
 from codi_patching.reporting.console import comparison_text, summary_text
 from codi_patching.reporting.evidence import passing_cells
@@ -21,8 +21,10 @@ from codi_patching.reporting.pipeline import (
 )
 from codi_patching.results.folder import check_writable
 from codi_patching.results.frames import Frames
+from codi_patching.results.layout import is_lens_folder
+from codi_patching.results.lens import LensResults, LensRun, read_lens
 from codi_patching.results.read import Results, read_results
-from codi_patching.results.schema import ResultsError
+from codi_patching.results.schema import ResultsError, RunDescription
 
 _MOST_HIGHLIGHTED = 5
 """With more, nothing stands out."""
@@ -98,14 +100,14 @@ def _highlighting(
 
 
 def compare(
-    results: Sequence[str | Path | Results | Frames],
+    results: Sequence[str | Path | Results | Frames | LensResults],
     thresholds: Thresholds | None = None,
     seed: int | None = None,
 ) -> list[Finding]:
     """Answer the research questions from results.
 
     Args:
-        results: Folders, or results as `load_results` gives them.
+        results: Folders, or results as `load_results` gives them; one of them may be of the lens.
         thresholds: What is too small to matter.
         seed: Of flips, folds and bootstraps; the results' own if not given.
 
@@ -115,10 +117,10 @@ def compare(
     Raises:
         ResultsError: A folder has no whole results, or two do not belong together.
     """
-    arms = _by_arm([_read(one) for one in results])
+    arms, lens = _sorted([_read(one) for one in results])
     first = next(iter(arms.values())).run
     chosen = first.seed if seed is None else seed
-    return find([as_arm(arm) for arm in arms.values()], thresholds, chosen)
+    return _find(arms, lens, chosen, thresholds)
 
 
 def compare_folders(
@@ -127,7 +129,7 @@ def compare_folders(
     """Compare results folders, and write what they say together.
 
     Args:
-        folders: Of experiments on one model and file of pairs.
+        folders: Of experiments on one model and file of pairs; one may be of the lens.
         out: Where it is written.
         figures: Whether to draw PNG files.
         page: Whether to write `report.html`.
@@ -136,18 +138,69 @@ def compare_folders(
         ResultsError: A folder has no whole results, two do not belong together, or `out` cannot be
             written.
     """
-    arms = _by_arm([read_results(folder) for folder in folders])
+    arms, lens = _sorted([_read(folder) for folder in folders])
     check_writable(out, "--dir or --report.comparison_dir")
-    first = next(iter(arms.values())).run
-    findings = find([as_arm(arm) for arm in arms.values()], seed=first.seed)
-    checks = write_comparison(out, arms, findings, ReportOptions(figures=figures, page=page))
+    findings = _find(arms, lens, next(iter(arms.values())).run.seed)
+    options = ReportOptions(figures=figures, page=page)
+    checks = write_comparison(out, arms, findings, options, lens=lens)
     return RunReport(arms, findings, checks, comparison_text(arms, findings, checks, out))
 
 
-def _read(one: str | Path | Results | Frames) -> Results:
+def _find(
+    arms: dict[str, Results],
+    lens: LensResults | None,
+    seed: int,
+    thresholds: Thresholds | None = None,
+) -> list[Finding]:
+    readings = None if lens is None else as_readings(lens)
+    return find([as_arm(arm) for arm in arms.values()], thresholds, seed, readings=readings)
+
+
+def _read(one: str | Path | Results | Frames | LensResults) -> Results | LensResults:
+    """Results from whatever holds them; a folder is recognised by its files."""
     if isinstance(one, Frames):
         return one.as_results()
-    return one if isinstance(one, Results) else read_results(Path(one))
+    if isinstance(one, Results | LensResults):
+        return one
+    folder = Path(one)
+    return read_lens(folder) if is_lens_folder(folder) else read_results(folder)
+
+
+def _sorted(
+    everything: Sequence[Results | LensResults],
+) -> tuple[dict[str, Results], LensResults | None]:
+    """Results of patching by the name of their arm, and those of the lens.
+
+    Raises:
+        ResultsError: There is no patching, the lens twice, or two do not belong together.
+    """
+    arms = _by_arm([one for one in everything if isinstance(one, Results)])
+    lenses = [one for one in everything if isinstance(one, LensResults)]
+    if not arms:
+        raise ResultsError(
+            f"expected results of patching, got {'those of the lens alone' if lenses else 'none'}: "
+            "name a folder that `codi-patching predict --config configs/position.yaml` wrote too"
+        )
+    if len(lenses) > 1:
+        raise ResultsError(
+            f"expected the lens once, got it in {lenses[0].folder} and in {lenses[1].folder}"
+        )
+    for lens in lenses:
+        _check_lens(arms, lens)
+    return arms, lenses[0] if lenses else None
+
+
+def _check_lens(arms: dict[str, Results], lens: LensResults) -> None:
+    """Refuse a lens of another model, file or pairs; pairs without steps are not in it."""
+    name, first = next(iter(arms.items()))
+    _check_fields(name, first.run, "the lens", lens.run)
+    ours = {*first.pair_ids, *first.run.excluded}
+    differing = sorted(ours ^ {*lens.pair_ids, *lens.run.excluded})
+    if differing:
+        raise ResultsError(
+            f"{name} and the lens differ in their pairs: only one of them has "
+            f"{', '.join(differing[:5])}"
+        )
 
 
 def _by_arm(everything: Sequence[Results]) -> dict[str, Results]:
@@ -171,16 +224,22 @@ def _by_arm(everything: Sequence[Results]) -> dict[str, Results]:
 
 def _check_same(first: str, arms: dict[str, Results], name: str) -> None:
     ours, theirs = arms[first], arms[name]
-    for field in _SAME:
-        one, other = getattr(ours.run, field), getattr(theirs.run, field)
-        if one != other:
-            raise ResultsError(
-                f"{first} and {name} differ in {field}: {one!r} and {other!r}; compare results of "
-                "one model, file of pairs and seed"
-            )
+    _check_fields(first, ours.run, name, theirs.run)
     missing = sorted(set(ours.pair_ids) ^ set(theirs.pair_ids))
     if missing:
         raise ResultsError(
             f"{first} and {name} differ in their pairs: only one of them has "
             f"{', '.join(missing[:5])}"
         )
+
+
+def _check_fields(
+    first: str, ours: RunDescription, name: str, theirs: RunDescription | LensRun
+) -> None:
+    for field in _SAME:
+        one, other = getattr(ours, field), getattr(theirs, field)
+        if one != other:
+            raise ResultsError(
+                f"{first} and {name} differ in {field}: {one!r} and {other!r}; compare results of "
+                "one model, file of pairs and seed"
+            )

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -102,11 +102,11 @@ def prepare_folder(
         if not differing:
             return begun, False, f"resuming the run that was begun in {folder}"
         if not overwrite:
-            raise _other_run(folder, differing)
+            raise other_run(folder, differing)
     if found is not None:
         differing = differences(found.run, run, resuming=False)
         if differing:
-            raise _other_run(folder, differing)
+            raise other_run(folder, differing)
         sentence = f"{folder} holds this run's results already: nothing is run again"
         if found.run.code.sha256 != run.code.sha256:
             sentence += f" (they were measured by version {found.run.code.version} of other code)"
@@ -148,13 +148,21 @@ def _found(
     return begun, found
 
 
-def _other_run(folder: Path, differing: list[str]) -> ResultsError:
+def other_run(folder: Path, differing: list[str]) -> ResultsError:
+    """The refusal of a folder that holds something else, by the keys that differ."""
     return ResultsError(
         f"{folder} holds results of another run, with another {', '.join(differing)}: {ADVICE}"
     )
 
 
-def differences(old: RunDescription, new: RunDescription, resuming: bool) -> list[str]:
+class Described(Protocol):
+    """What a run's numbers depend on, as plain data."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+
+
+def differences(old: Described, new: Described, resuming: bool) -> list[str]:
     """Keys in which two runs differ, but for what only the end of a run knows.
 
     Args:

@@ -8,11 +8,22 @@ from typing import Any
 from codi_patching.results.schema import Grid
 
 ACTIVATIONS = "activations.safetensors"
+LENS_RESULTS = "lens_results.json"
 
 
 def results_name(experiment: str) -> str:
     """Name of an experiment's results file."""
     return f"{experiment}_patching_results.json"
+
+
+def is_lens_folder(folder: Path) -> bool:
+    """Whether a folder holds results of the lens."""
+    return (folder / LENS_RESULTS).is_file()
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a folder holds results, of patching or of the lens."""
+    return is_lens_folder(folder) or any(folder.glob(results_name("*")))
 
 
 def measured_files(folder: Path) -> list[Path]:

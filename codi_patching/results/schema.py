@@ -218,9 +218,9 @@ class RunDescription:
             ValueError: A key is missing, unknown or of another type.
         """
         content = dict(content)
-        content["grid"] = _build(Grid, content.get("grid"), "grid")
-        content["code"] = _build(Code, content.get("code"), "code")
-        return _build(cls, content, "metadata")
+        content["grid"] = build_typed(Grid, content.get("grid"), "grid")
+        content["code"] = build_typed(Code, content.get("code"), "code")
+        return build_typed(cls, content, "metadata")
 
 
 @dataclass(frozen=True)
@@ -308,8 +308,8 @@ class PairDescription:
             if isinstance(values, Mapping):
                 content[run] = {m: as_number(v, f"{run}.{m}") for m, v in values.items()}
         if content.get("control") is not None:
-            content["control"] = _build(Control, content["control"], "control")
-        return _build(cls, content, "baseline")
+            content["control"] = build_typed(Control, content["control"], "control")
+        return build_typed(cls, content, "baseline")
 
 
 def as_number(value: Any, where: str) -> float:
@@ -328,8 +328,12 @@ def as_number(value: Any, where: str) -> float:
 _PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float), "dict": dict}
 
 
-def _build(cls: Any, content: Any, where: str) -> Any:
-    """A dataclass from a mapping, lists as tuples; keys and simple types are checked."""
+def build_typed(cls: Any, content: Any, where: str) -> Any:
+    """A dataclass from a mapping, lists as tuples; keys and simple types are checked.
+
+    Raises:
+        ValueError: A key is missing, unknown or of another type.
+    """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected {where} to be an object, got {content!r}")
     known = {f.name: f for f in fields(cls)}

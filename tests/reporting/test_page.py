@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from findings_maker import FINDINGS, WHERE
+from findings_maker import FINDINGS, WHERE, MadeClaim
+from lens_maker import make_lens
 from results_maker import make, run_of
 
 from codi_patching.analysis.validity import check_run
@@ -140,6 +141,50 @@ def test_a_page_of_one_run_without_findings_or_control(open_page, tmp_path):
     assert not page.is_visible("#pair-control")
     data = re.search(r"^const data = (.*);$", (tmp_path / "one.html").read_text(), re.MULTILINE)
     assert json.loads(data.group(1))["byLayer"] == []
+
+
+@pytest.fixture(scope="module")
+def lens_page(tmp_path_factory, arms):
+    path = tmp_path_factory.mktemp("lens") / "report.html"
+    checks = {label: check_run(results) for label, results in arms.items()}
+    lens = make_lens(planted={(0, 0, 0): 0.25, (1, 2, 1): 0.75}, chance={(1, 2, 1): 0.5})
+    kind, cell = "step 2 minus another pair's", {"layer": "2", "column": "1"}
+    reading = MadeClaim("step 2 at layer 2, position 1", "yes", 0.25, kind=kind, **cell)
+    found = replace(WHERE, claims=(reading,), arms=("position", "the lens"))
+    write_page(path, arms, checks, (found, replace(WHERE, arms=("position",))), "", lens)
+    return path
+
+
+def test_the_lens_stands_beside_the_patching_map(open_page, lens_page):
+    page = open_page(lens_page)
+    text = page.inner_text("body")
+    assert text.index("What each thought says") < text.index("position patching, recomputed")
+    assert "among the 5 most probable tokens" in text
+    assert page.inner_text("#lens-step").splitlines() == ["step 1 (24 pairs)", "step 2 (24 pairs)"]
+    assert page.evaluate(SHOWN, "lens-own")[0][0] == 0.25
+    page.select_option("#lens-step", "1")
+    assert page.evaluate(SHOWN, "lens-own")[2][1] == 0.75
+    assert page.evaluate(SHOWN, "lens-chance")[2][1] == 0.5
+    frames = "id => document.getElementById(id).layout.shapes.map(s => [s.y0, s.x0])"
+    assert page.evaluate(frames, "lens-own") == [[1.56, 0.54]]
+    assert page.evaluate(frames, "lens-content") == [[1.56, 0.54]]
+    assert page.inner_text("#lens-arm") == "position"
+    np.testing.assert_array_equal(
+        page.evaluate(SHOWN, "lens-content"), page.evaluate(SHOWN, "content-0")
+    )
+    boxes = [page.query_selector(f"#lens-{n}").bounding_box() for n in ("own", "chance", "content")]
+    assert len({round(box["y"]) for box in boxes}) == 1  # side by side
+
+
+def test_the_lens_fits_a_phone(open_page, lens_page):
+    page = open_page(lens_page, width=400)
+    page.wait_for_selector("#lens-content .main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    for name in ("own", "chance", "content"):
+        box = page.query_selector(f"#lens-{name}").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+        assert box["height"] > 300
 
 
 def test_the_changed_number_is_marked():

@@ -116,7 +116,12 @@ def test_a_comparison(tmp_path):
     findings = (replace(WHERE, arms=("position",)),)
     checks = write_comparison(tmp_path / "both", arms, findings, replace(PLAIN, figures=True))
     names = {path.name for path in (tmp_path / "both").iterdir()}
-    assert names == {"comparison.json", "comparison.csv", "by_layer.png", "decomposition.png"}
+    assert names == {
+        "comparison.json", "comparison.csv", "comparison.md", "by_layer.png", "decomposition.png"
+    }  # fmt: skip
+    report = (tmp_path / "both" / "comparison.md").read_text()
+    assert f"**{WHERE.question}** {WHERE.sentence}" in report
+    assert "![direct, mediated and total effect by layer](decomposition.png)" in report
     content = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert content["arms"]["layer"]["latents"] == "frozen"
     assert content["findings"][0]["question"] == WHERE.question

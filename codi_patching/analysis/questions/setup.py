@@ -17,6 +17,7 @@ from codi_patching.analysis.arms import (
 )
 from codi_patching.analysis.effects import Comparisons, content, mean_over
 from codi_patching.analysis.families import Contrasts
+from codi_patching.analysis.readings import Readings
 from codi_patching.analysis.verdicts import Thresholds, Unit
 
 Setting = tuple[str, str, str]
@@ -30,11 +31,13 @@ class Setup:
         arms: All of them, aligned.
         thresholds: See `Thresholds`.
         seed: Of everything drawn.
+        readings: What the lens read of the same pairs, if it was run.
     """
 
     arms: tuple[Arm, ...]
     thresholds: Thresholds
     seed: int
+    readings: Readings | None = None
 
     def settings(self) -> list[Setting]:
         """Site, direction and source of the arms; arms of two settings are not compared."""

@@ -60,6 +60,29 @@ data.arms.forEach((arm, index) => {
   }
 });
 
+// The lens beside the patching map of the same cells.
+if (data.lens) {
+  const lens = data.lens, share = {zmin: 0, zmax: 1, colorscale: "Viridis"};
+  lens.steps.forEach((step, i) => byId("lens-step").add(new Option(step.name, i)));
+  const drawStep = () => {
+    const step = lens.steps[byId("lens-step").value];
+    drawMap("lens-own", lens, step.own, `share of pairs, among the ${lens.top} most probable`, false, share, step.passing);
+    drawMap("lens-chance", lens, step.chance, "share of pairs, another pair's result", false, share);
+  };
+  byId("lens-step").addEventListener("change", drawStep);
+  drawStep();
+  if (lens.arms.length) {
+    lens.arms.forEach(([label, i]) => byId("lens-arm").add(new Option(label, i)));
+    const drawArm = () => {
+      const arm = data.arms[byId("lens-arm").value], content = arm.means.content_effect;
+      drawMap("lens-content", arm, content, "content effect, rise of P(source answer)", true,
+        scaleOf(content, true, arm.least.content_effect), arm.passing);
+    };
+    byId("lens-arm").addEventListener("change", drawArm);
+    drawArm();
+  }
+}
+
 if (data.byLayer.length) {
   const series = data.byLayer.map(e => ({type: "scatter", mode: "markers+lines", name: e.label, x: e.layers, y: e.mean, line: {width: 1},
     error_y: {type: "data", symmetric: false, array: e.up, arrayminus: e.down, thickness: 1}}));
