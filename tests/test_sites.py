@@ -1,5 +1,6 @@
 """Every site, by both engines and by brute force."""
 
+from collections import Counter
 from dataclasses import replace
 from unittest.mock import Mock, call
 
@@ -217,6 +218,29 @@ def test_requests_together_equal_the_reference(cases, latents, max_rows):
     for request in requests:
         alone.patched(request.start, request.rows, latents, request.watch)
     assert sweep.token_layers <= alone.token_layers
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_weights_are_read_once_for_all_requests(latents):
+    """As often for six requests on three questions as for one."""
+    model = family_model("llama", 3, 3)
+    engine = SweepEngine(model, 100)
+    *bases, source = engine.unpatched([([5, 6, at, 8], READOUT) for at in (7, 9, 10, 11)])
+    activations = source.run.activations()
+    rows = [patches_from(activations, la, [p]) for la in range(3) for p in range(3)]
+    requests = [PatchRequest(base, rows) for base in bases for _ in range(2)]
+    read = Counter()
+    modules = {f"MLP {la}": block.mlp for la, block in enumerate(model.blocks)}
+    modules |= {f"keys {la}": block.self_attn.k_proj for la, block in enumerate(model.blocks)}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda *_, name=name: read.update([name]))
+    list(engine.patched_each(requests[:1], latents))
+    alone = dict(read)
+    read.clear()
+    list(engine.patched_each(requests, latents))
+    assert dict(read) == alone
+    for module in modules.values():
+        module._forward_hooks.clear()
 
 
 def test_requests_in_small_parts_of_logits_are_the_same(monkeypatch):
