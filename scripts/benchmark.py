@@ -1,6 +1,7 @@
 """How fast the experiments run, beside the textbook procedure, in one process and one run.
 
     python scripts/benchmark.py --shape llama-1b
+    python scripts/benchmark.py --shape llama-1b --site kv
     python scripts/benchmark.py --shape llama-1b --grid position_frozen --peers
 
 Weights and token ids are random: neither changes the work. The changed token comes after 41 % of
@@ -9,12 +10,13 @@ medians of a few turns in which the arms take turns:
 
     textbook   batch of one; the whole sequence again for every patched run, logits at every token
                as transformers gives them; one pass a layer to record the source run. Measured on a
-               sample of runs and scaled.
+               sample of runs and scaled; of `resid_post` alone.
     batched    rows in batches over a cached prompt, by the reference engine: one pair.
     sweep      what the package does, with all pairs side by side: own rows alone, as the two
                before; and own and control rows, as experiments have it.
     peers      see `peers.py`: the same frozen grid by other libraries, given the thoughts and the
-               source run, after a check that their logits are ours.
+               source run, after a check that their logits are ours; beside them the sweep with one
+               pair, to which nothing is given.
 
 The limit is the machine's own rate of matrix products in that precision, measured in every turn.
 Least token-layers: each prompt once (beginnings in common once) and its thoughts and readout, and
@@ -38,7 +40,7 @@ from typing import Any
 
 import psutil
 import torch
-from peers import PEERS, frozen_grid, package_of
+from peers import PEERS, SITES, engine_logits, frozen_grid, package_of, unpatched_runs
 from shapes import READOUT, SHAPES, build_model, draw_prompts, flop_per_token_layer
 from textbook import Textbook
 
@@ -52,6 +54,7 @@ from codi_patching.metrics import functional as F
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.memory import rows_in_memory
 from codi_patching.patching.engine import Engine
+from codi_patching.patching.interventions import SITE_NAMES
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 
@@ -63,6 +66,11 @@ GRIDS: dict[str, Callable[..., PatchingExperiment]] = {
     "cumulative": partial(IterativePatching, strategy="cumulative"),
 }
 """Experiments, by the name of their results in a study but for the defaults."""
+
+CHAINS = ("relay", "cumulative")
+"""They have no site but `resid_post`."""
+
+ONE_PAIR = "sweep, own, one pair"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -145,10 +153,12 @@ class Bench:
             "sweep, own and control": partial(self._pairs, both, self.sweep, self.prompts),
         }
         if not args.sweep_only:
+            arms["batched"] = partial(self._pairs, own, self.reference, self.prompts[:1])
+        if not args.sweep_only and args.site == "resid_post":
             textbook = Textbook(own, self.wait)
             arms["textbook"] = lambda: textbook.seconds(self.prompts[0], args.sample)
-            arms["batched"] = partial(self._pairs, own, self.reference, self.prompts[:1])
-        if args.peers and grid == "position_frozen":
+        if args.peers and grid == "position_frozen" and args.site in SITES:
+            arms[ONE_PAIR] = partial(self._pairs, own, self.sweep, self.prompts[:1])
             arms |= self._peers(report)
         for arm in ("sweep, own and control", "sweep, own"):
             before = self.sweep.token_layers
@@ -167,7 +177,8 @@ class Bench:
         return report
 
     def _experiment(self, grid: str, control: str) -> PatchingExperiment:
-        experiment = GRIDS[grid](control=control, self_patch_pairs=0)
+        site = {} if grid in CHAINS else {"site": self.args.site}
+        experiment = GRIDS[grid](control=control, self_patch_pairs=0, **site)
         experiment.use(self.model, self.sweep)
         experiment.metrics.to(self.device)
         return experiment
@@ -196,7 +207,8 @@ class Bench:
         """The unpatched runs; with a control three questions a pair, the third alike the others."""
         third = experiment.control != "none"
         asked = [[*pair, [*pair[0][:-1], 12]] if third else pair for pair in prompts]
-        runs = iter(engine.unpatched([(ids, READOUT) for pair in asked for ids in pair]))
+        requests = [(ids, READOUT) for pair in asked for ids in pair]
+        runs = iter(engine.unpatched(requests, experiment.record))
         starts = []
         for _ in prompts:
             base, source = next(runs), next(runs)
@@ -207,13 +219,10 @@ class Bench:
 
     def _peers(self, report: Report) -> dict[str, Callable[[], float]]:
         """The peers that are installed, once their logits are ours."""
-        requests = [(ids, READOUT) for ids in self.prompts[0]]
-        base, source = self.sweep.unpatched(requests)
-        grid = frozen_grid(self.model, self.prompts[0][0], base, source, "resid_post")
-        experiment = self._experiment("position_frozen", "none")
-        sets = experiment.patch_sets(source.run.activations())
-        logits = self.sweep.patched(base, sets, "frozen").answer_logits[0][:, 0]
-        ours = logits.unflatten(0, experiment.grid.shape)
+        site = self.args.site
+        base, source = unpatched_runs(self.sweep, self.prompts[0], READOUT, site)
+        grid = frozen_grid(self.model, self.prompts[0][0], base, source, site)
+        ours = engine_logits(self.sweep, base, source, site)
         arms: dict[str, Callable[[], float]] = {}
         for name, prepare in PEERS.items():
             if package_of(name) and not find_spec(package_of(name)):
@@ -330,16 +339,17 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_peers(report: Report) -> None:
     """Seconds of each peer, and the largest difference of its logits from the sweep's."""
+    arms = {"sweep, own": 0.0, ONE_PAIR: 0.0, **report.largest_difference}
     print_table(
-        ("the frozen grid", "seconds", "to the sweep", "largest difference of logits"),
+        ("position_frozen", "seconds", "to the sweep", "largest difference of logits"),
         [
             (
                 name,
                 f"{report.seconds[name]:.2f}",
                 f"{report.seconds[name] / report.seconds['sweep, own']:.1f} ×",
-                f"{difference:.1e}",
+                f"{difference:.1e}" if difference else "",
             )
-            for name, difference in report.largest_difference.items()
+            for name, difference in arms.items()
         ],
     )
 
@@ -349,6 +359,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="codi-tiny")
     parser.add_argument("--grid", choices=GRIDS, action="append", help="else all")
+    parser.add_argument("--site", choices=SITE_NAMES, default="resid_post")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--num_latents", type=int, default=5)
@@ -373,11 +384,13 @@ def main() -> None:
     bench = Bench(args)
     if bench.device.type != "cpu":
         print(f"largest KL to a CPU's float32: {bench.check_device():.1e} nats")
-    reports = {grid: bench.measure(grid) for grid in args.grid or GRIDS}
+    grids = args.grid or [g for g in GRIDS if args.site == "resid_post" or g not in CHAINS]
+    reports = {grid: bench.measure(grid) for grid in grids}
     rate = median(report.matrix_product_gflops for report in reports.values())
     print(
-        f"{args.shape}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, prompts of "
-        f"{args.prompt} tokens, {args.pairs} pairs; {rate:,.0f} GFLOP/s in matrix products\n"
+        f"{args.shape}, {args.site}, {args.dtype}, {args.device}, {torch.get_num_threads()} "
+        f"threads, prompts of {args.prompt} tokens, {args.pairs} pairs; {rate:,.0f} GFLOP/s in "
+        "matrix products\n"
     )
     print_table(HEADS, [report.row(grid) for grid, report in reports.items()])
     for report in reports.values():

@@ -1,7 +1,7 @@
 """Frozen grids by plain hooks and by other libraries: their numbers, and how long they take.
 
     pip install -c constraints.txt -e '.[peers]'
-    python scripts/peers.py --layers 16 --hidden 256 --prompt 80 --num_latents 5
+    python scripts/benchmark.py --shape llama-1b --grid position_frozen --peers
 
 The experiment is position patching with frozen latents: the base run's thoughts are input
 embeddings, and one activation at a time, at a (layer, latent position), is the source run's:
@@ -23,33 +23,26 @@ has no such thing. HookedTransformer, which version 4 no longer has, holds weigh
 much memory again as the backbone takes, and its head apart from the embeddings where a backbone
 has one matrix for both. All others share the backbone's weights.
 
-The times of peers are those of the base prompt and all patched runs; the thoughts and the source
-run are given to them. The engine's are in two lines, of which the first has more in it: both
-prompts and the thoughts of both. `processor` is what the process used, other work beside it or not.
+A peer's time is that of the base prompt and all patched runs: the thoughts and the source run are
+given to it.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from statistics import median
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel
 from codi_patching.patching.engine import Engine, Readout, Unpatched
 from codi_patching.patching.interventions import extra_sites, patches_from
-from codi_patching.patching.sweep.run import SweepEngine
 
 PeerSite = Literal["resid_post", "attn_out", "mlp_out"]
 """The sites that all peers have."""
@@ -500,76 +493,3 @@ def engine_logits(engine: Engine, base: Unpatched, source: Unpatched, site: Peer
     rows = [patches_from(activations, layer, [position], site) for layer, position in cells]
     logits = engine.patched(base, rows, "frozen").answer_logits[0]
     return logits[:, 0].view(layers, latents, -1)
-
-
-# -- demonstration ----------------------------------------------------------------------------
-
-
-def random_llama(layers: int, hidden: int, num_latents: int) -> CodiModel:
-    """A Llama of random weights, in float32."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=1000,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    settings = CodiSettings(num_latents, bot_ids=(1,), eot_ids=(2,), eos_id=3)
-    projection = build_projection(hidden, hidden)
-    model = CodiModel(LlamaForCausalLM(config), projection, None, settings)
-    return model.eval().requires_grad_(False)
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
-def compare(model: CodiModel, prompts: list[list[int]], site: PeerSite, repeats: int) -> None:
-    """Print a line for each peer that is installed: medians of turns, after one to warm up."""
-    engine = SweepEngine(model, 1000)
-    readout = Readout((2, 5, 6, 7, 8), ((9,), (10,)))
-    base, source = unpatched_runs(engine, prompts, readout, site)
-    grid = frozen_grid(model, prompts[0], base, source, site)
-    ours = engine_logits(engine, base, source, site)
-    work: dict[str, Callable[[], object]] = {
-        "engine, both unpatched runs": lambda: unpatched_runs(engine, prompts, readout, site),
-        "engine, all patched runs": lambda: engine_logits(engine, base, source, site),
-    }
-    differences: dict[str, float] = {}
-    for name, prepare in PEERS.items():
-        if not package_of(name) or find_spec(package_of(name)):
-            run = prepare(model.backbone)
-            work[name] = partial(run, grid)
-            differences[name] = float((run(grid) - ours).abs().max())
-    turns = [{name: timed(each) for name, each in work.items()} for _ in range(repeats)]
-    print(f"\n{site:32s} {'seconds':>9s} {'processor':>9s}  largest difference")
-    for name in work:
-        clock, processor = (median(turn[name][i] for turn in turns) for i in (0, 1))
-        difference = f"{differences[name]:.1e}" if name in differences else ""
-        print(f"{name:32s} {clock:9.3f} {processor:9.3f}  {difference}")
-
-
-def main() -> None:
-    """Print a table for each site."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--prompt", type=int, default=80, help="tokens of the prompt")
-    parser.add_argument("--num_latents", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    model = random_llama(args.layers, args.hidden, args.num_latents)
-    prompts = torch.randint(20, 1000, (2, args.prompt)).tolist()
-    with torch.inference_mode():
-        for site in SITES:
-            compare(model, prompts, site, args.repeats)
-
-
-if __name__ == "__main__":
-    main()
