@@ -6,7 +6,7 @@
 
 Weights and token ids are random: neither changes the work. The changed token comes after 41 % of
 the prompt, as in the shipped pairs. Everything from prompt to metrics is included. Seconds a pair,
-medians of a few turns in which the arms take turns:
+medians of a few turns in which the arms take turns, plans made in the first one:
 
     textbook   batch of one; the whole sequence again for every patched run, logits at every token
                as transformers gives them; one pass a layer to record the source run. Measured on a
@@ -160,17 +160,16 @@ class Bench:
         if args.peers and grid == "position_frozen" and args.site in SITES:
             arms[ONE_PAIR] = partial(self._pairs, own, self.sweep, self.prompts[:1])
             arms |= self._peers(report)
-        for arm in ("sweep, own and control", "sweep, own"):
-            before = self.sweep.token_layers
-            arms[arm]()  # plans are made once for all pairs
-            computed = (self.sweep.token_layers - before) / args.pairs
         turns: dict[str, list[float]] = {arm: [] for arm in arms}
         rates: list[float] = []
         for _ in range(args.repeats):
             rates += matrix_product_rates(self.model, self.dtype, self.wait)
             for arm, run in arms.items():
+                before = self.sweep.token_layers
                 with peak_memory(report.peak_mb, arm):
                     turns[arm].append(run())
+                if arm == "sweep, own":
+                    computed = (self.sweep.token_layers - before) / args.pairs
         report.seconds = {arm: median(seconds) for arm, seconds in turns.items()}
         report.matrix_product_gflops = median(rates) / 1e9
         self._count_work(own, computed, report)
