@@ -1,47 +1,19 @@
 """The sweep against the reference engine, cell by cell, on random models of every family."""
 
-from functools import lru_cache
-
 import pytest
 import torch
 from conftest import random_model
-from foreign_models import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_families import CLASSES, HIDDEN, VOCABULARY, family_model
 from twin import cells_of, run_twin
 
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, patches_from
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
-
-VOCABULARY, HIDDEN = 40, 32
-
-
-@lru_cache
-def family_model(family, num_layers, num_latents):
-    """A random model of a family, large enough that every activation matters, in float64."""
-    model_class, config_class, shape = MODELS[family]
-    layers = {"n_layer": num_layers} if family == "gpt2" else {"num_hidden_layers": num_layers}
-    torch.manual_seed(num_layers)
-    config = config_class(
-        vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **{**shape, **layers}
-    )
-    model = CodiModel(
-        model_class(config),
-        build_projection(HIDDEN, 24),
-        None,
-        CodiSettings(num_latents, bot_ids=(1,), eot_ids=(2,), eos_id=3),
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.25)
-    return model.double().eval().requires_grad_(False)
-
 
 TOKENS = st.integers(0, VOCABULARY - 1)
 
@@ -50,7 +22,7 @@ TOKENS = st.integers(0, VOCABULARY - 1)
 def cases(draw):
     """A model, two prompts, a readout and rows of patches with watched cells."""
     layers, latents = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    model = family_model(draw(st.sampled_from(sorted(MODELS))), layers, latents)
+    model = family_model(draw(st.sampled_from(sorted(CLASSES))), layers, latents)
     common = draw(st.lists(TOKENS, max_size=5))
     prompts = [common + draw(st.lists(TOKENS, min_size=1, max_size=6)) for _ in range(2)]
     prefix = tuple(draw(st.lists(TOKENS, min_size=1, max_size=3)))
@@ -117,7 +89,7 @@ def test_gives_the_same_bits_again(case, latents):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", sorted(CLASSES))
 def test_float32_agrees_to_its_rounding(family):
     model = family_model(family, 3, 3)
     case = (model.float(), [[5, 6, 7, 8], [5, 6, 9, 8]], Readout((2, 4), ((5,), (6, 7))), [], [])

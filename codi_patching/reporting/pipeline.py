@@ -164,7 +164,9 @@ def write_comparison(
     write_json(folder / "comparison.json", described)
     rows = [row for finding in findings for row in _claim_rows(finding)]
     write_csv(folder / "comparison.csv", rows, ["question", "claim", *_CLAIM])
-    (folder / f"{LENS_FIGURE}.png").unlink(missing_ok=True)
+    for drawn in ("by_layer", "decomposition*", LENS_FIGURE):  # of what was compared here before
+        for figure in folder.glob(f"{drawn}.png"):
+            figure.unlink()
     if options.figures:
         _write_comparison_figures(folder, arms)
         _write_lens_figure(folder, arms, findings, lens)
