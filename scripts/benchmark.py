@@ -52,7 +52,7 @@ from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics import functional as F
 from codi_patching.models.codi import CodiModel
-from codi_patching.models.memory import rows_in_memory
+from codi_patching.models.row_limit import rows_at_once
 from codi_patching.patching.engine import Engine
 from codi_patching.patching.interventions import SITE_NAMES
 from codi_patching.patching.reference import ReferenceEngine
@@ -136,7 +136,7 @@ class Bench:
         self.dtype = DTYPES[args.dtype]
         self.model = build_model(args.shape, args.num_latents, self.dtype, self.device)
         self.prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
-        self.sweep = SweepEngine(self.model, args.max_rows or rows_in_memory(self.model))
+        self.sweep = SweepEngine(self.model, args.max_rows or rows_at_once(self.model))
         self.reference = ReferenceEngine(self.model, 40)
 
     def wait(self) -> None:
@@ -192,7 +192,7 @@ class Bench:
         experiment.engine = engine
         self.wait()
         begun = time.perf_counter()
-        for found in experiment.measure(self._starts(experiment, engine, prompts)):
+        for found in experiment.measure_pairs(self._starts(experiment, engine, prompts)):
             assert isinstance(found, Measured), found
         self.wait()
         return (time.perf_counter() - begun) / len(prompts)

@@ -16,7 +16,7 @@ from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.experiments.sources import mean_activations
-from codi_patching.models import memory
+from codi_patching.models import row_limit
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Patch
@@ -558,8 +558,8 @@ def test_other_company_changes_pairs_by_rounding_alone(kind, checkpoint, predict
             )
 
 
-def test_rows_in_memory_by_hand(checkpoint):
+def test_rows_at_once_by_hand(checkpoint):
     """Ten tokens of 3 · 48 + 6 · 32 numbers of 4 bytes."""
     model, _ = load_checkpoint(checkpoint)
     row = 10 * 4 * (3 * 48 + 6 * 32)
-    assert memory.rows_in_memory(model) == 2**30 // row
+    assert row_limit.rows_at_once(model) == 2**30 // row

@@ -216,7 +216,7 @@ def test_files_of_someone_else_are_not_replaced(run, tmp_path):
 def test_a_run_that_gives_nothing_keeps_what_was_there(run, tmp_path, monkeypatch):
     run("out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(PositionPatching, "_measure", refuse)
+    monkeypatch.setattr(PositionPatching, "_measure_pair", refuse)
     with pytest.raises(ResultsError, match="no pair could be run; p0 was left out because no"):
         run("out", overwrite=True)
     kept = contents(tmp_path / "out")

@@ -1,7 +1,9 @@
 """Every site, by both engines and by brute force."""
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from unittest.mock import Mock, call
 
 import pytest
@@ -23,7 +25,7 @@ from codi_patching.patching.interventions import (
     patches_from,
 )
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.patching.sweep import run as sweep_run
+from codi_patching.patching.sweep import reading
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
@@ -230,17 +232,75 @@ def test_weights_are_read_once_for_all_requests(latents):
     rows = [patches_from(activations, la, [p]) for la in range(3) for p in range(3)]
     requests = [PatchRequest(base, rows) for base in bases for _ in range(2)]
     read = Counter()
-    modules = {f"MLP {la}": block.mlp for la, block in enumerate(model.blocks)}
-    modules |= {f"keys {la}": block.self_attn.k_proj for la, block in enumerate(model.blocks)}
-    for name, module in modules.items():
-        module.register_forward_hook(lambda *_, name=name: read.update([name]))
-    list(engine.patched_each(requests[:1], latents))
-    alone = dict(read)
-    read.clear()
-    list(engine.patched_each(requests, latents))
+    with ExitStack() as hooks:
+        for la, block in enumerate(model.blocks):
+            for module in (block.mlp, block.self_attn.k_proj):
+                count = partial(_count, read, (la, type(module).__name__))
+                hooks.callback(module.register_forward_hook(count).remove)
+        list(engine.patched_each(requests[:1], latents))
+        alone = dict(read)
+        read.clear()
+        list(engine.patched_each(requests, latents))
     assert dict(read) == alone
-    for module in modules.values():
-        module._forward_hooks.clear()
+    assert alone
+
+
+def _count(read, name, *_):
+    read[name] += 1
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_is_not_finite_stays_in_its_own_request(order, latents):
+    """The longer answer has keys that the shorter one's tokens are padded with."""
+    model = family_model("llama", 2, 2)
+    engine = SweepEngine(model, 100)
+    readouts = [Readout((2, 4), ((5, 9), (6, 7))), Readout((2, 4), ((5,), (6,)))]
+    broken, sound = engine.unpatched([(PROMPTS[0], readout) for readout in readouts])
+    source = engine.unpatched([(PROMPTS[1], READOUT)])[0].run.activations()
+    rows = [patches_from(source, la, [p]) for la in (0, 1) for p in (0, 1)]
+    alone = engine.patched(sound, rows, latents)
+    state = replace(
+        broken.state,
+        suffix_kv=torch.full_like(broken.state.suffix_kv, torch.inf),
+        stream=torch.full_like(broken.state.stream, torch.nan),
+    )
+    requests = [PatchRequest(replace(broken, state=state), rows), PatchRequest(sound, rows)]
+    together = list(engine.patched_each([requests[place] for place in order], latents))
+    assert_same_patched(together[order.index(1)], alone)
+    assert not together[order.index(0)].answer_logits[0].isfinite().all()
+
+
+def test_a_request_that_recorded_less_goes_with_one_that_recorded_more():
+    model = family_model("llama", 2, 2)
+    engine = SweepEngine(model, 100)
+    (less,) = engine.unpatched([(PROMPTS[0], READOUT)])
+    more, source = engine.unpatched([(prompt, READOUT) for prompt in PROMPTS], ["mlp_out"])
+    activations = source.run.activations()
+    requests = [
+        PatchRequest(less, [patches_from(activations, 0, [1])]),
+        PatchRequest(more, [patches_from(activations, 1, [0], "mlp_out")]),
+    ]
+    for request, patched in zip(requests, engine.patched_each(requests), strict=True):
+        assert_same_patched(patched, engine.patched(request.start, request.rows))
+
+
+def test_a_request_without_rows_is_refused():
+    engine = SweepEngine(family_model("llama", 2, 2), 100)
+    (start,) = engine.unpatched([(PROMPTS[0], READOUT)])
+    with pytest.raises(ValueError, match="expected at least one row of patches, got none"):
+        PatchRequest(start, [])
+
+
+def test_the_sweep_has_gradients():
+    model = family_model("llama", 2, 2)
+    engine = SweepEngine(model, 100)
+    base, source = engine.unpatched([(prompt, READOUT) for prompt in PROMPTS])
+    value = source.run.activations().at(0, 0).clone().requires_grad_()
+    requests = [PatchRequest(base, [[Patch(0, 0, value)]]), PatchRequest(source, [[]])]
+    first, _ = engine.patched_each(requests)
+    first.answer_logits[0].sum().backward()
+    assert value.grad.abs().max() > 0
 
 
 def test_requests_in_small_parts_of_logits_are_the_same(monkeypatch):
@@ -250,19 +310,23 @@ def test_requests_in_small_parts_of_logits_are_the_same(monkeypatch):
     rows = [patches_from(source.run.activations(), la, [p]) for la in (0, 1) for p in (0, 1)]
     requests = [PatchRequest(base, rows), PatchRequest(source, rows), PatchRequest(base, [[]])]
     whole = list(engine.patched_each(requests))
-    monkeypatch.setattr(sweep_run, "_LOGITS", 1)
+    monkeypatch.setattr(reading, "_LOGITS", 1)
     for ours, theirs in zip(engine.patched_each(requests), whole, strict=True):
         assert_same_patched(ours, theirs)
 
 
 def test_progress_is_told_request_by_request():
     model = family_model("llama", 2, 2)
+    source = ReferenceEngine(model).unpatched([(PROMPTS[1], READOUT)])[0].run.activations()
+    row = patches_from(source, 0, [0])
+    expected = [call(0, 2), call(1, 1), call(2, 4), call(2, 5), call(3, 1)]
     for engine in (SweepEngine(model, 4), ReferenceEngine(model, 4)):
         start = engine.unpatched([(PROMPTS[0], READOUT)])[0]
-        requests = [PatchRequest(start, [[]] * rows) for rows in (2, 1, 5, 1)]
+        requests = [PatchRequest(start, [row] * rows) for rows in (2, 1, 5, 1)]
         told = Mock()
         list(engine.patched_each(requests, on_rows_done=told))
-        assert told.mock_calls == [call(0, 2), call(1, 1), call(2, 4), call(2, 5), call(3, 1)]
+        assert [told_of for told_of in told.mock_calls if told_of in expected] == expected
+        assert told.mock_calls == sorted(told.mock_calls, key=lambda told_of: told_of.args)
 
 
 # -- what is computed -----------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class PairsDataModule(pl.LightningDataModule):
         pairs: File of pairs, in either form of `data.pair_files`; the shipped ones, which are for
             codi-tiny, if not given or `shipped`.
         max_pairs: Only the first so many, after filtering.
-        batch_size: Pairs whose unpatched runs are made side by side.
+        batch_size: Pairs that go through the model together.
 
     Attributes:
         usable: All pairs with two different answers.

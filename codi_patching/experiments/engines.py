@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import sweep_unsupported_reason
-from codi_patching.models.memory import rows_in_memory
+from codi_patching.models.row_limit import rows_at_once
 from codi_patching.patching.engine import Engine
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
@@ -22,9 +22,9 @@ def build_engine(model: CodiModel, name: EngineName, max_rows: int | None) -> En
     Args:
         model: The model.
         name: `sweep` or `reference`.
-        max_rows: Patched runs a batch; as many as fit the memory if not given.
+        max_rows: Patched runs a batch; as many as `rows_at_once` says if not given.
     """
-    rows = max_rows or rows_in_memory(model)
+    rows = max_rows or rows_at_once(model)
     if name == "reference":
         return ReferenceEngine(model, rows)
     reason = sweep_unsupported_reason(model.backbone)

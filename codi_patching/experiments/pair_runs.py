@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -112,24 +112,35 @@ class PatchedRuns:
             ceiling's.
     """
 
-    kind: str
+    kind: Literal["own", "control", "self"]
     request: PatchRequest
 
 
-@dataclass
-class Measured:
-    """What a pair's patched runs gave: of the own patches, then of the control's if there is one.
+@dataclass(frozen=True)
+class MeasuredGrid:
+    """What patched runs with the activations of one run gave.
 
     Attributes:
         values: For each metric a value for each cell, in the grid's shape.
-        ceilings: Each metric of the run with all thoughts of the source run, or of the control.
+        ceiling: Each metric of the run with all thoughts of that run.
         extras: What was made of watched activations.
+    """
+
+    values: dict[str, Array]
+    ceiling: dict[str, float]
+    extras: Extras
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a pair's patched runs gave.
+
+    Attributes:
+        grids: Of the own patches, then of the control's if there is one.
         self_patch: As in `PairDescription`.
     """
 
-    values: list[dict[str, Array]] = field(default_factory=list)
-    ceilings: list[dict[str, float]] = field(default_factory=list)
-    extras: list[Extras] = field(default_factory=list)
+    grids: list[MeasuredGrid]
     self_patch: float | None = None
 
 
@@ -146,6 +157,7 @@ def describe_pair(
     base, source = roles(start.pair, start.direction)
     answers = start.base.readout.answers
     unpatched = row_values(start.metric_inputs().unpatched())
+    own, *control = measured.grids
     words = [*unknown_words(tokenizer, base.text), *unknown_words(tokenizer, source.text)]
     return PairDescription(
         base_question=base.text,
@@ -157,16 +169,16 @@ def describe_pair(
         group=start.pair.group,
         base={name: values[0].item() for name, values in unpatched.items()},
         source={name: values[1].item() for name, values in unpatched.items()},
-        ceiling=measured.ceilings[0],
-        ceiling_control=measured.ceilings[1] if len(measured.ceilings) > 1 else {},
+        ceiling=own.ceiling,
+        ceiling_control=control[0].ceiling if control else {},
         control=start.control_used,
         source_pair=start.donor_pair.pair_id if start.donor_pair else None,
         num_steps=len(base.reasoning_steps) or None,
         changed_step=start.pair.changed_step,
         unknown_words=tuple(dict.fromkeys(words)),
         self_patch=measured.self_patch,
-        chain_links=measured.extras[0].chain_links,
-        chain_broken=measured.extras[0].chain_broken,
+        chain_links=own.extras.chain_links,
+        chain_broken=own.extras.chain_broken,
     )
 
 

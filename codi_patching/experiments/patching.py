@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from codi_patching.experiments.engines import EngineName, build_engine
 from codi_patching.experiments.pair_runs import (
     Extras,
     Measured,
+    MeasuredGrid,
     PairRequests,
     PairStart,
     PatchedRuns,
@@ -77,7 +78,8 @@ class PatchingExperiment(Experiment, ABC):
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
         engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
             forward passes with hooks.
-        max_rows: Patched runs a batch; as many as fit the memory if not given.
+        max_rows: Patched runs that go through the model together, of one pair or of several; as
+            many as `rows_at_once` says if not given.
         self_patch_pairs: The first so many pairs are run once more with their own activations,
             which must change nothing.
         kwargs: All arguments of `Experiment`.
@@ -223,9 +225,7 @@ class PatchingExperiment(Experiment, ABC):
 
     def load_cached(self, result: PairResult) -> None:
         """Count a pair that an earlier run of the same command measured in the metrics."""
-        for name, metric in self.metrics.items():
-            assert isinstance(metric, GridMetric)
-            metric.load_cached(torch.from_numpy(result.values[name]))
+        self._count(result.values)
 
     # -- some pairs --------------------------------------------------------------------------------
 
@@ -259,21 +259,21 @@ class PatchingExperiment(Experiment, ABC):
             self_patch: Ids of the pairs whose grid is run once more with the base run's own
                 activations.
         """
-        for start, found in zip(starts, self.measure(starts, self_patch), strict=True):
+        for start, found in zip(starts, self.measure_pairs(starts, self_patch), strict=True):
             if isinstance(found, PairError):
                 yield ExcludedPair(start.pair.pair_id, str(found))
                 continue
-            own = found.extras[0]
+            own, *control = found.grids
             yield PairResult(
                 start.pair.pair_id,
                 describe_pair(start, self.model.tokenizer, found),
-                found.values[0],
-                found.values[1] if len(found.values) > 1 else {},
-                own.activations,
-                own.trace,
+                own.values,
+                control[0].values if control else {},
+                own.extras.activations,
+                own.extras.trace,
             )
 
-    def measure(
+    def measure_pairs(
         self, starts: Sequence[PairStart], self_patch: Container[str] = ()
     ) -> Iterator[Measured | PairError]:
         """All patched runs of pairs, own, control and ceilings, and their metrics.
@@ -286,16 +286,17 @@ class PatchingExperiment(Experiment, ABC):
             For each pair what was measured, or why it could not be.
         """
         asked = [self._patched_runs(start, start.pair.pair_id in self_patch) for start in starts]
-        flat = [(start.pair.pair_id, runs) for start, own in zip(starts, asked) for runs in own]
+        flat = [(s.pair.pair_id, own, runs) for s, own in zip(starts, asked) for runs in own]
 
         def report(place: int, done: int) -> None:
-            self._report_progress(*flat[place], done)
+            pair, own, runs = flat[place]
+            self._report_progress(pair, own, runs, done)
 
-        every = self.engine.patched_each([runs.request for _, runs in flat], self.latents, report)
+        every = self.engine.patched_each([runs.request for *_, runs in flat], self.latents, report)
         for start, own in zip(starts, asked):
             patched = islice(every, len(own))
             try:
-                found: Measured | PairError = self._measure(start, own, patched)
+                found: Measured | PairError = self._measure_pair(start, own, patched)
             except PairError as error:
                 found = error
                 deque(patched, maxlen=0)  # the rest of this pair's
@@ -303,7 +304,9 @@ class PatchingExperiment(Experiment, ABC):
 
     def _patched_runs(self, start: PairStart, self_patch: bool) -> list[PatchedRuns]:
         """The patched runs of a pair."""
-        sources = {"own": (start.source_activations, start.source.run.activations())}
+        sources: dict[Literal["own", "control"], tuple[Activations, Activations]] = {
+            "own": (start.source_activations, start.source.run.activations())
+        }
         if start.control_activations is not None:
             sources["control"] = (start.control_activations, start.control_activations)
         asked = []
@@ -318,7 +321,7 @@ class PatchingExperiment(Experiment, ABC):
             asked.append(PatchedRuns("self", PatchRequest(start.base, sets)))
         return asked
 
-    def _measure(
+    def _measure_pair(
         self, start: PairStart, asked: Sequence[PatchedRuns], patched: Iterator[Patched]
     ) -> Measured:
         """Metrics of a pair's patched runs.
@@ -328,39 +331,39 @@ class PatchingExperiment(Experiment, ABC):
         """
         check_finite(start.base.run.answer_logits, lambda _: "the base run")
         check_finite(start.source.run.answer_logits, lambda _: "the source run")
-        inputs, measured = start.metric_inputs(), Measured()
+        inputs, grids, self_patch = start.metric_inputs(), [], None
         for runs, found in zip(asked, patched, strict=True):
             check_finite(found.answer_logits, partial(self._run_name, runs.kind))
             if runs.kind == "self":
                 base = start.base.run.answer_logits[0]
                 moved = F.compute_kl_divergence(found.answer_logits[0], base[0])
-                measured.self_patch = moved.abs().max().item()
+                self_patch = moved.abs().max().item()
             else:
-                self._measure_grid(start, runs, found, inputs, measured)
-        return measured
+                grids.append(self._measure_grid(start, runs, found, inputs))
+        self._count(grids[0].values)  # only now: what is not finite leaves the whole pair out
+        return Measured(grids, self_patch)
 
     def _measure_grid(
-        self,
-        start: PairStart,
-        runs: PatchedRuns,
-        patched: Patched,
-        inputs: MetricInputs,
-        measured: Measured,
-    ) -> None:
+        self, start: PairStart, runs: PatchedRuns, patched: Patched, inputs: MetricInputs
+    ) -> MeasuredGrid:
         """Metrics of every cell and of the ceiling, which is the last row."""
         order = torch.tensor(self.run_order, device=inputs.base_ids.device).argsort()
         logits = AnswerLogits(*patched.answer_logits)
         extras = self.extras(start, runs.request.rows[:-1], patched.watched[:-1])
         cells = inputs.of(logits.take(order), extras.generated)
-        values = self.metrics(cells) if runs.kind == "own" else self._row_values(cells)
+        values = row_values(cells, self.metric_classes)
         ceiling = row_values(inputs.of(logits.take(order.new_tensor([self.grid.size]))))
-        measured.values.append({name: self._as_map(value) for name, value in values.items()})
-        measured.ceilings.append({name: value.item() for name, value in ceiling.items()})
-        measured.extras.append(extras)
+        return MeasuredGrid(
+            {name: self._as_map(value) for name, value in values.items()},
+            {name: value.item() for name, value in ceiling.items()},
+            extras,
+        )
 
-    def _row_values(self, inputs: MetricInputs) -> dict[str, Tensor]:
-        """Metrics that are not counted in `metrics`."""
-        return row_values(inputs, self.metric_classes)
+    def _count(self, values: Mapping[str, Array]) -> None:
+        """Count a pair's own values in the metrics."""
+        for name, metric in self.metrics.items():
+            assert isinstance(metric, GridMetric)
+            metric.load_cached(torch.from_numpy(values[name]).to(metric.device))
 
     def _as_map(self, values: Tensor) -> Array:
         """Values of all cells in the grid's shape."""
@@ -368,16 +371,19 @@ class PatchingExperiment(Experiment, ABC):
 
     # -- around it ------------------------------------------------------------------------------
 
-    def _report_progress(self, pair_id: str, runs: PatchedRuns, done: int) -> None:
-        """Tell the callbacks that follow patched runs."""
+    def _report_progress(
+        self, pair_id: str, asked: Sequence[PatchedRuns], runs: PatchedRuns, done: int
+    ) -> None:
+        """Tell the callbacks that follow patched runs; those of the self-patch are not counted."""
         if runs.kind == "self":
             return
-        before = len(runs.request.rows) if runs.kind == "control" else 0
+        counted = [len(each.request.rows) for each in asked if each.kind != "self"]
+        before = counted[0] if runs.kind == "control" else 0
         trainer = self._trainer
         for callback in trainer.callbacks if trainer else ():
             if isinstance(callback, FollowsPatchedRuns):
                 name = self._run_name(runs.kind, done - 1)
-                callback.on_patched_runs_end(pair_id, before + done, self.runs_of_a_pair, name)
+                callback.on_patched_runs_end(pair_id, before + done, sum(counted), name)
 
     @property
     def runs_of_a_pair(self) -> int:

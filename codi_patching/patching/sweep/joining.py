@@ -15,8 +15,8 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from codi_patching.patching.sweep.kinds import padded, places_of, put
 from codi_patching.patching.sweep.plan import (
     AttentionStep,
     Functions,
@@ -144,13 +144,17 @@ class _Joining:
         own = placed.part.plan.tokens
         return torch.where(slots < own, placed.tokens, placed.slots - own) + slots
 
-    def _functions(self, placed: _Placed, functions: Functions, places: Tensor) -> Functions:
-        """Functions by their numbers among all, for items that are now at these places."""
-        return tuple((int(places[item]), placed.functions + number) for item, number in functions)
+    def _functions(self, functions: Sequence[Functions], places: Sequence[Tensor]) -> Functions:
+        """Each part's functions by their numbers among all, for items that are at these places."""
+        return tuple(
+            (int(place[item]), placed.functions + number)
+            for placed, own, place in zip(self.placed, functions, places, strict=True)
+            for item, number in own
+        )
 
     def _made(self, kinds: Sequence[Sequence[int]]) -> None:
         """Each part has new outputs, so many of each kind."""
-        for placed, places in zip(self.placed, _places(kinds, self.device), strict=True):
+        for placed, places in zip(self.placed, places_of(kinds, self.device), strict=True):
             placed.outputs = places
         self.count = sum(map(sum, kinds))
 
@@ -165,17 +169,17 @@ class _Joining:
         parts = list(zip(self.placed, waves, strict=True))
         parents = torch.cat([self._sources(placed, wave.parents) for placed, wave in parts])
         self._made([(len(wave.parents), len(wave.computed_thoughts)) for wave in waves])
-        computed: list[tuple[int, int]] = []
+        present = []
         nodes = 0
         for placed, wave in parts:
             placed.nodes = nodes
             nodes += len(wave.depths)
-            tokens = torch.arange(placed.part.plan.tokens) + len(parents) + placed.tokens
-            present = torch.cat([placed.outputs[: len(wave.parents)].cpu(), tokens])
-            computed += self._functions(placed, wave.computed_thoughts, present)
+            tokens = torch.arange(placed.part.plan.tokens, device=self.device) + placed.tokens
+            made = placed.outputs[: len(wave.parents)]
+            present.append(torch.cat([made, len(parents) + tokens]))
         return Wave(
             parents,
-            tuple(computed),
+            self._functions([wave.computed_thoughts for wave in waves], present),
             self._watch([wave.watched for wave in waves]),
             torch.cat([wave.starts + placed.part.start for placed, wave in parts]),
             torch.cat([wave.depths for wave in waves]),
@@ -193,35 +197,27 @@ class _Joining:
     def _attention(self, steps: Sequence[AttentionStep]) -> AttentionStep:
         parts = list(zip(self.placed, steps, strict=True))
         kinds = [(s.attending, len(s.slots) - s.attending, len(s.added)) for s in steps]
-        places = _places(kinds, self.device)
+        places = places_of(kinds, self.device)
         projected = [place[: len(step.slots)] for place, step in zip(places, steps)]
         written = [
             (self._slots(p, slots), p.nodes + nodes, p.kvs + labels)
             for p, (slots, nodes, labels) in ((p, step.written) for p, step in parts)
         ]
-        functions, key_functions = (
-            tuple(
-                function
-                for (placed, step), place in zip(parts, places)
-                for function in self._functions(placed, getattr(step, kind), place)
-            )
-            for kind in ("functions", "key_functions")
-        )
         return AttentionStep(
-            _put([self._sources(p, step.source) for p, step in parts], places),
-            _put([p.nodes + step.nodes for p, step in parts], places),
+            put([self._sources(p, step.source) for p, step in parts], places),
+            put([p.nodes + step.nodes for p, step in parts], places),
             sum(step.attending for step in steps),
             self._segments(steps),
-            _put([self._slots(p, step.slots) for p, step in parts], projected),
-            *_padded([(self._slots(p, step.keys), step.mask) for p, step in parts]),
+            put([self._slots(p, step.slots) for p, step in parts], projected),
+            *padded([(self._slots(p, step.keys), step.mask, p.tokens) for p, step in parts]),
             (
                 torch.cat([slots for slots, _, _ in written]),
                 torch.cat([nodes for _, nodes, _ in written]),
                 torch.cat([labels for _, _, labels in written]),
             ),
             torch.cat([p.vectors + step.added for p, step in parts]),
-            functions,
-            key_functions,
+            self._functions([step.functions for step in steps], places),
+            self._functions([step.key_functions for step in steps], places),
         )
 
     def _segments(self, steps: Sequence[AttentionStep]) -> tuple[tuple[int, int], ...]:
@@ -235,71 +231,17 @@ class _Joining:
 
     def _mlp(self, steps: Sequence[MLPStep]) -> MLPStep:
         parts = list(zip(self.placed, steps, strict=True))
-        places = _places([(step.computed, len(step.added)) for step in steps], self.device)
+        places = places_of([(step.computed, len(step.added)) for step in steps], self.device)
         sources = [
             placed.outputs if step.source is None else self._sources(placed, step.source)
             for placed, step in parts
         ]
-        functions, output_functions = (
-            tuple(
-                function
-                for (placed, step), place in zip(parts, places)
-                for function in self._functions(placed, getattr(step, kind), place)
-            )
-            for kind in ("functions", "output_functions")
-        )
-        source = _put(sources, places)
+        source = put(sources, places)
         as_they_are = torch.equal(source, torch.arange(self.count, device=self.device))
         return MLPStep(
             None if as_they_are else source,
             sum(step.computed for step in steps),
             torch.cat([p.vectors + step.added for p, step in parts]),
-            functions,
-            output_functions,
+            self._functions([step.functions for step in steps], places),
+            self._functions([step.output_functions for step in steps], places),
         )
-
-
-def _places(kinds: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
-    """Where each part's things are when all of a kind come before the next kind.
-
-    Args:
-        kinds: For each part how many it has of each kind.
-        device: Of the places.
-
-    Example:
-        >>> _places([[2, 1], [1, 1]], torch.device("cpu"))
-        [tensor([0, 1, 3]), tensor([2, 4])]
-    """
-    places: list[list[Tensor]] = [[] for _ in kinds]
-    at = 0
-    for of_kind in zip(*kinds, strict=True):
-        for mine, count in zip(places, of_kind, strict=True):
-            mine.append(torch.arange(at, at + count, device=device))
-            at += count
-    return [torch.cat(mine) for mine in places]
-
-
-def _put(values: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
-    """Each part's values at its places."""
-    every = torch.cat(list(values))
-    put = torch.empty_like(every)
-    put[torch.cat(list(places))] = every
-    return put
-
-
-def _padded(
-    keys: Sequence[tuple[Tensor, Tensor | None]],
-) -> tuple[Tensor, Tensor | None]:
-    """Slots `(attending, own)` of all parts, as wide as the widest, and which are meant."""
-    some = [(slots, mask) for slots, mask in keys if len(slots)]
-    if not some:
-        return keys[0]
-    longest = max(slots.shape[1] for slots, _ in some)
-    if all(mask is None and slots.shape[1] == longest for slots, mask in some):
-        return torch.cat([slots for slots, _ in some]), None
-    wide, meant = [], []
-    for slots, mask in some:
-        mask = torch.ones_like(slots, dtype=torch.bool) if mask is None else mask
-        wide.append(pad(slots, (0, longest - slots.shape[1])))
-        meant.append(pad(mask, (0, longest - slots.shape[1])))
-    return torch.cat(wide), torch.cat(meant)

@@ -28,7 +28,7 @@ def make_plan(
     latents: Latents,
     device: torch.device,
 ) -> Plan:
-    """The least work that gives every readout; the same for all pairs of an experiment.
+    """The least work that gives every readout; the same for all requests that differ in values.
 
     Args:
         suffix: The tokens after the prompt; which tokens they are makes no difference.

@@ -38,20 +38,20 @@ def shared_attention(
     longest = max(prompt.shape[2] for prompt, _ in segments)
     weights = scores.new_full((*scores.shape[:3], longest + scores.shape[3]), -torch.inf)
     weights[..., longest:] = scores
-    counts = [count for _, count in segments]
-    for (prompt, count), asking, there in zip(
-        segments, query.split(counts, dim=2), weights.split(counts), strict=True
-    ):
-        found = asking.flatten(1, 2) @ prompt[0].to(wide).transpose(1, 2)
-        there[..., : prompt.shape[2]] = found.view(groups, -1, count, prompt.shape[2]).permute(
-            2, 0, 1, 3
-        )
+    first = 0
+    for prompt, count in segments:
+        here = slice(first, first + count)
+        found = query[:, :, here].flatten(1, 2) @ prompt[0].to(wide).transpose(1, 2)
+        found = found.view(groups, -1, count, prompt.shape[2])
+        weights[here, ..., : prompt.shape[2]] = found.permute(2, 0, 1, 3)
+        first += count
     weights = weights.softmax(dim=-1)
     mixed = weights[..., longest:] @ own_values.transpose(1, 2)
-    for (prompt, count), there, sums in zip(
-        segments, weights.split(counts), mixed.split(counts), strict=True
-    ):
-        of_prompt = there[..., : prompt.shape[2]].permute(1, 2, 0, 3).flatten(1, 2)
+    first = 0
+    for prompt, count in segments:
+        here = slice(first, first + count)
+        of_prompt = weights[here, ..., : prompt.shape[2]].permute(1, 2, 0, 3).flatten(1, 2)
         read = of_prompt @ prompt[1].to(wide)
-        sums += read.view(groups, -1, count, size).permute(2, 0, 1, 3)
+        mixed[here] += read.view(groups, -1, count, size).permute(2, 0, 1, 3)
+        first += count
     return mixed.reshape(tokens, heads, size).to(dtype)

@@ -21,7 +21,8 @@ class Starts:
         prompt_kv: Of each, `(L, 2, kv heads, length, size)`.
         suffix_kv: `(L, 2, tokens, kv heads, size)`.
         stream: `(L + 1, tokens, hidden)`.
-        mid: `(L, tokens, hidden)`, at the readout nothing that is read; None if one has none.
+        mid: `(L, tokens, hidden)`, where it was recorded: elsewhere zeros that nothing reads; None
+            if no start has it.
     """
 
     lengths: Tensor
@@ -35,14 +36,16 @@ class Starts:
         """Side by side, in this order."""
         stream = torch.cat([state.stream for state in states], dim=1)
         mids = [
-            pad(state.mid, (0, 0, 0, len(state.suffix) - state.suffix.num_latents))
+            torch.zeros_like(state.stream[1:])
+            if state.mid is None
+            else pad(state.mid, (0, 0, 0, len(state.suffix) - state.suffix.num_latents))
             for state in states
-            if state.mid is not None
         ]
+        recorded = any(state.mid is not None for state in states)
         return cls(
             torch.tensor([state.length for state in states], device=stream.device),
             tuple(state.prompt_kv for state in states),
             torch.cat([state.suffix_kv for state in states], dim=2),
             stream,
-            torch.cat(mids, dim=1) if len(mids) == len(states) else None,
+            torch.cat(mids, dim=1) if recorded else None,
         )

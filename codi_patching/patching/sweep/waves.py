@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,11 +42,24 @@ class Sweep:
         self.pool = starts.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
         self.pool[:, :, :tokens] = starts.suffix_kv
 
-    def run(self) -> Tensor:
-        """The last block's outputs that logits are made from, `(outputs, hidden)`."""
-        outputs = self.values.vectors[:0]
+    def run(self, on_share_done: Callable[[float], None] = lambda _: None) -> Tensor:
+        """The last block's outputs that logits are made from, `(outputs, hidden)`.
+
+        Args:
+            on_share_done: Told what share of the work is done, 0..1, after each layer.
+        """
+        outputs, done = self.values.vectors[:0], 0
         for wave in self.plan.waves:
-            outputs = self._wave(wave, self._thoughts(wave, outputs))
+            outputs = self._thoughts(wave, outputs)
+            self._watch(wave.watched, outputs)
+            positions = self.starts.lengths[wave.starts] + wave.depths
+            rotations: Rotations = self.model.rotations(self.values.vectors, positions)
+            for layer, step in enumerate(wave.steps):
+                outputs = self._layer(layer, step, outputs, positions, rotations)
+                self._watch(step.watched, outputs)
+                done += step.attention.attending + step.mlp.computed
+                on_share_done(done / (self.plan.attention_tokens + self.plan.mlp_tokens or 1))
+        on_share_done(1.0)
         return outputs[self.plan.logit_outputs]
 
     def _thoughts(self, wave: Wave, outputs: Tensor) -> Tensor:
@@ -59,16 +74,6 @@ class Sweep:
         present = torch.cat([thoughts, self.starts.stream[0]])
         computed = [self.values.functions[f](present[i]) for i, f in wave.computed_thoughts]
         return torch.cat([thoughts, torch.stack(computed).to(thoughts)])
-
-    def _wave(self, wave: Wave, outputs: Tensor) -> Tensor:
-        """The outputs of the last block."""
-        positions = self.starts.lengths[wave.starts] + wave.depths
-        rotations: Rotations = self.model.rotations(self.values.vectors, positions)
-        self._watch(wave.watched, outputs)
-        for layer, step in enumerate(wave.steps):
-            outputs = self._layer(layer, step, outputs, positions, rotations)
-            self._watch(step.watched, outputs)
-        return outputs
 
     def _layer(
         self, layer: int, step: Step, outputs: Tensor, positions: Tensor, rotations: Rotations

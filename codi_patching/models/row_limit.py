@@ -8,7 +8,7 @@ _BATCH = 2**30
 """Bytes that the activations of one batch of patched runs may take."""
 
 
-def rows_in_memory(model: CodiModel) -> int:
+def rows_at_once(model: CodiModel) -> int:
     """How many patched runs may go in a batch, by the model's shape alone.
 
     What memory is free makes no difference, so that the same pairs always go together: a run of ten
