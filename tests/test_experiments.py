@@ -1,6 +1,7 @@
 """The experiments through Lightning's own trainer, on a random model, against the twin."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from codi_patching.experiments import engines
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.experiments.preparation import Preparation
 from codi_patching.experiments.sources import mean_activations
 from codi_patching.models import row_limit
 from codi_patching.models.families import sweep_unsupported_reason
@@ -447,6 +449,23 @@ def test_unknown_words_of_a_question_are_named_with_the_pair(checkpoint, predict
     (tmp_path / "foxes.json").write_text(json.dumps(records))
     results = predict(PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "foxes.json"))
     assert [pair.unknown_words for pair in results.pairs] == [(), ("Zoë", "and", "foxes"), ()]
+
+
+@pytest.mark.filterwarnings("ignore:pair p")
+def test_a_control_that_is_not_finite_leaves_the_whole_pair_out(checkpoint, predict, monkeypatch):
+    """Out of the mean maps too, which `ResultsWriter` holds against the results."""
+    own = Preparation.start
+
+    def start(self, pair, asked, runs):
+        found = own(self, pair, asked, runs)
+        if pair.pair_id != "p1":
+            return found
+        return replace(found, control_activations=found.control_activations.map(torch.log))
+
+    monkeypatch.setattr(Preparation, "start", start)
+    results = predict(PositionPatching(checkpoint=checkpoint), batch_size=8)
+    assert results.pair_ids == ("p0", "p2")
+    assert results.run.excluded["p1"].startswith("logits are not finite at control, layer 0")
 
 
 def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(attached, checkpoint, pair):

@@ -16,6 +16,9 @@ from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 
+_TOGETHER = 2
+"""Pairs of a batch that is measured."""
+
 
 class _Stopwatch(pl.Callback):
     """Seconds of the second batch: the first one also plans."""
@@ -33,7 +36,7 @@ class _Stopwatch(pl.Callback):
 
 
 def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
-    """Measure two pairs of each arm, and say what all of them would take."""
+    """Measure a few pairs of each arm, and say what all of them would take."""
     lines, total = [], 0.0
     for arm in arms:
         cli = PredictCLI(
@@ -50,7 +53,9 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
         data.setup("predict")
         count = len(data.kept)
         watch = _Stopwatch()
-        few = PairsDataModule(data.hparams["pairs"], min(2, count), batch_size=1)
+        few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, count), _TOGETHER)
+        if isinstance(experiment, PatchingExperiment):
+            experiment.self_patch_pairs = 0
         trainer = pl.Trainer(
             accelerator=cli.config.trainer.accelerator,
             devices=1,
@@ -61,7 +66,7 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
             callbacks=[watch],
         )
         trainer.predict(experiment, few, return_predictions=False)
-        seconds = count * watch.seconds[-1]
+        seconds = count * watch.seconds[-1] / (len(few.kept) - _TOGETHER * (len(watch.seconds) - 1))
         total += seconds
         lines.append(
             f"{arm.name:<28}{count:>6}{count * experiment.runs_of_a_pair:>10,}{seconds:>10.0f} s"
@@ -71,6 +76,7 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
     print("\n".join(lines))
     print(
         f"in all about {total:.0f} s beside start-up, loading and drawing; memory {memory:.1f} GB "
-        "with one pair at a time. Measured on the first pairs; nothing was written."
+        f"with {_TOGETHER} pairs side by side. More of them, as in the runs, take less time each "
+        "and more memory. Measured on the first pairs; nothing was written."
     )
     return 0
