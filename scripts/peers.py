@@ -34,6 +34,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -326,6 +327,7 @@ def lens_hooks(grid: FrozenGrid, layers: Sequence[int]) -> list[tuple[str, Calla
     ]
 
 
+@lru_cache(maxsize=1)
 def hooked_transformer(backbone: PreTrainedModel) -> Any:
     """The backbone as HookedTransformer, with weights of its own, neither folded nor centred.
 

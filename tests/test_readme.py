@@ -8,6 +8,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+import benchmark
 import pytest
 
 from codi_patching import cli
@@ -115,6 +116,18 @@ def test_the_findings_that_are_quoted_are_the_shipped_ones():
     quoted = re.findall(r"\? [A-Z ]+\n((?:    .+\n)+)", README)
     assert len(quoted) == 2
     assert {" ".join(block.split()) for block in quoted} <= sentences
+
+
+def test_the_benchmark_takes_the_options_that_documents_name():
+    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [
+        command
+        for document in documents
+        for command in re.findall(r"python scripts/benchmark\.py ([^`\n]+)", document.read_text())
+    ]
+    assert len(found) > 3
+    for command in found:
+        benchmark.parse(shlex.split(command))
 
 
 def test_every_option_is_documented_by_an_example_that_is_accepted(program, capsys):
