@@ -12,6 +12,7 @@ import warnings
 from importlib import import_module
 from importlib.metadata import version
 
+from codi_patching.commands.one_line import OneLineArgumentParser, nearest
 from codi_patching.errors import INPUT_ERRORS
 
 _COMMANDS = {
@@ -43,8 +44,14 @@ def main() -> None:
     if args and args[0] == "--version":
         print(f"codi-patching {version('codi_patching')}")
         sys.exit(0)
-    if not args or args[0] not in _COMMANDS:
+    if not args:
         print(_USAGE, end="", file=sys.stderr)
+        sys.exit(2)
+    if args[0] not in _COMMANDS:
+        print(
+            f"codi-patching: unknown command {args[0]}{nearest(args[0], list(_COMMANDS))}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     _quieten()
     try:
@@ -64,7 +71,7 @@ def _run(name: str, *args: str) -> int:
         return int(command.run(list(args)))
     description = (command.__doc__ or name).splitlines()[0]
     description = description.partition("`: ")[2] or description
-    parser = argparse.ArgumentParser(
+    parser = OneLineArgumentParser(
         f"codi-patching {name}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import psutil
 
+from codi_patching.commands.parser import OneLineParser
 from codi_patching.commands.predict import PredictCLI
 from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
@@ -42,6 +43,7 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=42,
+            parser_class=OneLineParser,
             run=False,
             args=[*arm.command(options), "--trainer.logger=false"],
         )
