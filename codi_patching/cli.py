@@ -6,6 +6,7 @@ A subcommand's module is imported when it is asked for: `report` and `compare` n
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -80,8 +81,15 @@ def _run(name: str, *args: str) -> int:
     return int(command.run(parser.parse_args(args)))
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether it is no advertisement of Lightning's."""
+    return "Tip:" not in str(record.msg)
+
+
 def _quieten() -> None:
     """Silence what a user of this program can do nothing about."""
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(_is_no_tip)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")

@@ -198,6 +198,9 @@ def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     assert lines["position_recomputed"][1:3] == ["6", "972"]  # 6 × 2 × (80 + 1)
+    said = done.stderr.splitlines()
+    assert said[0] == "study: trying arm 1 of 7, layer_frozen"
+    assert not [line for line in said if "Tip" in line or "GPU" in line]
     assert lines["layer_frozen"][1:3] == ["6", "204"]
     assert lines["lens"][1:3] == ["6", "6"]
     assert "in all about" in done.stdout

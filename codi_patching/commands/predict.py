@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -145,8 +146,7 @@ def run(args: list[str]) -> int:
         print_trainer_help()
         return 0
     enable_mkl_reproducibility()
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(lambda record: "Tip:" not in str(record.msg))
+    warnings.formatwarning = _show_warning
     args, loggers = apply_to_defaults(args, _LOGGERS)
     try:
         cli = PredictCLI(
@@ -164,6 +164,19 @@ def run(args: list[str]) -> int:
         raise _input_error(error) from error
     reports = [c for c in cli.trainer.callbacks if isinstance(c, Report)]
     return INVALID if any(report.failed for report in reports) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of this program in one line; of others, where it comes from too."""
+    if "codi_patching" in Path(filename).parts:
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _input_error(error: BaseException) -> BaseException:
