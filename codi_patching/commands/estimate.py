@@ -85,7 +85,8 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
             seconds = count * watch.seconds[-1]
             total += seconds
             lines.append(
-                f"{arm.name:<28}{count:>6}{count * experiment.runs_of_a_pair:>10,}{seconds:>10.0f} s"
+                f"{arm.name:<28}{count:>6}{count * experiment.runs_of_a_pair:>10,}"
+                f"{seconds:>10.0f} s"
             )
     memory = psutil.Process().memory_info().rss / 1e9
     print(f"{'arm':<28}{'pairs':>6}{'runs':>10}{'about':>12}")
