@@ -6,12 +6,14 @@ A subcommand's module is imported when it is asked for: `report` and `compare` n
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
 
+from codi_patching.commands.one_line import OneLineArgumentParser, nearest
 from codi_patching.errors import INPUT_ERRORS
 
 _COMMANDS = {
@@ -43,8 +45,14 @@ def main() -> None:
     if args and args[0] == "--version":
         print(f"codi-patching {version('codi_patching')}")
         sys.exit(0)
-    if not args or args[0] not in _COMMANDS:
+    if not args:
         print(_USAGE, end="", file=sys.stderr)
+        sys.exit(2)
+    if args[0] not in _COMMANDS:
+        print(
+            f"codi-patching: unknown command {args[0]}{nearest(args[0], list(_COMMANDS))}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     _quieten()
     try:
@@ -64,7 +72,7 @@ def _run(name: str, *args: str) -> int:
         return int(command.run(list(args)))
     description = (command.__doc__ or name).splitlines()[0]
     description = description.partition("`: ")[2] or description
-    parser = argparse.ArgumentParser(
+    parser = OneLineArgumentParser(
         f"codi-patching {name}",
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -73,8 +81,15 @@ def _run(name: str, *args: str) -> int:
     return int(command.run(parser.parse_args(args)))
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether it is no advertisement of Lightning's."""
+    return "Tip:" not in str(record.msg)
+
+
 def _quieten() -> None:
     """Silence what a user of this program can do nothing about."""
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(_is_no_tip)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")

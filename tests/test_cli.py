@@ -198,6 +198,9 @@ def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     assert lines["position_recomputed"][1:3] == ["6", "972"]  # 6 × 2 × (80 + 1)
+    said = done.stderr.splitlines()
+    assert said[0] == "study: trying arm 1 of 7, layer_frozen"
+    assert not [line for line in said if "Tip" in line or "GPU" in line]
     assert lines["layer_frozen"][1:3] == ["6", "204"]
     assert lines["lens"][1:3] == ["6", "6"]
     assert "in all about" in done.stdout
@@ -242,6 +245,15 @@ def test_the_sweep_file_names_options_that_exist(program):
         ("--trainer.precison=32", "did you mean --trainer.precision?"),
         ("--data.max_pears=3", "did you mean --data.max_pairs?"),
         ("--results.overwite=true", "did you mean --results.overwrite?"),
+        ("--data.max_pair=2", "did you mean --data.max_pairs?"),
+        ("--data.max_pairs=two", "expected --data.max_pairs to be a whole number, got two"),
+        ("--model=PostionPatching", "unknown experiment PostionPatching: did you mean Pos"),
+        ("--model=my.Own", "(No module named 'my'): expected one of LayerPatching, Position"),
+        ("--model.top=3", "--model.top is an option of LensExperiment only"),
+        ("--trainer.logger=CSVLoger", "unknown logger CSVLoger: did you mean CSVLogger?"),
+        ("--trainer.precision=65-true", "64, 32, 16, bf16, got 65-true"),
+        ("--model.help=Position", "unknown experiment Position: did you mean PositionPat"),
+        ("extra", "unexpected argument extra"),
     ],
 )
 def test_a_mistyped_option_is_one_line(program, option, message):
@@ -253,9 +265,55 @@ def test_a_mistyped_option_is_one_line(program, option, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dta: {max_pairs: 2}", "unknown key dta.max_pairs: did you mean data.max_pairs?"),
+        ("model: {class_path: LayerPaching}", "LayerPaching: did you mean LayerPatching?"),
+        (
+            "trainer: {logger: {class_path: CSVLogger, init_args: {save_dr: x}}}",
+            "unknown key save_dr: did you mean save_dir?",
+        ),
+        ("model: {init_args: {latents: thawed}}", "--model.latents to be one of frozen, recomp"),
+    ],
+)
+def test_a_mistyped_key_of_a_file_is_one_line(program, tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    position = f"--config={ROOT}/configs/position.yaml"
+    status, out, err = program("predict", position, f"--config={tmp_path}/mine.yaml")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predcit", "unknown command predcit: did you mean predict?"),
+        ("predict --data.max_pairs=2", "add --config configs/position.yaml or --model CLASS"),
+        ("predict --config=none.yaml", "none.yaml does not exist: set --config"),
+        ("compare --dri=x", "unknown option --dri: did you mean --dir?"),
+        ("evaluate --chekpoint=x", "unknown option --chekpoint: did you mean --checkpoint?"),
+        ("study --dryrun", "unknown option --dryrun: did you mean --dry_run?"),
+        ("study --dry_run --model.latnts=x", "did you mean --model.latents?"),
+        ("fit --model.hiden_size=3", "unknown option --model.hiden_size: did you mean"),
+        ("pairs --questions=x", "pairs: the following arguments are required: --output"),
+    ],
+)
+def test_a_mistake_in_any_command_is_one_line(program, command, message):
+    status, out, err = program(*command.split())
+    assert status in (1, 2)
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("option", "message"),
     [
         ("limit_predict_batches=2", "set --data.max_pairs"),
+        ("limit_predict_batches=1", "set --data.max_pairs"),  # one batch; 1.0 is all
+        ("accelerator=gp", "invalid accelerator name"),
+        ("strategy=fsdp", "requires a GPU accelerator"),
         ("fast_dev_run=true", "configs/test_mode.yaml"),
         ("barebones=true", "--trainer.barebones"),
         ("overfit_batches=2", "--data.max_pairs"),
@@ -301,7 +359,9 @@ def test_help_is_of_this_program(program):
     assert status == 0
     for option in ("--model.latents", "--model.control", "--data.pairs", "--results.dir"):
         assert option in out
+    assert "LensExperiment" in out
     assert len(out.splitlines()) < 250
+    assert "--trainer.profiler" in program("predict", "--trainer.help")[1]
     status, out, _ = program("--help")
     assert status == 0
     assert all(name in out for name in ("predict", "study", "compare", "report", "evaluate"))

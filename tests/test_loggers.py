@@ -10,6 +10,9 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 
 from codi_patching import cli
 from codi_patching.callbacks.loggers import SafeLogger, build_loggers
+from codi_patching.commands.logger_options import apply_to_defaults
+from codi_patching.commands.predict import _LOGGERS
+from codi_patching.errors import InputError
 from codi_patching.results.read import read_results
 
 ROOT = Path(__file__).parent.parent
@@ -84,10 +87,36 @@ def test_one_that_cannot_be_made_costs_a_warning(tmp_path):
     assert made[0].name == "tables"
 
 
+def defaults(*options):
+    return apply_to_defaults(list(options), _LOGGERS)
+
+
+def test_options_of_an_unnamed_logger_go_to_the_defaults_that_have_them():
+    rest, (wandb_logger, csv) = defaults(
+        *("--config", "configs/layer.yaml", "--trainer.logger.offline", "false"),
+        *("--trainer.logger.save_dir=out", "--data.max_pairs=2"),
+    )
+    assert rest == ["--config", "configs/layer.yaml", "--data.max_pairs=2"]
+    assert wandb_logger["init_args"]["offline"] is False
+    assert wandb_logger["init_args"]["save_dir"] == csv["init_args"]["save_dir"] == "out"
+    assert "offline" not in csv["init_args"]
+    assert _LOGGERS[1]["init_args"]["save_dir"] == "runs"  # not written into
+    with pytest.raises(InputError, match=r"did you mean --trainer\.logger\.offline\?"):
+        defaults("--trainer.logger.ofline=true")
+
+
+@pytest.mark.parametrize(
+    "named", ["--trainer.logger=CSVLogger", f"--config={ROOT}/configs/loggers/csv.yaml"]
+)
+def test_options_of_a_named_logger_are_left_to_it(named):
+    options = [named, "--trainer.logger.save_dir=out"]
+    assert defaults(*options) == (options, _LOGGERS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [0, 1, 3])
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, calls):
+def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsys, caplog, calls):
     monkeypatch.setenv("MKL_CBWR", "AUTO")
     monkeypatch.setattr(
         "codi_patching.commands.predict.build_loggers",
@@ -100,11 +129,13 @@ def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, calls
         cli.main()
     assert ended.value.code == 0
     assert len(read_results(tmp_path / "out").pair_ids) == 2
+    told = capsys.readouterr().err + caplog.text
+    assert "logged to" not in told
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch):
+def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MKL_CBWR", "AUTO")
     monkeypatch.chdir(tmp_path)
     options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
@@ -123,3 +154,4 @@ def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch):
     for placed in (b"codi-tiny_word-problems", b"control-sibling", b"resid_post"):
         assert placed in content
     assert b"pairs_done" in content
+    assert "wandb: WARNING" not in capfd.readouterr().err

@@ -35,7 +35,7 @@ def run(questions_file, tmp_path, capsys):
         path = tmp_path / output
         args = ["--questions", questions_file, "--output", path, *options]
         assert pairs.run([str(arg) for arg in args]) == 0
-        return read_pairs(path), capsys.readouterr().out
+        return read_pairs(path), "".join(capsys.readouterr())
 
     return run
 

@@ -109,7 +109,10 @@ def build_loggers(configured: Any, defaults: Mapping[str, Mapping[str, Any]]) ->
             for option, value in defaults.get(one.class_path.rpartition(".")[2], {}).items():
                 if arguments.get(option) is None:
                     arguments[option] = value
-            made.append(SafeLogger(resolve_name(one.class_path)(**arguments)))
+            logger = resolve_name(one.class_path)(**arguments)
+            if isinstance(logger, WandbLogger) and not arguments.get("anonymous"):
+                logger._wandb_init.pop("anonymous", None)  # W&B warns of it, whatever its value
+            made.append(SafeLogger(logger))
         except Exception as error:  # whatever it raises
             _warn(one.class_path.rpartition(".")[2], error)
     return made

@@ -92,5 +92,6 @@ class PatchingProgress(ProgressBar):
             self._bar.update(done - self._done)
         elif self._enabled and time.monotonic() - self._told > self.every:
             self._told = time.monotonic()
-            print(f"{done:,} of {self._total:,} patched runs; {what}", file=sys.stderr, flush=True)
+            line = f"{done:,} of {self._total:,} patched runs" + (f"; {what}" if what else "")
+            print(line, file=sys.stderr, flush=True)
         self._done = done

@@ -105,9 +105,9 @@ class Report(pl.Callback):
                 logger.ask(lambda inner: _log(inner, writer.folder, report))
             else:
                 _log(logger, writer.folder, report)
-        if trainer.loggers:
-            logged = ", ".join(_describe_logger(logger) for logger in trainer.loggers)
-            rank_zero_info(f"logged to {logged}")
+        took = [one for one in trainer.loggers if not getattr(one, "failed", False)]
+        if took:
+            rank_zero_info(f"logged to {', '.join(map(_describe_logger, took))}")
         self._compare(writer.folder)
 
     def _compare(self, own: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import psutil
 
+from codi_patching.commands.parser import OneLineParser
 from codi_patching.commands.predict import PredictCLI
 from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
@@ -35,42 +39,29 @@ class _Stopwatch(pl.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without what Lightning says of every arm's devices, and the data of its pairs."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
     """Measure a few pairs of each arm, and say what all of them would take."""
     lines, total = [], 0.0
-    for arm in arms:
-        cli = PredictCLI(
-            Experiment,
-            PairsDataModule,
-            subclass_mode_model=True,
-            save_config_callback=None,
-            seed_everything_default=42,
-            run=False,
-            args=[*arm.command(options), "--trainer.logger=false"],
-        )
-        experiment, data = cli.model, cli.datamodule
-        assert isinstance(experiment, PatchingExperiment | LensExperiment)
-        data.setup("predict")
-        count = len(data.kept)
-        watch = _Stopwatch()
-        few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, count), _TOGETHER)
-        if isinstance(experiment, PatchingExperiment):
-            experiment.self_patch_pairs = 0
-        trainer = pl.Trainer(
-            accelerator=cli.config.trainer.accelerator,
-            devices=1,
-            precision=cli.config.trainer.precision,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[watch],
-        )
-        trainer.predict(experiment, few, return_predictions=False)
-        seconds = count * watch.seconds[-1] / (len(few.kept) - _TOGETHER * (len(watch.seconds) - 1))
-        total += seconds
-        lines.append(
-            f"{arm.name:<28}{count:>6}{count * experiment.runs_of_a_pair:>10,}{seconds:>10.0f} s"
-        )
+    with _quiet_lightning():
+        for number, arm in enumerate(arms, 1):
+            print(f"study: trying arm {number} of {len(arms)}, {arm.name}", file=sys.stderr)
+            count, runs, seconds = _measure(arm, options)
+            total += seconds
+            lines.append(f"{arm.name:<28}{count:>6}{runs:>10,}{seconds:>10.0f} s")
     memory = psutil.Process().memory_info().rss / 1e9
     print(f"{'arm':<28}{'pairs':>6}{'runs':>10}{'about':>12}")
     print("\n".join(lines))
@@ -80,3 +71,36 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
         "and more memory. Measured on the first pairs; nothing was written."
     )
     return 0
+
+
+def _measure(arm: Arm, options: Sequence[str]) -> tuple[int, int, float]:
+    """Pairs of an arm, its patched runs, and about how many seconds they take."""
+    cli = PredictCLI(
+        Experiment,
+        PairsDataModule,
+        subclass_mode_model=True,
+        save_config_callback=None,
+        seed_everything_default=42,
+        parser_class=OneLineParser,
+        run=False,
+        args=[*arm.command(options), "--trainer.logger=false"],
+    )
+    experiment, data = cli.model, cli.datamodule
+    assert isinstance(experiment, PatchingExperiment | LensExperiment)
+    if isinstance(experiment, PatchingExperiment):
+        experiment.self_patch_pairs = 0
+    data.setup("predict")
+    few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, len(data.kept)), _TOGETHER)
+    watch = _Stopwatch()
+    trainer = pl.Trainer(
+        accelerator=cli.config.trainer.accelerator,
+        devices=1,
+        precision=cli.config.trainer.precision,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch],
+    )
+    trainer.predict(experiment, few, return_predictions=False)
+    count, last = len(data.kept), len(few.batches[-1].pairs)
+    return count, count * experiment.runs_of_a_pair, count * watch.seconds[-1] / last

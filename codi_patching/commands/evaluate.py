@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
+from codi_patching.commands.counting import Counting
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.known_thoughts import (
     describe_lengths,
@@ -27,6 +27,7 @@ from codi_patching.commands.known_thoughts import (
     has_known_thoughts,
 )
 from codi_patching.commands.model_options import add_model_arguments, load_model
+from codi_patching.commands.one_line import OneLineArgumentParser
 from codi_patching.commands.published_accuracy import compare_with_published
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.pair_files import read_questions
@@ -71,12 +72,12 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         The exit status.
     """
     if not isinstance(args, argparse.Namespace):
-        parser = argparse.ArgumentParser("codi-patching evaluate", description=__doc__)
+        parser = OneLineArgumentParser("codi-patching evaluate", description=__doc__)
         add_arguments(parser)
         args = parser.parse_args(args)
     questions = _questions(args)
     model, report = load_model(args)
-    print(report)
+    print(report, file=sys.stderr)
     journal = _journal(args, report, model) if args.output else None
     words = reasons_in_words(model) and not args.no_words
     records = evaluate(model, questions, args.batch_size, journal, words)
@@ -118,20 +119,24 @@ def evaluate(
     """
     records = list(journal.done) if journal else []
     starts = range(len(records), len(questions), batch_size)
-    for start in tqdm(starts, desc="batches of questions", initial=0):
-        batch = [_record(start + i, q) for i, q in enumerate(questions[start : start + batch_size])]
-        donors = [questions[(record["index"] + 1) % len(questions)].text for record in batch]
-        asked = [record["question"] for record in batch]
-        answers = _answers(model, asked, donors)
-        if words:
-            answers["words"] = reasoned_answers(model, asked, _WORDS_TOKENS)
-        for name, texts in answers.items():
-            for record, text in zip(batch, texts, strict=True):
-                record["predictions"][name] = text
-                record["correct"][name] = is_correct(text, record["answer"])
-        if journal is not None:
-            journal.append(batch)
-        records += batch
+    with Counting(len(questions), "questions") as count:
+        for start in starts:
+            batch = [
+                _record(start + i, q) for i, q in enumerate(questions[start : start + batch_size])
+            ]
+            donors = [questions[(record["index"] + 1) % len(questions)].text for record in batch]
+            asked = [record["question"] for record in batch]
+            answers = _answers(model, asked, donors)
+            if words:
+                answers["words"] = reasoned_answers(model, asked, _WORDS_TOKENS)
+            for name, texts in answers.items():
+                for record, text in zip(batch, texts, strict=True):
+                    record["predictions"][name] = text
+                    record["correct"][name] = is_correct(text, record["answer"])
+            if journal is not None:
+                journal.append(batch)
+            records += batch
+            count.reach(len(records))
     return records
 
 
@@ -220,8 +225,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
     count, accuracy = summary["questions"], summary["accuracy"]
     low, high = wilson_interval(accuracy["own"], count)
     lines = [
-        f"{count:,} questions, {summary['data']}; {summary['device']}, {summary['precision']}; "
-        f"{summary['num_latents']} thoughts"
+        f"{summary['checkpoint']} on {count:,} questions, {summary['data']}; {summary['device']}, "
+        f"{summary['precision']}; {summary['num_latents']} thoughts"
     ]
     for name, label in _LABELS.items():
         if name in accuracy:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.cli import LightningCLI
-
+from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.training.data import WordProblemsDataModule
 from codi_patching.training.module import CodiDistillation
 
 
-class FitCLI(LightningCLI):
+class FitCLI(OneLineCLI):
     """CODI self-distillation on word problems."""
 
     @staticmethod
@@ -24,6 +23,7 @@ def run(args: list[str]) -> int:
         WordProblemsDataModule,
         auto_configure_optimizers=False,
         seed_everything_default=42,
+        parser_class=OneLineParser,
         args=["fit", *args],
     )
     return 0

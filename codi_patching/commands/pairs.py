@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
+from codi_patching.commands.counting import Counting, counted
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.model_options import add_model_arguments, load_model
+from codi_patching.commands.one_line import OneLineArgumentParser
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.donors import find_donors
 from codi_patching.data.twin_pairs import Side, TwinPair, make_twin_pairs, yield_report
@@ -60,14 +61,12 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         The exit status.
     """
     if not isinstance(args, argparse.Namespace):
-        parser = argparse.ArgumentParser("codi-patching pairs", description=__doc__)
+        parser = OneLineArgumentParser("codi-patching pairs", description=__doc__)
         add_arguments(parser)
         args = parser.parse_args(args)
     _check(args)
     questions = read_chained_questions(args.questions)
-    pairs, reasons = make_twin_pairs(
-        tqdm(questions, desc="questions"), args.seed, args.per_question
-    )
+    pairs, reasons = make_twin_pairs(counted(questions, "questions"), args.seed, args.per_question)
     print("\n".join(yield_report(len(questions), pairs, reasons)))
     Random(args.seed).shuffle(pairs)
     pairs = pairs[: args.count] if args.checkpoint is None else _gate(pairs, args)
@@ -90,11 +89,12 @@ def _check(args: argparse.Namespace) -> None:
 def _gate(pairs: list[TwinPair], args: argparse.Namespace) -> list[TwinPair]:
     """The pairs that the model answers right, up to the count; says what became of the others."""
     model, report = load_model(args)
-    print(report)
+    print(report, file=sys.stderr)
     journal = _journal(args, report, model)
     verdicts = {record["pair_id"]: record["verdict"] for record in journal.done}
     kept: list[TwinPair] = []
-    with tqdm(total=args.count or len(pairs), desc="pairs that pass") as bar:
+    tried = 0
+    with Counting(len(pairs), "pairs tried") as counting:
         for batch in _batches(pairs, args.batch_size):
             new = [pair for pair in batch if pair.pair_id not in verdicts]
             judged = judge(model, new, args.needs_thoughts) if new else {}
@@ -102,7 +102,8 @@ def _gate(pairs: list[TwinPair], args: argparse.Namespace) -> list[TwinPair]:
             verdicts |= judged
             kept += [p for p in batch if verdicts[p.pair_id] == KEPT]
             kept += [p.without_sibling() for p in batch if verdicts[p.pair_id] == KEPT_ALONE]
-            bar.update(min(len(kept), bar.total) - bar.n)
+            tried += len(batch)
+            counting.reach(tried)
             if args.count is not None and len(kept) >= args.count:
                 break
     seen = [pair.pair_id for pair in pairs if pair.pair_id in verdicts]

@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
 import re
 import sys
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch import callbacks, loggers
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from codi_patching.commands.one_line import nearest
+from codi_patching.errors import InputError
+from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.lens import LensExperiment
+from codi_patching.experiments.position import PositionPatching
+
+EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching, LensExperiment)
+"""Imported so that `--model PositionPatching` finds them by their short names."""
+
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "Iterable": "a list",
+}
+"""What jsonargparse names by type, in words."""
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line on stderr, exit status 2."""
+    """A parser whose errors are one line on stderr, exit status 2; options are written in full."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and what was probably meant."""
-        print(f"codi-patching: {explain(message, _options_of(self))}", file=sys.stderr)
+        line = explain(message, _options_of(self), sys.argv[1:])
+        print(f"codi-patching: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+class OneLineCLI(LightningCLI):
+    """Lightning's command line; options of which nothing can be made are refused in one line."""
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            InputError: One of them, a logger, a callback or a plugin refuses its options.
+        """
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except (ValueError, TypeError, ImportError, RuntimeError) as error:
+            cause: BaseException = error
+            while deeper := cause.__cause__ or cause.__context__:
+                cause = deeper
+            if isinstance(cause, InputError):
+                raise cause from error
+            raise InputError(" ".join(str(cause).split()) or type(cause).__name__) from error
 
 
 def _options_of(parser: Any) -> list[str]:
@@ -30,66 +80,118 @@ def _options_of(parser: Any) -> list[str]:
     return options
 
 
-def explain(message: str, known: list[str]) -> str:
+def explain(message: str, known: list[str], args: list[str]) -> str:
     """A parser's message in one line.
 
     Args:
         message: As argparse or jsonargparse gives it, perhaps over many lines.
         known: Options that exist.
+        args: The command line: what a message calls `latents` may be `--model.latents` there.
     """
+    command = next(iter(args), "predict")
     if "ecognized arguments" in message:
-        options = [o.partition("=")[0] for o in re.findall(r"--[\w.+=-]+", message)]
-        option = next((option for option in options if option not in known), options[0])
-        return f"unknown option {option}{_nearest(option, [*known, *_model_options()])}"
+        return _explain_unrecognized(message, known, command)
+    if "required: " in message and "model" in message:
+        return "expected an experiment: add --config configs/position.yaml or --model CLASS"
     if refused := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return _explain_model_option(refused[1])
-    if refused := re.search(r"Key '([\w.]+)' is not expected", message):
-        return f"unknown key {refused[1]}{_nearest(refused[1], [o.lstrip('-') for o in known])}"
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    if key and key[1] in _model_hints():
-        return _explain_model_option(key[1])
-    expected = [
-        re.sub(r"<class '(\w+)'>|typing\.", r"\1", line.strip(" -"))
-        for line in message.splitlines()
-        if "xpected" in line and "NoneType" not in line and "NestedArg" not in line
-    ]
-    got = re.search(r"(?:Got value|Given value): ?(\S.*?)$", message, re.MULTILINE)
-    where = f"--{key[1]}: " if key else ""
-    if not expected:
-        return where + " ".join(message.partition(":\n")[2].split() or message.split())
-    answer = expected[-1][0].lower() + expected[-1][1:]
-    known_value = "Got value" in answer or got is None
-    return where + (answer if known_value else f"{answer}, got {got[1]}")  # type: ignore[index]
+        return _explain_option_of_class(_as_typed(refused[1], args), command)
+    if refused := re.search(r"(?:Key|accept option) '([\w.]+)'", message):
+        return f"unknown key {refused[1]}{nearest(refused[1], _bare(known), command)}"
+    if missing := re.search(r"File does not exist: '(.+)'", message):
+        return f"{missing[1]} does not exist: set --config"
+    key = re.search(r'(?:Parser key "|--)([\w.]+)(?:\.help:|")', message)
+    if unknown := re.search(r"import path string: (\S+)|given class_path '(\S+)'", message):
+        return _explain_class(unknown[1] or unknown[2], key[1] if key else "", message)
+    if wanted := _wanted(message):
+        got = re.findall(r"(?:Got value|Given value): ?(\S.*?)$", message, re.MULTILINE)
+        where = _as_typed(key[1], args) if key else "it"
+        return f"expected {where} to be {wanted}" + (f", got {got[-1]}" if got else "")
+    return " ".join(re.sub(r'Parser key "[\w.]+":', "", message).split())
 
 
-def _nearest(option: str, known: list[str]) -> str:
-    """What was probably meant."""
-    close = difflib.get_close_matches(option, known, n=1, cutoff=0.6)
-    return f": did you mean {close[0]}?" if close else "; codi-patching predict --help lists them"
+def _explain_unrecognized(message: str, known: list[str], command: str) -> str:
+    words = message.partition("arguments:")[2].split()
+    options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    if not options:
+        return (
+            f"unexpected argument {words[0]}; codi-patching {command} --help lists what may follow"
+        )
+    option = next((option for option in options if option not in known), options[0])
+    return f"unknown option {option}{nearest(option, [*known, *_model_options()], command)}"
 
 
-def _model_hints() -> dict[str, Any]:
-    """Types of the experiments' options, by name."""
-    from codi_patching.experiments.base import Experiment
-    from codi_patching.experiments.iterative import IterativePatching
-    from codi_patching.experiments.patching import PatchingExperiment
+def _bare(options: Iterable[str]) -> list[str]:
+    return [option.lstrip("-") for option in options]
 
-    hints: dict[str, Any] = {}
-    for cls in (Experiment, PatchingExperiment, IterativePatching):
-        hints |= get_type_hints(cls.__init__)
-    return hints
+
+def _as_typed(name: str, args: list[str]) -> str:
+    """The option of the command line that a parser calls by its last part."""
+    typed = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+    same = [option for option in typed if option.endswith((f".{name}", f"--{name}"))]
+    if same:
+        return same[-1]
+    return f"--model.{name}" if f"--model.{name}" in _model_options() else f"--{name}"
+
+
+def _parameters(classes: Iterable[type]) -> dict[str, list[str]]:
+    """Arguments of classes, and which of them have each."""
+    owners: dict[str, list[str]] = {}
+    for cls in classes:
+        for name in inspect.signature(cls).parameters:
+            owners.setdefault(name, []).append(cls.__name__)
+    return owners
+
+
+def _classes_of(option: str) -> Sequence[type]:
+    """The classes that an option such as `trainer.logger` may name."""
+    if option.startswith("trainer.logger"):
+        return [getattr(loggers, name) for name in loggers.__all__]
+    if option.startswith("trainer.callbacks"):
+        return [getattr(callbacks, name) for name in callbacks.__all__]
+    return EXPERIMENTS
 
 
 def _model_options() -> list[str]:
-    return [f"--model.{name}" for name in _model_hints()]
+    return [f"--model.{name}" for name in _parameters(EXPERIMENTS)]
 
 
-def _explain_model_option(name: str) -> str:
-    """Why an option of an experiment was refused: it does not exist, or has another value."""
-    hints, option = _model_hints(), f"--model.{name}"
-    if name not in hints:
-        return f"unknown option {option}{_nearest(option, _model_options())}"
-    if get_origin(hints[name]) is Literal:
-        return f"expected {option} to be one of {', '.join(map(str, get_args(hints[name])))}"
-    wanted = re.sub(r"<class '(\w+)'>", r"\1", str(hints[name]))
-    return f"expected {option} to be {wanted}; this experiment may have no such option"
+def _explain_option_of_class(option: str, command: str) -> str:
+    """Why an option of an experiment, a logger or a callback was refused."""
+    group, _, name = option.lstrip("-").rpartition(".")
+    if not group:
+        candidates = [n for g in ("model", "trainer.logger") for n in _parameters(_classes_of(g))]
+        return f"unknown key {name}{nearest(name, candidates, command)}"
+    owners = _parameters(_classes_of(group))
+    if name in owners:
+        return f"{option} is an option of {', '.join(owners[name])} only"
+    candidates = [f"--{group}.{known}" for known in owners]
+    return f"unknown option {option}{nearest(option, candidates, command)}"
+
+
+def _explain_class(name: str, key: str, message: str) -> str:
+    """That a class does not exist, and which does."""
+    kind = {"trainer.logger": "logger", "trainer.callbacks": "callback"}.get(key, "experiment")
+    if key and kind == "experiment" and key.partition(".")[0] != "model":
+        kind = "class"
+    names = [cls.__name__ for cls in _classes_of(key)]
+    if close := difflib.get_close_matches(name.rpartition(".")[2], names, n=1):
+        return f"unknown {kind} {name}: did you mean {close[0]}?"
+    if kind != "experiment":
+        return f"unknown {kind} {name}: expected the name or the path of a class"
+    reason = re.search(r"^ *(No module named .*|.* has no attribute .*)$", message, re.MULTILINE)
+    told = f" ({reason[1].strip()})" if reason else ""
+    return (
+        f"unknown {kind} {name}{told}: expected one of {', '.join(names)}, or the path of a class"
+    )
+
+
+def _wanted(message: str) -> str:
+    """What a value should have been, in words; empty if the message does not say."""
+    choices: list[str] = []
+    for literal in re.findall(r"Expected a typing\.Literal(\[.*?\])", message):
+        choices += [str(one) for one in ast.literal_eval(literal)]
+    if choices:
+        return f"one of {', '.join(dict.fromkeys(choices))}"
+    types = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+    words = [_TYPES.get(name.rpartition(".")[2], name) for name in types if name != "NoneType"]
+    return " or ".join(dict.fromkeys(words))

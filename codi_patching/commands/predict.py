@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from codi_patching.callbacks.lens import LensWriter
@@ -15,21 +16,18 @@ from codi_patching.callbacks.loggers import build_loggers
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.report import Report
 from codi_patching.callbacks.results import ResultsWriter
-from codi_patching.commands.parser import OneLineParser
+from codi_patching.commands.logger_options import apply_to_defaults
+from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import label_run
 from codi_patching.experiments.iterative import IterativePatching
-from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.reporting.names import data_name, model_name, run_name, tags
-
-EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching, LensExperiment)
-"""Imported so that `--model PositionPatching` finds them by their short names."""
 
 INVALID = 3
 """Exit status of a run whose results are complete but fail a check of validity."""
@@ -57,7 +55,7 @@ _REFUSED = {
 """Options of the Trainer under which a run could not be complete: usual values, and advice."""
 
 
-class PredictCLI(LightningCLI):
+class PredictCLI(OneLineCLI):
     """An experiment, its pairs, and what becomes of its results."""
 
     @staticmethod
@@ -86,7 +84,8 @@ class PredictCLI(LightningCLI):
                 )
         for option, (usual, other, advice) in _REFUSED.items():
             value = config.trainer.get(option)
-            if value not in (usual, other, None):
+            # 1 is one batch, 1.0 is all of them, though they are equal.
+            if (type(value), value) not in [(type(v), v) for v in (usual, other, None)]:
                 raise InputError(
                     f"--trainer.{option} {value} would leave the results incomplete: {advice}"
                 )
@@ -143,9 +142,12 @@ def run(args: list[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print_help()
         return 0
+    if "--trainer.help" in args:
+        print_trainer_help()
+        return 0
     enable_mkl_reproducibility()
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(lambda record: "Tip:" not in str(record.msg))
+    warnings.formatwarning = _show_warning
+    args, loggers = apply_to_defaults(args, _LOGGERS)
     try:
         cli = PredictCLI(
             Experiment,
@@ -154,7 +156,7 @@ def run(args: list[str]) -> int:
             auto_configure_optimizers=False,
             save_config_callback=None,
             seed_everything_default=42,
-            trainer_defaults={"logger": _LOGGERS},
+            trainer_defaults={"logger": loggers},
             parser_class=OneLineParser,
             args=["predict", *args],
         )
@@ -162,6 +164,19 @@ def run(args: list[str]) -> int:
         raise _input_error(error) from error
     reports = [c for c in cli.trainer.callbacks if isinstance(c, Report)]
     return INVALID if any(report.failed for report in reports) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of this program in one line; of others, where it comes from too."""
+    if "codi_patching" in Path(filename).parts:
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _input_error(error: BaseException) -> BaseException:
@@ -182,8 +197,8 @@ def print_help() -> None:
         "and later files and options win.",
         epilog="--trainer.… takes every option of lightning.pytorch.Trainer (--trainer.help lists "
         "them), such as --trainer.precision bf16-true, --trainer.devices 2, --trainer.logger "
-        "false. --model takes LayerPatching, PositionPatching, IterativePatching, or the path of a "
-        "class of your own; --model.help CLASS lists its options.",
+        "false. --model takes LayerPatching, PositionPatching, IterativePatching, LensExperiment, "
+        "or the path of a class of your own; --model.help CLASS lists its options.",
     )
     parser.add_argument("--config", help="configuration file; more files overlay it")
     parser.add_argument("--seed_everything", type=int, default=42, help="of everything random")
@@ -194,4 +209,11 @@ def print_help() -> None:
     parser.add_class_arguments(ResultsWriter, "results")
     parser.add_class_arguments(Report, "report")
     parser.add_class_arguments(PatchingProgress, "progress")
+    parser.print_help()
+
+
+def print_trainer_help() -> None:
+    """The options of Lightning's Trainer."""
+    parser = ArgumentParser("codi-patching predict")
+    parser.add_class_arguments(pl.Trainer, "trainer")
     parser.print_help()

@@ -11,15 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from codi_patching.commands.one_line import OneLineArgumentParser, nearest
 from codi_patching.commands.study_arms import read_arms
 from codi_patching.errors import InputError
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "study.yaml"
 
+_REFUSED = 2
+"""Exit status of a `predict` that was given options which do not exist; it has said so."""
+
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The study's own options, and those of each `predict`."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineArgumentParser(
         "codi-patching study",
         description="Run every experiment that a comparison needs, then compare.",
         epilog="All options of `codi-patching predict` may follow, such as --model.checkpoint, "
@@ -34,7 +38,12 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--dry_run", action="store_true", help="say what it would cost, and run nothing"
     )
     parser.add_argument("--docs", type=Path, help="write reports, journal and inventory there")
-    return parser.parse_known_args(args)
+    asked, others = parser.parse_known_args(args)
+    own = [f"--{name}" for name in vars(asked)]
+    for option in (other.partition("=")[0] for other in others):
+        if option.startswith("--") and "." not in option and option != "--seed_everything":
+            raise InputError(f"unknown option {option}{nearest(option, own, 'study')}")
+    return asked, others
 
 
 def run(args: list[str]) -> int:
@@ -52,6 +61,8 @@ def run(args: list[str]) -> int:
         if asked.docs is not None:
             command.append(f"--report.docs={asked.docs}")
         status = subprocess.run([sys.executable, "-m", "codi_patching", *command], check=False)
+        if status.returncode == _REFUSED:
+            return _REFUSED
         if status.returncode not in (0, 3):
             raise InputError(
                 f"arm {arm.name} ended with status {status.returncode}; the same command resumes it"

@@ -1,0 +1,77 @@
+"""`--trainer.logger.…` where no logger is named: options of the default loggers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pkgutil import resolve_name
+from typing import Any
+
+import yaml
+
+from codi_patching.commands.one_line import nearest
+from codi_patching.errors import InputError
+
+_PREFIX = "--trainer.logger"
+
+
+def apply_to_defaults(
+    args: list[str], defaults: list[dict[str, Any]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Take such options out of a command line, into each default logger that has them.
+
+    Args:
+        args: The options of `predict`.
+        defaults: Loggers by `class_path` and `init_args`.
+
+    Returns:
+        The command line without them, and the loggers with them.
+
+    Raises:
+        InputError: No default logger has such an option.
+    """
+    if _PREFIX in (arg.partition("=")[0] for arg in args) or _names_logger(args):
+        return args, defaults
+    loggers, rest, left = copy.deepcopy(defaults), [], list(args)
+    while left:
+        option, equals, value = left.pop(0).partition("=")
+        if not option.startswith(f"{_PREFIX}.") or option == f"{_PREFIX}.help":
+            rest.append(option + equals + value)
+            continue
+        if not equals:
+            value = left.pop(0) if left else ""
+        _set(loggers, option, yaml.safe_load(value))
+    return rest, loggers
+
+
+def _set(loggers: list[dict[str, Any]], option: str, value: object) -> None:
+    name = option.removeprefix(f"{_PREFIX}.").removeprefix("init_args.")
+    takes = {one["class_path"]: _arguments(one["class_path"]) for one in loggers}
+    known = [f"{_PREFIX}.{name}" for names in takes.values() for name in names]
+    if f"{_PREFIX}.{name}" not in known:
+        raise InputError(f"unknown option {option}{nearest(option, known, 'predict')}")
+    for one in loggers:
+        if name in takes[one["class_path"]]:
+            one["init_args"][name] = value
+
+
+def _arguments(class_path: str) -> list[str]:
+    parameters = inspect.signature(resolve_name(class_path)).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def _names_logger(args: list[str]) -> bool:
+    """Whether a configuration file names loggers; one that cannot be read is told of later."""
+    for number, arg in enumerate(args):
+        option, equals, path = arg.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        path = path if equals else "".join(args[number + 1 : number + 2])
+        try:
+            with open(path, encoding="utf-8") as file:
+                trainer = (yaml.safe_load(file) or {}).get("trainer")
+        except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError):
+            continue
+        if isinstance(trainer, dict) and "logger" in trainer:
+            return True
+    return False
