@@ -242,7 +242,9 @@ def test_a_pair_to_trace_that_is_not_there(refused):
 
 
 def test_no_command_that_exists(refused):
-    assert refused("patch") == (2, cli._USAGE)
+    unknown = "codi-patching: unknown command patch; codi-patching --help lists them\n"
+    assert refused("patch") == (2, unknown)
+    assert refused() == (2, cli._USAGE)
 
 
 @pytest.fixture

@@ -206,6 +206,14 @@ def test_hit_rates_by_hand():
         hit_rates([], 1)
 
 
+def test_a_map_without_chance_says_why():
+    rates = HitRates(5, np.full((2, 4, 2), 0.5), np.zeros((2, 4, 2)), [9, 1])
+    rates.chance[1] = np.nan
+    axes = draw_hit_rates(rates).axes
+    assert [text.get_text() for text in axes[3].texts] == ["no other pair\nhas this step"]
+    assert not axes[2].texts[:]
+
+
 def test_the_figure_has_a_column_for_each_step():
     rates = HitRates(5, np.full((3, 4, 2), 0.5), np.zeros((3, 4, 2)), [9, 9, 4])
     rates.own[1, 2, 1] = 0.099

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codi_patching.analysis.verdicts import Verdict
 
@@ -78,7 +78,7 @@ class Finding:
     unit: str
     sentence: str
     arms: tuple[str, ...]
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Claim, ...] = field(default=(), repr=False)
     family: str = ""
 
 

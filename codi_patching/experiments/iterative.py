@@ -46,7 +46,8 @@ class IterativePatching(PatchingExperiment):
     """A chain of K patched runs for each layer.
 
     Args:
-        strategy: `relay` or `cumulative`, see the module.
+        strategy: `relay`, each patch being what the iteration before generated, or `cumulative`,
+            positions 0..N held at the source run's activations.
         trace_pair: Id of a pair whose every patch is written to a table.
         kwargs: All arguments of `PatchingExperiment`, but `latents` is always `recomputed` here and
             `site` always `resid_post`.

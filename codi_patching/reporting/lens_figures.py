@@ -129,6 +129,11 @@ def _draw(axes: Axes, values: Array, title: str) -> None:
     rows, columns = values.shape
     axes.set_xticks(range(0, columns, max(1, -(-columns // 24))))
     axes.set_yticks(range(0, rows, max(1, -(-rows // 48))))
+    if np.isnan(values).all():
+        axes.text(
+            0.5, 0.5, "no other pair\nhas this step", ha="center", va="center", fontsize=8,
+            color="dimgray", transform=axes.transAxes,
+        )  # fmt: skip
     for layer, position in np.argwhere(values >= _LEAST_NUMBER):
         value = values[layer, position]
         axes.text(

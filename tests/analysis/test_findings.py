@@ -54,6 +54,12 @@ def test_finding_leads_with_its_strongest_claim(position):
     assert "n = 57 pairs" in found.sentence
 
 
+def test_a_finding_is_shown_without_its_dozens_of_claims(position):
+    finding = by_question(position, "Which layers", "frozen")
+    assert finding.claims
+    assert "Claim(" not in repr(finding)
+
+
 def test_thoughts_that_carry_more_are_found(position):
     found = by_question(position, "Do some thoughts carry more", "recomputed")
     assert found.verdict == "yes"
