@@ -264,9 +264,11 @@ def _studentised(sample: _Sample) -> Ends:
     squares = drawn @ sums**2 - 2 * means * (drawn @ (sums * sizes)) + means**2 * (drawn @ sizes**2)
     errors = np.sqrt(np.maximum(counts / (counts - 1) * squares, 0)) / (drawn @ sizes)
     spread = (errors > 0) & (errors >= _LEAST_SPREAD * sample.error)
-    t = np.sort(np.where(spread, (means - mean) / errors, np.nan), axis=0)  # NaN come last
+    t = np.full(means.shape, np.nan)
+    np.divide(means - mean, errors, out=t, where=spread)
+    t.sort(axis=0)  # NaN come last
     ends, kept = (sample.tail, 1 - sample.tail), spread.sum(0)
-    low, high = (_quantile(t, np.full(t.shape[1], at), kept) for at in ends)
+    low, high = (_quantile(t, np.full(len(mean), at), kept) for at in ends)
     return mean - high * sample.error, mean - low * sample.error
 
 

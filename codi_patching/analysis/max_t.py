@@ -160,7 +160,8 @@ def _single(residual: Array, n: int, signs: Array) -> Array:
     """
     unit = residual / np.sqrt((residual**2).sum(axis=0))
     q = np.abs(signs @ unit).max(axis=1) ** 2
-    return np.asarray((n - 1) * q / np.maximum(n - q, np.finfo(np.float64).tiny))
+    with np.errstate(over="ignore"):  # of a few pairs, a flip without spread: infinite
+        return np.asarray((n - 1) * q / np.maximum(n - q, np.finfo(np.float64).tiny))
 
 
 def _grouped(residual: Array, size: Array, signs: Array) -> Array:

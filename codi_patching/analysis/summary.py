@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from codi_patching.analysis.effects import content
-from codi_patching.analysis.from_results import as_arm
 from codi_patching.analysis.intervals import (
     ROUNDING,
     mean_and_deviation,
@@ -47,8 +45,11 @@ def content_effect(results: Results) -> tuple[Array, Array | None]:
         Over the unpatched run, and over the control (None without one), `(pairs, layers, columns)`
         each; structural zeros are NaN.
     """
-    effect = content(as_arm(results))
-    return effect.restored, effect.specific
+    metric = source_probability(results.run)
+    own = np.where(results.structural, np.nan, results.values[metric])
+    restored = own - results.unpatched("base", metric)[:, None, None]
+    specific = own - results.control[metric] if results.control else None
+    return restored, specific
 
 
 def content_size(results: Results) -> Array:

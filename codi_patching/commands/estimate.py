@@ -58,8 +58,9 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
     lines, total = [], 0.0
     with _quiet_lightning():
         for number, arm in enumerate(arms, 1):
+            cli = _configured(arm, options)
             print(f"study: trying arm {number} of {len(arms)}, {arm.name}", file=sys.stderr)
-            count, runs, seconds = _measure(arm, options)
+            count, runs, seconds = _measure(cli)
             total += seconds
             lines.append(f"{arm.name:<28}{count:>6}{runs:>10,}{seconds:>10.0f} s")
     memory = psutil.Process().memory_info().rss / 1e9
@@ -73,9 +74,9 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
     return 0
 
 
-def _measure(arm: Arm, options: Sequence[str]) -> tuple[int, int, float]:
-    """Pairs of an arm, its patched runs, and about how many seconds they take."""
-    cli = PredictCLI(
+def _configured(arm: Arm, options: Sequence[str]) -> PredictCLI:
+    """An arm's experiment and data, which have refused wrong options."""
+    return PredictCLI(
         Experiment,
         PairsDataModule,
         subclass_mode_model=True,
@@ -85,6 +86,10 @@ def _measure(arm: Arm, options: Sequence[str]) -> tuple[int, int, float]:
         run=False,
         args=[*arm.command(options), "--trainer.logger=false"],
     )
+
+
+def _measure(cli: PredictCLI) -> tuple[int, int, float]:
+    """Pairs of an arm, its patched runs, and about how many seconds they take."""
     experiment, data = cli.model, cli.datamodule
     assert isinstance(experiment, PatchingExperiment | LensExperiment)
     if isinstance(experiment, PatchingExperiment):
