@@ -48,7 +48,7 @@ from codi_patching.patching.interventions import (
     SiteName,
     extra_sites,
 )
-from codi_patching.results.records import ExcludedPair
+from codi_patching.results.batches import ExcludedPair
 
 
 def load(

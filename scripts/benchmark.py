@@ -18,7 +18,8 @@ medians of a few turns in which the arms take turns, plans made in the first one
                source run, after a check that their logits are ours; beside them the sweep with one
                pair, to which nothing is given.
 
-The limit is the machine's own rate of matrix products in that precision, measured in every turn.
+The limit is the machine's own rate of matrix products in that precision, measured just before and
+after each arm, since on a shared machine it is not the same for long.
 Least token-layers: each prompt once (beginnings in common once) and its thoughts and readout, and
 of each patched run the tokens from its patch on, at the layers above it.
 """
@@ -85,7 +86,7 @@ class Report:
         seconds: By arm, a pair.
         peak_mb: By arm, memory beyond what was held before; on a CPU alone.
         token_layers: Of a pair's own rows: unpatched runs, least, computed; the textbook's.
-        matrix_product_gflops: The machine's.
+        matrix_product_gflops: The machine's, beside each arm.
         share_of_matrix_product_rate: Of the sweep, by arm.
         largest_difference: By peer, of logits.
     """
@@ -93,7 +94,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
     token_layers: dict[str, float] = field(default_factory=dict)
-    matrix_product_gflops: float = 0.0
+    matrix_product_gflops: dict[str, float] = field(default_factory=dict)
     share_of_matrix_product_rate: dict[str, float] = field(default_factory=dict)
     largest_difference: dict[str, float] = field(default_factory=dict)
 
@@ -161,17 +162,18 @@ class Bench:
             arms[ONE_PAIR] = partial(self._pairs, own, self.sweep, self.prompts[:1])
             arms |= self._peers(report)
         turns: dict[str, list[float]] = {arm: [] for arm in arms}
-        rates: list[float] = []
+        rates: dict[str, list[float]] = {arm: [] for arm in arms}
         for _ in range(args.repeats):
-            rates += matrix_product_rates(self.model, self.dtype, self.wait)
             for arm, run in arms.items():
                 before = self.sweep.token_layers
+                rates[arm] += matrix_product_rates(self.model, self.dtype, self.wait)
                 with peak_memory(report.peak_mb, arm):
                     turns[arm].append(run())
+                rates[arm] += matrix_product_rates(self.model, self.dtype, self.wait)
                 if arm == "sweep, own":
                     computed = (self.sweep.token_layers - before) / args.pairs
         report.seconds = {arm: median(seconds) for arm, seconds in turns.items()}
-        report.matrix_product_gflops = median(rates) / 1e9
+        report.matrix_product_gflops = {arm: median(seen) / 1e9 for arm, seen in rates.items()}
         self._count_work(own, computed, report)
         return report
 
@@ -258,7 +260,7 @@ class Bench:
         ):
             flop = tokens * flop_per_token_layer(config) + read * head
             rate = flop / report.seconds[arm] / 1e9
-            report.share_of_matrix_product_rate[arm] = rate / report.matrix_product_gflops
+            report.share_of_matrix_product_rate[arm] = rate / report.matrix_product_gflops[arm]
 
     def check_device(self) -> float:
         """Largest KL between answers here and on a CPU in float32, over a pair's patched runs."""
@@ -385,7 +387,7 @@ def main() -> None:
         print(f"largest KL to a CPU's float32: {bench.check_device():.1e} nats")
     grids = args.grid or [g for g in GRIDS if args.site == "resid_post" or g not in CHAINS]
     reports = {grid: bench.measure(grid) for grid in grids}
-    rate = median(report.matrix_product_gflops for report in reports.values())
+    rate = median(rate for r in reports.values() for rate in r.matrix_product_gflops.values())
     print(
         f"{args.shape}, {args.site}, {args.dtype}, {args.device}, {torch.get_num_threads()} "
         f"threads, prompts of {args.prompt} tokens, {args.pairs} pairs; {rate:,.0f} GFLOP/s in "

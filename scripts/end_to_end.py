@@ -1,7 +1,7 @@
 """From command to report: where the time of whole runs goes.
 
     python scripts/end_to_end.py --pairs 57
-    python scripts/make_random_checkpoint.py --family llama --size 1b out/llama-1b
+    python scripts/make_random_checkpoint.py --family llama --size full out/llama-1b
     python scripts/end_to_end.py --checkpoint out/llama-1b/pytorch_model.bin \
         --base_model out/llama-1b/base --num_latents 5
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from prepare_pairs import DIFFERENT, as_record, draw_triple
+from draw_shipped_pairs import DIFFERENT, as_record, draw_triple
 
 _BATCH = 8
 

@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=("llama", "gpt2", "qwen3"), required=True)
     parser.add_argument("--layout", choices=("published",), default="published")
-    parser.add_argument("--size", choices=("tiny", "1b"), default="tiny")
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("out", type=Path, metavar="OUT")
     args = parser.parse_args()

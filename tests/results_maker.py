@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_patching.results.batches import ExcludedPair
 from codi_patching.results.read import Results, read_results
-from codi_patching.results.records import ExcludedPair, PairResult, Records
+from codi_patching.results.records import PairResult, Records
 from codi_patching.results.schema import Code, Control, Grid, PairDescription, RunDescription
 from codi_patching.results.store import write_run
 

@@ -23,7 +23,7 @@ from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Patch
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.results.records import ExcludedPair
+from codi_patching.results.batches import ExcludedPair
 from codi_patching.results.schema import ResultsError
 
 THOUGHT = -1

@@ -148,7 +148,7 @@ def test_a_run_that_was_stopped_is_resumed_with_the_same_bytes(
 
 def test_a_folder_of_other_results_is_left_alone(checkpoint, problems, tmp_path):
     (tmp_path / "layer_patching_results.json").write_text("{}")
-    with pytest.raises(ResultsError, match=r"has layer_patching_results\.json, which is not of"):
+    with pytest.raises(ResultsError, match=r"has layer_patching_results\.json, of another"):
         run_lens(checkpoint, problems, tmp_path)
     (tmp_path / "other" / "partial").mkdir(parents=True)
     (tmp_path / "other" / "partial" / "run.json").write_text('{"experiment": "layer"}')

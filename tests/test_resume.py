@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from conftest import quiet_trainer
+from lens_maker import make_lens
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
@@ -30,10 +31,12 @@ from codi_patching.experiments import describe
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.answers import PairError
+from codi_patching.results.batches import ExcludedPair
 from codi_patching.results.files import changed_files
 from codi_patching.results.folder import FolderLock
+from codi_patching.results.lens_store import write_lens
 from codi_patching.results.read import read_results
-from codi_patching.results.records import ExcludedPair, PairResult, Records
+from codi_patching.results.records import PairResult, Records
 from codi_patching.results.schema import (
     Code,
     Control,
@@ -346,8 +349,18 @@ def test_the_seed_is_the_argument(checkpoint, predict, monkeypatch):
 
 
 def test_the_writer_refuses_another_module(tmp_path):
-    with pytest.raises(TypeError, match="expected a PatchingExperiment, got LightningModule"):
+    with pytest.raises(TypeError, match="expected an Experiment, got LightningModule"):
         ResultsWriter(str(tmp_path)).setup(quiet_trainer(), pl.LightningModule(), "predict")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_the_lens_is_left_alone(checkpoint, pairs_file, tmp_path, overwrite):
+    write_lens(tmp_path, make_lens(pairs=1))
+    writer = ResultsWriter(str(tmp_path), overwrite=overwrite)
+    with pytest.raises(ResultsError, match=r"has lens_results\.json, of another kind"):
+        quiet_trainer(writer).predict(
+            PositionPatching(checkpoint=checkpoint), PairsDataModule(pairs_file)
+        )
 
 
 def test_progress_counts_patched_runs(checkpoint, pairs_file, tmp_path, capsys):

@@ -171,4 +171,5 @@ def _grouped(residual: Array, size: Array, signs: Array) -> Array:
     cross = signs @ (residual * size)
     rest = (residual**2).sum(axis=0) - 2 * mean * cross + mean**2 * (size**2).sum(axis=0)
     variance = groups / (groups - 1) * rest / n**2
-    return np.asarray((mean**2 / np.maximum(variance, np.finfo(np.float64).tiny)).max(axis=1))
+    with np.errstate(over="ignore"):  # as in `_single`
+        return np.asarray((mean**2 / np.maximum(variance, np.finfo(np.float64).tiny)).max(axis=1))

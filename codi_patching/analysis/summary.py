@@ -109,7 +109,9 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
     names = measures(results)
     stacked = np.stack(list(names.values()), axis=1)
     mean, deviation, count = mean_and_deviation(stacked)
+    smallest, largest = np.array([_range(name) for name in names]).T[..., None, None]
     low, high = mean_intervals(stacked, groups_of(results), run.seed)
+    low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
     table = np.stack([mean, deviation, low, high, count])
     metrics: dict[str, Any] = {}
     for place, name in enumerate(names):
@@ -124,6 +126,16 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
         "top_content": _listed(rank_cells(size, top, LEAST_CONTENT), results, metrics, size),
         "metrics": metrics,
     }
+
+
+def _range(measure: str) -> tuple[float, float]:
+    """Smallest and largest value that a measure can have."""
+    name = measure.removeprefix("control_")
+    if name.startswith("predicts_") or name.endswith(("_probability", "_rate")):
+        return 0.0, 1.0
+    if name.startswith(("content_", "cosine_")):
+        return -1.0, 1.0
+    return -np.inf, np.inf
 
 
 def _nested(results: Results, table: Array) -> dict[str, Any]:

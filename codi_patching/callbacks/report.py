@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from codi_patching.callbacks.folder import run_on_rank_zero
 from codi_patching.callbacks.loggers import SafeLogger
-from codi_patching.callbacks.results import ResultsWriter, run_on_rank_zero
+from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
 from codi_patching.reporting.pipeline import ReportOptions

@@ -1,4 +1,4 @@
-"""Which unrelated activations a pair is compared with: the control.
+"""Which other activations a pair's patches are compared with: the control.
 
 A patch with activations of another content disrupts as much as one with the source run's and
 carries nothing of it (resample ablation; arXiv 2309.16042). The closest control is a *sibling*, the

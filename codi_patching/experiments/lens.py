@@ -31,9 +31,9 @@ from codi_patching.models.answers import PairError, answer_tokens, format_answer
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.models.lens import lens_logits, token_text
 from codi_patching.patching.engine import Engine
+from codi_patching.results.batches import ExcludedPair
 from codi_patching.results.code import describe_code
 from codi_patching.results.lens import LensRecord, LensRun, StepLens
-from codi_patching.results.records import ExcludedPair
 
 _RESULT = re.compile(r"=\s*(-?[\d,]*\.?\d+)\s*>>")
 

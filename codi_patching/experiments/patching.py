@@ -2,7 +2,7 @@
 
 For each pair the base question (corrupted, with denoising) and the source question (clean) are
 encoded once and run without patches. Then every cell of the experiment's grid is a patched run of
-the base question, once with the source run's activations (own) and once with those of an unrelated
+the base question, once with the source run's activations (own) and once with those of a third
 question (control); two more runs, the ceilings, have all thoughts of the source run, or of the
 control. The metrics compare each with the two unpatched runs.
 """
@@ -56,7 +56,8 @@ from codi_patching.patching.interventions import (
     extra_sites,
 )
 from codi_patching.patching.sweep.run import SweepEngine
-from codi_patching.results.records import ExcludedPair, PairResult
+from codi_patching.results.batches import ExcludedPair
+from codi_patching.results.records import PairResult
 from codi_patching.results.schema import Array, Grid, cell_label
 
 

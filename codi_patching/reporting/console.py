@@ -10,7 +10,7 @@ from typing import Any
 from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.summary import LEAST_CONTENT, aggregate
 from codi_patching.analysis.validity import unknown_words
-from codi_patching.reporting.evidence import FindingLike, beside, passing_cells
+from codi_patching.reporting.evidence import FindingLike, beside, passing_cells, verdict_word
 from codi_patching.reporting.names import counted, data_name, kind, model_name
 from codi_patching.reporting.templates import with_interval
 from codi_patching.results.read import Results
@@ -75,7 +75,7 @@ def _answers(findings: Sequence[FindingLike]) -> list[str]:
     """Every question with its verdict and evidence; those without their arms in a line each."""
     lines = []
     for finding in findings:
-        lines.append(f"{finding.question} {finding.verdict.upper()}")
+        lines.append(f"{finding.question} {verdict_word(finding).upper()}")
         lines += [
             textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="    ")
             for text in (finding.sentence, beside(finding))

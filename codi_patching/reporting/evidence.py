@@ -96,6 +96,12 @@ def answer(finding: FindingLike) -> str:
     return f"*{finding.verdict[0].upper()}{finding.verdict[1:]}.* {finding.sentence}"
 
 
+def verdict_word(finding: FindingLike) -> str:
+    """A finding's verdict; `described` where it has numbers that no test judges."""
+    judged = finding.verdict != "not applicable" or is_open(finding)
+    return finding.verdict if judged else "described"
+
+
 def is_open(finding: FindingLike) -> bool:
     """Whether a question could not be answered: it has neither a verdict nor a number."""
     missing = finding.estimate is None and not finding.claims

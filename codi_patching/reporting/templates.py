@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from codi_patching.reporting.evidence import answer, beside, evidence, short_number
+from codi_patching.reporting.evidence import answer, beside, evidence, short_number, verdict_word
 
 FOLDER = Path(str(files("codi_patching") / "assets" / "templates"))
 
@@ -31,6 +31,7 @@ def environment() -> jinja2.Environment:
     made.filters["answer"] = answer
     made.filters["beside"] = beside
     made.filters["evidence"] = evidence
+    made.filters["verdict_word"] = verdict_word
     made.filters["code"] = with_code
     made.filters["short"] = lambda value: "–" if value is None else short_number(value)
     return made

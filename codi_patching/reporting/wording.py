@@ -111,7 +111,10 @@ def _control(results: Results) -> str:
         "random_pair": "another pair, matched by steps and length",
     }
     listed = " and ".join(f"{kinds[kind]} for {counted(n, 'pair')}" for kind, n in used.items())
-    return f"Each patched run was repeated with the activations of an unrelated question: {listed}."
+    return (
+        "Each patched run was repeated with the activations of a third question, the control: "
+        f"{listed}."
+    )
 
 
 def _measures(results: Results) -> str:

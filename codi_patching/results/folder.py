@@ -11,14 +11,12 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from codi_patching.results.batches import Batches, Finished, RunT
 from codi_patching.results.files import as_json, plain
-from codi_patching.results.layout import derived_files, measured_files, results_name
-from codi_patching.results.read import Results, read_results
-from codi_patching.results.records import Records
 from codi_patching.results.schema import ResultsError, RunDescription
 
 ADVICE = "set --results.dir to a new folder, or --results.overwrite true"
@@ -78,12 +76,12 @@ def folder_name(run: RunDescription) -> str:
 
 
 def prepare_folder(
-    folder: Path, run: RunDescription, overwrite: bool, needed_bytes: int
-) -> tuple[RunDescription, bool, str]:
+    batches: Batches[RunT, Any], run: RunT, overwrite: bool, needed_bytes: int = 0
+) -> tuple[RunT, bool, str]:
     """Make a folder ready for a run.
 
     Args:
-        folder: The output folder, which exists.
+        batches: Of the output folder, which exists.
         run: What is to be run.
         overwrite: Whether what is there may be replaced.
         needed_bytes: About what the run will write.
@@ -95,25 +93,29 @@ def prepare_folder(
     Raises:
         ResultsError: There is another run's work, naming the keys that differ, or no room.
     """
-    records = Records(folder)
-    begun, found = _found(folder, records, overwrite)
+    folder = batches.output
+    if foreign := batches.of_other_kind():
+        raise ResultsError(
+            f"{folder} has {foreign[0].name}, of another kind of experiment: set --results.dir to "
+            "a new folder"
+        )
+    begun, found = _found(batches, overwrite)
     if begun is not None:
         differing = differences(begun, run, resuming=True)
         if not differing:
             return begun, False, f"resuming the run that was begun in {folder}"
         if not overwrite:
-            raise other_run(folder, differing)
+            raise _other_run(folder, differing)
     if found is not None:
         differing = differences(found.run, run, resuming=False)
         if differing:
-            raise other_run(folder, differing)
+            raise _other_run(folder, differing)
         sentence = f"{folder} holds this run's results already: nothing is run again"
         if found.run.code.sha256 != run.code.sha256:
             sentence += f" (they were measured by version {found.run.code.version} of other code)"
         return found.run, True, f"{sentence}; --results.overwrite true would"
-    foreign = [] if overwrite else [*measured_files(folder), *derived_files(folder)]
-    if foreign:
-        names = ", ".join(path.name for path in foreign[:5])
+    if not overwrite and (replaced := batches.in_the_way()):
+        names = ", ".join(path.name for path in replaced[:5])
         raise ResultsError(f"{folder} has {names}, which this run would replace: {ADVICE}")
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
@@ -121,48 +123,40 @@ def prepare_folder(
             f"expected about {needed_bytes / 1e6:.0f} MB of free disk at {folder}, got "
             f"{free / 1e6:.0f}: set --results.dir"
         )
-    records.remove()
-    records.begin(run)
+    batches.remove()
+    batches.begin(run)
     return run, False, ""
 
 
 def _found(
-    folder: Path, records: Records, overwrite: bool
-) -> tuple[RunDescription | None, Results | None]:
+    batches: Batches[RunT, Any], overwrite: bool
+) -> tuple[RunT | None, Finished[RunT] | None]:
     """What was begun in a folder, and what is finished."""
     if overwrite:
         with suppress(ResultsError):
-            return records.begun(), None
+            return batches.begun(), None
         return None, None
-    begun = records.begun()
-    if not any(folder.glob(results_name("*"))):
-        return begun, None
+    begun = batches.begun()
     try:
-        found = read_results(folder)
+        found = batches.finished()
     except ResultsError as error:
         raise ResultsError(f"{error}: {ADVICE}") from error
-    if found.changed:
+    if found is not None and found.changed:
         raise ResultsError(
-            f"{', '.join(found.changed)} in {folder} changed since the run wrote it: {ADVICE}"
+            f"{', '.join(found.changed)} in {batches.output} changed since the run wrote it: "
+            f"{ADVICE}"
         )
     return begun, found
 
 
-def other_run(folder: Path, differing: list[str]) -> ResultsError:
+def _other_run(folder: Path, differing: list[str]) -> ResultsError:
     """The refusal of a folder that holds something else, by the keys that differ."""
     return ResultsError(
         f"{folder} holds results of another run, with another {', '.join(differing)}: {ADVICE}"
     )
 
 
-class Described(Protocol):
-    """What a run's numbers depend on, as plain data."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries and lists."""
-
-
-def differences(old: Described, new: Described, resuming: bool) -> list[str]:
+def differences(old: RunT, new: RunT, resuming: bool) -> list[str]:
     """Keys in which two runs differ, but for what only the end of a run knows.
 
     Args:

@@ -1,16 +1,8 @@
-"""What pairs gave, kept while a run is under way.
-
-Each batch of pairs is a file in `partial/` inside the output folder, written whole or not at all,
-so that a run that was killed is resumed after the last of them:
-
-    partial/run.json              what is run: a folder of another run is not touched
-    partial/000008.safetensors    the batch whose first pair is the ninth of the run
-"""
+"""What patching gave, pair by pair, kept while a run is under way."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codi_patching.results.batches import Batches, ExcludedPair
 from codi_patching.results.files import atomic_write, plain
-from codi_patching.results.schema import Array, PairDescription, ResultsError, RunDescription
+from codi_patching.results.layout import (
+    LENS_RESULTS,
+    derived_files,
+    is_lens_folder,
+    measured_files,
+    results_name,
+)
+from codi_patching.results.read import Results, read_results
+from codi_patching.results.schema import Array, PairDescription, RunDescription
 
 
 @dataclass
@@ -55,42 +56,24 @@ class PairResult:
         return self
 
 
-@dataclass
-class ExcludedPair:
-    """A pair that could not be run, and why."""
+class Records(Batches[RunDescription, PairResult]):
+    """The batches of a run of patching."""
 
-    pair_id: str
-    reason: str
+    suffix = ".safetensors"
+    run_type = RunDescription
 
+    def finished(self) -> Results | None:
+        """Complete results in the output folder; None if there are none."""
+        there = any(self.output.glob(results_name("*")))
+        return read_results(self.output) if there else None
 
-class Records:
-    """The batches of a run that are done.
+    def of_other_kind(self) -> list[Path]:
+        """What the lens measured in the output folder."""
+        return [self.output / LENS_RESULTS] if is_lens_folder(self.output) else []
 
-    Args:
-        folder: The output folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "partial"
-
-    def begin(self, run: RunDescription) -> None:
-        """Say what is run from here on."""
-        self.folder.mkdir(exist_ok=True)
-        with atomic_write(self.folder / "run.json") as path:
-            path.write_text(json.dumps(run.to_json()), encoding="utf-8")
-
-    def begun(self) -> RunDescription | None:
-        """What was begun here; None if nothing was."""
-        try:
-            content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return RunDescription.from_json(content)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise ResultsError(
-                f"{self.folder} is of a run that cannot be resumed, its run.json is damaged: "
-                "delete the folder, or set --results.overwrite true"
-            ) from error
+    def in_the_way(self) -> list[Path]:
+        """What a new run would replace in the output folder."""
+        return [*measured_files(self.output), *derived_files(self.output)]
 
     def write(self, first: int, results: Sequence[PairResult | ExcludedPair]) -> None:
         """Keep a batch, whose first pair is the run's `first`-th."""
@@ -109,14 +92,14 @@ class Records:
                     tensors[f"{index}/{kind}/{metric}"] = torch.from_numpy(value)
             if result.activations is not None:
                 tensors[f"{index}/activations"] = result.activations.contiguous()
-        with atomic_write(self._path(first)) as path:
+        with atomic_write(self.path(first)) as path:
             save_file(tensors, path, {"pairs": json.dumps(plain(pairs))})
 
     def read(
         self, first: int, pair_ids: Sequence[str] | None = None, activations: bool = True
     ) -> list[PairResult | ExcludedPair] | None:
         """A batch, or None if it is not there whole, or of other pairs than `pair_ids`."""
-        path = self._path(first)
+        path = self.path(first)
         if not path.exists():
             return None
         try:
@@ -135,25 +118,10 @@ class Records:
             return None
         return found
 
-    def __iter__(self) -> Iterator[PairResult]:
-        """The pairs that could be run, in their order, without activations."""
-        return (r for r in self.everything(False) if isinstance(r, PairResult))
-
-    def everything(self, activations: bool) -> Iterator[PairResult | ExcludedPair]:
+    def everything(self, activations: bool = False) -> Iterator[PairResult | ExcludedPair]:
         """All pairs in their order, a batch in memory at a time."""
-        for path in sorted(self.folder.glob("*.safetensors")):
+        for path in sorted(self.folder.glob(f"[0-9]*{self.suffix}")):
             yield from self.read(int(path.stem), activations=activations) or []
-
-    def any(self) -> bool:
-        """Whether a batch is kept."""
-        return any(self.folder.glob("*.safetensors"))
-
-    def remove(self) -> None:
-        """Delete all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first:06d}.safetensors"
 
 
 def _restore(

@@ -225,7 +225,7 @@ class RunDescription:
 
 @dataclass(frozen=True)
 class Control:
-    """The unrelated activations that a pair was patched with, to compare.
+    """The other question whose activations a pair was patched with, to compare.
 
     Attributes:
         kind: `sibling` or `random_pair`.

@@ -30,7 +30,7 @@ from codi_patching.results.files import (
     write_csv,
 )
 from codi_patching.results.layout import ACTIVATIONS, measured_files, put_cell, results_name
-from codi_patching.results.records import ExcludedPair, PairResult, Records
+from codi_patching.results.records import PairResult, Records
 from codi_patching.results.schema import ResultsError, RunDescription
 
 _DTYPES = {
@@ -47,26 +47,12 @@ def write_run(folder: Path, run: RunDescription, records: Records) -> None:
     Raises:
         ResultsError: Records are missing, no pair could be run, or a file cannot be written.
     """
-    excluded: dict[str, str] = {}
-    pair_ids: list[str] = []
-    for result in records.everything(activations=False):
-        if isinstance(result, ExcludedPair):
-            excluded[result.pair_id] = result.reason
-        else:
-            pair_ids.append(result.pair_id)
-    missing = run.num_pairs - len(pair_ids) - len(excluded)
-    if missing:
-        raise ResultsError(
-            f"expected the records of all pairs in {records.folder}, {missing} are not there: run "
-            "the same command again"
-        )
-    if not pair_ids:
-        pair_id, reason = next(iter(excluded.items()))
+    run = records.complete(run)
+    if not run.num_pairs:
+        pair_id, reason = next(iter(run.excluded.items()))
         raise ResultsError(f"no pair could be run; {pair_id} was left out because {reason}")
-    described = {**run.to_json(), "num_pairs": len(pair_ids), "excluded": excluded}
-    run = RunDescription.from_json(described)
     old = set(measured_files(folder))
-    written = _write_extras(folder, pair_ids, records)
+    written = _write_extras(folder, records)
     results = folder / results_name(run.experiment)
     write_results(results, run, records)
     for stale in old - {results, *written}:
@@ -74,7 +60,7 @@ def write_run(folder: Path, run: RunDescription, records: Records) -> None:
     write_checksums(folder, measured_files(folder))
 
 
-def _write_extras(folder: Path, pair_ids: Sequence[str], records: Records) -> list[Path]:
+def _write_extras(folder: Path, records: Records) -> list[Path]:
     """Activations and traces, where there are any."""
     written = []
     whole = records.everything(activations=True)
@@ -83,6 +69,7 @@ def _write_extras(folder: Path, pair_ids: Sequence[str], records: Records) -> li
     first = next(tensors, None)
     if first is not None:
         written.append(folder / ACTIVATIONS)
+        pair_ids = [result.pair_id for result in records]
         write_activations(written[-1], pair_ids, chain([first], tensors))
     for result in records:
         if result.trace:

@@ -3,7 +3,14 @@ from dataclasses import replace
 from findings_maker import FINDINGS, MISSING, OPEN, WHERE, MadeClaim
 from results_maker import run_of
 
-from codi_patching.reporting.evidence import answer, beside, evidence, finding_row, passing_cells
+from codi_patching.reporting.evidence import (
+    answer,
+    beside,
+    evidence,
+    finding_row,
+    passing_cells,
+    verdict_word,
+)
 
 
 def test_evidence_in_words():
@@ -22,6 +29,12 @@ def test_a_verdict_is_said_once():
     assert answer(WHERE) == WHERE.sentence
     assert answer(replace(WHERE, sentence="Layer 2 does.")) == "*Yes.* Layer 2 does."
     assert answer(MISSING) == "No layer patching was run."
+
+
+def test_numbers_that_no_test_judges_are_described():
+    assert verdict_word(WHERE) == "yes"
+    assert verdict_word(MISSING) == "not applicable"
+    assert verdict_word(replace(WHERE, verdict="not applicable")) == "described"
 
 
 def test_a_finding_as_a_row():

@@ -1,6 +1,6 @@
 """Make a file of pairs that a model answers right, and only with its thoughts.
 
-    python scripts/prepare_pairs.py --checkpoint codi-tiny --out codi_patching/data/pairs.json
+    python scripts/draw_shipped_pairs.py --checkpoint codi-tiny --out codi_patching/data/pairs.json
 
 Clean and corrupted question differ in one number; a third, the sibling, has yet another number in
 the same place and another answer than both. How many steps a pair has, and in which of them the
@@ -176,7 +176,7 @@ def main() -> None:
     try:
         model, report = load_checkpoint(args.checkpoint)
     except ValueError as error:
-        sys.exit(f"prepare_pairs: {error}")
+        sys.exit(f"draw_shipped_pairs: {error}")
     print(report)
     rng = Random(args.seed)
     triples = find_triples(model, rng, spread(args.different, DIFFERENT), equal=False)
