@@ -12,6 +12,7 @@ A logger is known by the name of its class, so that none of them need be install
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from codi_patching.analysis.checks import Check
 from codi_patching.analysis.intervals import mean_and_deviation
 from codi_patching.analysis.summary import (
     LEAST_CONTENT,
-    aggregate,
     aggregate_rows,
     content_effect,
     content_size,
@@ -61,9 +61,10 @@ def cells_table(results: Results) -> Table:
     return Table(columns, [plain([row[c] for c in columns]) for row in cell_rows(results)])
 
 
-def aggregate_table(results: Results) -> Table:
-    """A row for each measure and cell, over pairs."""
-    return _table(list(aggregate_rows(aggregate(results), results.run)))
+def aggregate_table(folder: Path, run: RunDescription) -> Table:
+    """A row for each measure and cell over pairs, of a folder's `aggregate.json`."""
+    summary = json.loads((folder / "aggregate.json").read_text(encoding="utf-8"))
+    return _table(list(aggregate_rows(summary, run)))
 
 
 def validity_table(checks: Sequence[Check]) -> Table:
@@ -186,7 +187,7 @@ def _log_to_wandb(
     run.config.update(plain(results.run.to_json()), allow_val_change=True)
     tables = {
         "cells": cells_table(results),
-        "aggregate": aggregate_table(results),
+        "aggregate": aggregate_table(folder, results.run),
         "validity": validity_table(checks),
     }
     if findings:

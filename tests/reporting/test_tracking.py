@@ -43,7 +43,7 @@ def test_tables(results):
     column = cells.columns.index("control_kl_divergence")
     values = [row[column] for row in cells.rows]
     np.testing.assert_array_equal(values, results.control["kl_divergence"].reshape(-1))
-    summary = aggregate_table(results)
+    summary = aggregate_table(results.folder, results.run)
     assert summary.columns == [
         "metric",
         "layer",

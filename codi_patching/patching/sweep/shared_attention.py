@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ def shared_attention(
 ) -> Tensor:
     """Attention of tokens to a prompt and to keys of their own, in float32 at least.
 
+    Scores lie token by token, so that those of a segment are one block of rows: products read and
+    write them in place.
+
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
         segments: Prompts, and how many tokens of the query, one segment after the other, attend.
-        own: Keys and values of each token's own, `(2, tokens, own, kv heads, size)`.
+        own: Keys and values of each token's own, `(2, kv heads, tokens, own, size)`.
         mask: `(tokens, own)`, false where an own key is not meant; None for all.
         scaling: Of the scores.
 
@@ -29,29 +32,32 @@ def shared_attention(
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     heads, tokens, size = query.shape
-    groups = own.shape[3]
-    query = query.to(wide).view(groups, heads // groups, tokens, size) * scaling
+    groups = own.shape[1]
+    each = heads // groups
     own_keys, own_values = own.to(wide)
-    scores = query.permute(2, 0, 1, 3) @ own_keys.permute(0, 2, 3, 1)  # tokens, groups, …, own
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    query = query.to(wide).view(groups, each, tokens, size).transpose(1, 2).contiguous() * scaling
     longest = max(prompt.shape[2] for prompt, _ in segments)
-    weights = scores.new_full((*scores.shape[:3], longest + scores.shape[3]), -torch.inf)
-    weights[..., longest:] = scores
-    first = 0
-    for prompt, count in segments:
-        here = slice(first, first + count)
-        found = query[:, :, here].flatten(1, 2) @ prompt[0].to(wide).transpose(1, 2)
-        found = found.view(groups, -1, count, prompt.shape[2])
-        weights[here, ..., : prompt.shape[2]] = found.permute(2, 0, 1, 3)
-        first += count
+    weights = query.new_full((groups, tokens, each, longest + own.shape[3]), -torch.inf)
+    weights[..., longest:] = query @ own_keys.transpose(2, 3)
+    if mask is not None:
+        weights[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
+    for (prompt, _), asked, scores in _by_segment(segments, each, query, weights):
+        keys = prompt[0].to(wide).transpose(1, 2)
+        scores[..., : prompt.shape[2]].baddbmm_(asked, keys, beta=0)
     weights = weights.softmax(dim=-1)
-    mixed = weights[..., longest:] @ own_values.transpose(1, 2)
-    first = 0
-    for prompt, count in segments:
-        here = slice(first, first + count)
-        of_prompt = weights[here, ..., : prompt.shape[2]].permute(1, 2, 0, 3).flatten(1, 2)
-        read = of_prompt @ prompt[1].to(wide)
-        mixed[here] += read.view(groups, -1, count, size).permute(2, 0, 1, 3)
-        first += count
-    return mixed.reshape(tokens, heads, size).to(dtype)
+    mixed = weights[..., longest:] @ own_values
+    for (prompt, _), given, scores in _by_segment(segments, each, mixed, weights):
+        given.baddbmm_(scores[..., : prompt.shape[2]], prompt[1].to(wide))
+    return mixed.transpose(0, 1).reshape(tokens, heads, size).to(dtype)
+
+
+def _by_segment(
+    segments: Sequence[Segment], each: int, *tensors: Tensor
+) -> Iterator[tuple[Segment, Tensor, Tensor]]:
+    """Each segment with its rows `(kv heads, count * each, …)` of two tensors, as views."""
+    first, second = (tensor.flatten(1, 2) for tensor in tensors)
+    start = 0
+    for segment in segments:
+        end = start + segment[1] * each
+        yield segment, first[:, start:end], second[:, start:end]
+        start = end

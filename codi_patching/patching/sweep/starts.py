@@ -19,7 +19,7 @@ class Starts:
     Attributes:
         lengths: Number of prompt tokens of each, `(starts,)`.
         prompt_kv: Of each, `(L, 2, kv heads, length, size)`.
-        suffix_kv: `(L, 2, tokens, kv heads, size)`.
+        suffix_kv: `(L, 2, kv heads, tokens, size)`.
         stream: `(L + 1, tokens, hidden)`.
         mid: `(L, tokens, hidden)`, where it was recorded: elsewhere zeros that nothing reads; None
             if no start has it.
@@ -45,7 +45,7 @@ class Starts:
         return cls(
             torch.tensor([state.length for state in states], device=stream.device),
             tuple(state.prompt_kv for state in states),
-            torch.cat([state.suffix_kv for state in states], dim=2),
+            torch.cat([state.suffix_kv for state in states], dim=3),
             stream,
             torch.cat(mids, dim=1) if recorded else None,
         )

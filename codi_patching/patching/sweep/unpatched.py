@@ -28,7 +28,7 @@ class UnpatchedState:
         suffix: The tokens after the prompt.
         length: Number of prompt tokens.
         prompt_kv: Keys and values of the prompt at each layer, `(L, 2, kv heads, length, size)`.
-        suffix_kv: Those of the suffix, `(L, 2, S, kv heads, size)`.
+        suffix_kv: Those of the suffix, `(L, 2, kv heads, S, size)`.
         stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
         logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
         mid: The stream between attention and MLP at the latent positions, `(L, K, hidden)`; None
@@ -208,7 +208,7 @@ class UnpatchedBatch:
             recorded, mid = self.recorder.of_question(index)
             run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers, recorded)
             kv = self.kv[:, :, index]
-            after = kv[..., self.longest : self.longest + len(suffix), :].transpose(2, 3)
+            after = kv[..., self.longest : self.longest + len(suffix), :]
             prompt_kv = kv[..., :length, :]
             state = UnpatchedState(suffix, length, prompt_kv, after, own, logits[index], mid)
             starts.append(Unpatched(run, readout, state))

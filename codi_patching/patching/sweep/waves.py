@@ -38,9 +38,9 @@ class Sweep:
     ) -> None:
         self.model, self.starts, self.plan, self.values = model, starts, plan, values
         self.watched = watched
-        layers, two, tokens, heads, size = starts.suffix_kv.shape
-        self.pool = starts.suffix_kv.new_empty(layers, two, plan.num_slots, heads, size)
-        self.pool[:, :, :tokens] = starts.suffix_kv
+        layers, two, heads, tokens, size = starts.suffix_kv.shape
+        self.pool = starts.suffix_kv.new_empty(layers, two, heads, plan.num_slots, size)
+        self.pool[..., :tokens, :] = starts.suffix_kv
 
     def run(self, on_share_done: Callable[[float], None] = lambda _: None) -> Tensor:
         """The last block's outputs that logits are made from, `(outputs, hidden)`.
@@ -163,8 +163,8 @@ class Sweep:
         return written
 
     def _store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.pool[layer, 0, slots] = keys.transpose(0, 1)
-        self.pool[layer, 1, slots] = values.transpose(0, 1)
+        self.pool[layer, 0].index_copy_(1, slots, keys)
+        self.pool[layer, 1].index_copy_(1, slots, values)
 
     def _overwrite(self, layer: int, written: list[Written]) -> None:
         for slots, keys, values in written:
@@ -179,7 +179,8 @@ class Sweep:
             self._overwrite(layer, written)
             prompts = self.starts.prompt_kv
             segments = [(prompts[start][layer], count) for start, count in step.segments]
-            own = self.pool[layer][:, step.keys]
+            own = self.pool[layer].index_select(2, step.keys.flatten())
+            own = own.unflatten(2, step.keys.shape)
             return shared_attention(query, segments, own, step.mask, scaling)
 
         return attend
