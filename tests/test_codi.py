@@ -96,7 +96,7 @@ def test_a_context_is_left_as_it_was(model):
 def test_the_first_rows_of_a_context(model):
     hidden, context = model.encode([model.prompt_ids(LONG), model.prompt_ids(SHORT)])
     both, _, _ = model.think(hidden, context)
-    one, _, _ = model.think(hidden[:1], context.take(1))
+    one, _, _ = model.think(hidden[:1], context.take(torch.tensor([0])))
     torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-10)
 
 

@@ -3,9 +3,10 @@
     codi-patching evaluate --checkpoint zen-E/CODI-gpt2 --data gsm8k_test.jsonl --output run.jsonl
 
 A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
-another question (exchanged: the next one of the file). Without `--data`, word problems are drawn
-that training never saw. With `--output`, predictions are written as they are made, a line for each
-question, and a second start resumes there; a summary lies beside them.
+another question (exchanged: the next one when they are sorted by length). Without `--data`, word
+problems are drawn that training never saw. With `--output`, predictions are written as they are
+made, longest question first, a line for each, and a second start resumes there; in the end they
+stand in the order of the data, and a summary lies beside them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from codi_patching.errors import InputError
 from codi_patching.models.accuracy import (
     answers_by_thoughts,
     is_correct,
-    latent_answers,
     reasoned_answers,
     reasons_in_words,
 )
@@ -117,16 +117,16 @@ def evaluate(
     Returns:
         A record for each question: the text of each answer, and whether it is right.
     """
+    order = _longest_first(model, questions)
     records = list(journal.done) if journal else []
     starts = range(len(records), len(questions), batch_size)
     with Counting(len(questions), "questions") as count:
+        count.reach(len(records))
         for start in starts:
-            batch = [
-                _record(start + i, q) for i, q in enumerate(questions[start : start + batch_size])
-            ]
-            donors = [questions[(record["index"] + 1) % len(questions)].text for record in batch]
+            batch = [_record(i, questions[i]) for i in order[start : start + batch_size]]
             asked = [record["question"] for record in batch]
-            answers = _answers(model, asked, donors)
+            donor = questions[order[(start + len(batch)) % len(order)]].text
+            answers = answers_by_thoughts(model, [*asked, donor], _ANSWER_TOKENS)
             if words:
                 answers["words"] = reasoned_answers(model, asked, _WORDS_TOKENS)
             for name, texts in answers.items():
@@ -137,7 +137,16 @@ def evaluate(
                 journal.append(batch)
             records += batch
             count.reach(len(records))
+    records.sort(key=lambda record: record["index"])
+    if journal is not None:
+        journal.rewrite(records)
     return records
+
+
+def _longest_first(model: CodiModel, questions: Sequence[Question]) -> list[int]:
+    """The order in which questions are answered: little padding, and memory runs out at once."""
+    lengths = [len(model.question_ids(question.text)) for question in questions]
+    return sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
 
 
 def _record(index: int, question: Question) -> dict[str, Any]:
@@ -147,19 +156,6 @@ def _record(index: int, question: Question) -> dict[str, Any]:
         "answer": question.answer,
         "predictions": {},
         "correct": {},
-    }
-
-
-def _answers(
-    model: CodiModel, questions: Sequence[str], donors: Sequence[str]
-) -> dict[str, list[str]]:
-    """The answers of a batch, by how the thoughts were made."""
-    by_number = answers_by_thoughts(model, questions, _ANSWER_TOKENS)
-    return {
-        "own": by_number[-1],
-        "zeroed": latent_answers(model, questions, "zeroed", _ANSWER_TOKENS),
-        "exchanged": latent_answers(model, questions, "exchanged", _ANSWER_TOKENS, donors),
-        **{f"thoughts_{number}": texts for number, texts in enumerate(by_number)},
     }
 
 
@@ -199,6 +195,7 @@ def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> 
         "precision": args.precision,
         "data": file_sha256(args.data) if args.data else [args.problems, args.seed],
         "max_questions": args.max_questions,
+        "order": "longest first",
         "no_words": args.no_words,
     }
     return Journal(args.output, args.output.with_suffix(".summary.json"), depends_on, "--output")

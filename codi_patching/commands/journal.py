@@ -7,11 +7,12 @@ depends on. Another description means other work: it is refused, not mixed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codi_patching.errors import InputError
+from codi_patching.results.files import atomic_write
 
 
 class Journal:
@@ -52,11 +53,15 @@ class Journal:
         lines.parent.mkdir(parents=True, exist_ok=True)
         description.write_text(json.dumps({"depends_on": wanted}, indent=1) + "\n", "utf-8")
 
-    def append(self, records: list[dict[str, Any]]) -> None:
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write records down at once."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with self.lines.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(_as_lines(records))
+
+    def rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Put all records, in another order, in the place of what is written."""
+        with atomic_write(self.lines) as partial:
+            partial.write_text(_as_lines(records), encoding="utf-8")
 
     def _read_whole_lines(self) -> list[dict[str, Any]]:
         """Records that were written whole; a last one that was cut off is taken away."""
@@ -70,6 +75,10 @@ class Journal:
             return [json.loads(line) for line in whole.decode("utf-8").splitlines()]
         except ValueError as error:
             raise InputError(f"{self.lines} is damaged ({error}): remove it") from error
+
+
+def _as_lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _read_description(path: Path) -> Any:

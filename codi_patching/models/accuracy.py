@@ -38,17 +38,15 @@ def latent_answers(
     questions: Sequence[str],
     thoughts: ThoughtSource = "own",
     max_tokens: int = 8,
-    donors: Sequence[str] | None = None,
 ) -> list[str]:
     """Greedy answers after K latent thoughts.
 
     Args:
         model: The model.
         questions: Questions, answered as one batch.
-        thoughts: `own`; `zeroed`: zero vectors in their place; `exchanged`: those of the donors.
+        thoughts: `own`; `zeroed`: zero vectors in their place; `exchanged`: those of the next
+            question of the batch (so it takes two).
         max_tokens: Longest answer.
-        donors: For `exchanged`, a question each that gives its thoughts; by default the next one
-            of the batch (so it takes two).
 
     Raises:
         InputError: One question cannot exchange its thoughts.
@@ -57,13 +55,10 @@ def latent_answers(
     if thoughts == "own":
         _, _, context = model.think(hidden, context)
     else:
-        if thoughts == "exchanged" and donors is None and len(questions) < 2:
+        if thoughts == "exchanged" and len(questions) < 2:
             raise InputError("expected at least 2 questions to exchange thoughts between, got 1")
-        if thoughts == "exchanged" and donors is not None:
-            given, _, _ = model.think(*_encode(model, donors))
-        else:
-            own, _, _ = model.think(hidden, context)
-            given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
+        own, _, _ = model.think(hidden, context)
+        given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
         _, context = model.advance(context, given)
     return read_out(model, context, max_tokens)
 
@@ -71,19 +66,34 @@ def latent_answers(
 @torch.no_grad()
 def answers_by_thoughts(
     model: CodiModel, questions: Sequence[str], max_tokens: int = 8
-) -> list[list[str]]:
-    """Greedy answers after 0, 1, … K of a model's own thoughts, as one batch.
+) -> dict[str, list[str]]:
+    """Greedy answers with every kind of thoughts; questions are read, and thought about, once.
+
+    Args:
+        model: The model.
+        questions: At least 2, as one batch; the last gives its thoughts to the one before it, and
+            is not answered.
+        max_tokens: Longest answer.
 
     Returns:
-        For each number of thoughts, the answers of all questions.
+        The answers to all questions but the last: `own`, `zeroed` and `exchanged` as
+        `latent_answers` gives them, `thoughts_N` after the first N of their own, 0..K.
     """
     hidden, context = _encode(model, questions)
-    texts = [read_out(model, context, max_tokens)]
-    for _ in range(model.num_latents):
-        step, context = model.advance(context, model.next_thought(hidden).unsqueeze(1))
+    asked = torch.arange(len(questions) - 1, device=hidden.device)
+    start, thoughts = context.take(asked), []
+    texts = {"thoughts_0": read_out(model, start, max_tokens)}
+    for number in range(1, model.num_latents + 1):
+        thoughts.append(model.next_thought(hidden))
+        step, context = model.advance(context, thoughts[-1].unsqueeze(1))
         hidden = step[:, 0]
-        texts.append(read_out(model, context, max_tokens))
-    return texts
+        texts[f"thoughts_{number}"] = read_out(model, context.take(asked), max_tokens)
+    own = torch.stack(thoughts, dim=1)
+    others = {}
+    for name, given in (("zeroed", torch.zeros_like(own[1:])), ("exchanged", own[1:])):
+        _, context = model.advance(start, given)
+        others[name] = read_out(model, context, max_tokens)
+    return {"own": texts[f"thoughts_{model.num_latents}"], **others, **texts}
 
 
 def reasons_in_words(model: CodiModel) -> bool:
@@ -130,14 +140,16 @@ def read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
 
 
 def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> list[str]:
-    """Greedy continuation of `context` and `ids`, up to eos."""
-    rows = ids.shape[0]
-    generated = torch.empty(rows, 0, dtype=torch.long, device=ids.device)
-    done = torch.zeros(rows, dtype=torch.bool, device=ids.device)
-    while generated.shape[1] < max_tokens and not done.all():
+    """Greedy continuation of `context` and `ids`; a row is left out once it has said eos."""
+    eos, rows = model.settings.eos_id, torch.arange(context.rows, device=ids.device)
+    generated = torch.full((context.rows, max_tokens), eos, device=ids.device)
+    for place in range(max_tokens):
         hidden, context = model.read(context, ids)
         ids = model.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
-        done |= ids[:, 0] == model.settings.eos_id
-        ids = torch.where(done.unsqueeze(1), model.settings.eos_id, ids)
-        generated = torch.cat([generated, ids], dim=1)
-    return model.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        generated[rows, place] = ids[:, 0]
+        going = ids[:, 0] != eos
+        if not going.any():
+            break
+        if not going.all():
+            rows, ids, context = rows[going], ids[going], context.take(going.nonzero()[:, 0])
+    return model.tokenizer.batch_decode(generated[:, : place + 1], skip_special_tokens=True)

@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,24 +101,25 @@ class Context:
             raise ValueError(f"expected a context of 1 row to expand, got {self.rows}")
         return replace(self, cache=_copy(self.cache, rows), rows=rows)
 
-    def take(self, rows: int) -> Context:
-        """The same context for its first rows only."""
+    def take(self, rows: Tensor) -> Context:
+        """The same context for some of its rows only, by their numbers."""
         cache = DynamicCache()
         for layer, entry in enumerate(self.cache.layers if self.cache else ()):
-            cache.update(entry.keys[:rows], entry.values[:rows], layer)
-        mask = None if self.mask is None else self.mask[:rows]
-        return replace(self, cache=cache, mask=mask, rows=rows)
+            cache.update(entry.keys[rows], entry.values[rows], layer)
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, cache=cache, mask=mask, rows=len(rows))
 
 
 def _copy(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
-    """A cache of its own: forward passes update theirs in place."""
+    """A cache of its own, of the same tensors: a forward pass puts longer ones in their place."""
     if cache is None:
         return None
-    copy = DynamicCache()
-    for layer, entry in enumerate(cache.layers):
-        keys, values = entry.keys.expand(rows, -1, -1, -1), entry.values.expand(rows, -1, -1, -1)
-        copy.update(keys, values, layer)
-    return copy
+    own = copy(cache)
+    own.layers = [copy(layer) for layer in cache.layers]
+    for layer in own.layers:
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
+    return own
 
 
 def build_projection(hidden_size: int, prj_dim: int, layer_norm: bool = True) -> nn.Sequential:
