@@ -30,7 +30,7 @@ from codi_patching.models.loading.base_model import (
     read_base_model,
     vocabulary_rows,
 )
-from codi_patching.models.loading.files import CheckpointError, file_sha256, shorten
+from codi_patching.models.loading.files import CheckpointError, shorten
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.report import LoadReport
 from codi_patching.models.loading.strict import assemble, dtypes_of
@@ -47,7 +47,11 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def load(
-    weights: dict[str, Tensor], files: list[Path], base_model: str, options: LoadOptions
+    weights: dict[str, Tensor],
+    sha256: str,
+    files: list[Path],
+    base_model: str,
+    options: LoadOptions,
 ) -> tuple[CodiModel, LoadReport]:
     """Make the model of a file in this layout; `weights` is emptied.
 
@@ -76,7 +80,7 @@ def load(
     model = assemble(config, base, {}, tokenizer, settings, path)
     return model, LoadReport(
         str(path),
-        file_sha256(*files),
+        sha256,
         tensors,
         dtypes,
         dropped=dropped,

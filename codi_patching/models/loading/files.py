@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -89,19 +90,21 @@ def _in_brackets(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def read_weights(files: Iterable[Path]) -> dict[str, Tensor]:
-    """All tensors of the files.
+def read_weights(files: Sequence[Path]) -> tuple[dict[str, Tensor], str]:
+    """All tensors of the files, and the files' SHA-256, which is made meanwhile.
 
     Raises:
         CheckpointError: A file is truncated, holds anything but tensors, or would run code.
     """
     weights: dict[str, Tensor] = {}
-    for path in files:
-        if path.suffix == ".json":
-            continue
-        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-        weights.update(read(path))
-    return weights
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        sha256 = beside.submit(file_sha256, *files)
+        for path in files:
+            if path.suffix == ".json":
+                continue
+            read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+            weights.update(read(path))
+        return weights, sha256.result()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

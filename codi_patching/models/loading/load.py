@@ -92,11 +92,11 @@ def _load_foreign(
     if base_model is None:
         _explain_no_base_model(path)
     files = weight_files(path)
-    weights = read_weights(files)
+    weights, sha256 = read_weights(files)
     layout = next((layout for layout in LAYOUTS if layout.recognises(weights)), None)
     if layout is None:
         raise CheckpointError(_not_latent(files[0], list(weights)))
-    return layout.load(weights, files, base_model, options)
+    return layout.load(weights, sha256, files, base_model, options)
 
 
 def _explain_no_base_model(path: Path) -> None:

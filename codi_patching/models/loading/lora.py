@@ -15,6 +15,10 @@ DEFAULT_ALPHA = 32.0
 """LoRA's alpha in the published training code of CODI."""
 
 
+_ROWS = 512
+"""Rows of a weight that are merged at a time."""
+
+
 def recorded_alpha(files: list[Path]) -> float | None:
     """LoRA's alpha by the checkpoint's own record, if it has one.
 
@@ -77,10 +81,25 @@ def merge_lora(
         raise CheckpointError(f"{path}: LoRA does not fit: {shorten(problems)}")
     merged = len(lora)
     for module in list(lora):
-        down, up = lora.pop(module)
-        change = alpha / down.shape[0] * (up.float() @ down.float())
+        down, up = (half.float() for half in lora.pop(module))
+        left, right = (down.T, up.T) if transposed else (up, down)
         name = f"{module}.weight"
-        base[name] = (base[name].float() + (change.T if transposed else change)).to(dtype)
+        base[name] = _plus(base[name], left, right, alpha / down.shape[0], dtype)
+    return merged
+
+
+def _plus(weight: Tensor, left: Tensor, right: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """`weight + scale * left @ right`, a few rows at a time: what is in float32 stays in caches.
+
+    The weight itself is changed where it has the dtype already.
+    """
+    merged = weight if weight.dtype == dtype else torch.empty_like(weight, dtype=dtype)
+    for start in range(0, len(weight), _ROWS):
+        rows = slice(start, start + _ROWS)
+        into = merged[rows] if dtype == torch.float32 else None
+        block = torch.addmm(weight[rows].float(), left[rows], right, alpha=scale, out=into)
+        if into is None:
+            merged[rows] = block
     return merged
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
-from codi_patching.models.loading.files import CheckpointError, file_sha256, read_weights
+from codi_patching.models.loading.files import CheckpointError, read_weights
 from codi_patching.models.loading.report import LoadReport
 from codi_patching.models.loading.strict import assemble, dtypes_of, tied_weights
 
@@ -57,7 +57,7 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
         )
     settings = _read_settings(folder / SETTINGS)
     path = folder / "model.safetensors"
-    weights = read_weights([path])
+    weights, sha256 = read_weights([path])
     tensors = len(weights)
     projection = {k[4:]: weights.pop(k) for k in list(weights) if k.startswith("prj.")}
     dtypes = dtypes_of({"model": weights, "prj": projection})
@@ -70,7 +70,7 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
         ) from error
     config = AutoConfig.from_pretrained(folder)
     model = assemble(config, weights, projection, tokenizer, settings, path)
-    return model, LoadReport(str(folder), file_sha256(path), tensors, dtypes)
+    return model, LoadReport(str(folder), sha256, tensors, dtypes)
 
 
 def _read_settings(path: Path) -> CodiSettings:

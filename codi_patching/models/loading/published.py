@@ -32,7 +32,7 @@ from codi_patching.models.loading.base_model import (
     read_base_model,
     vocabulary_rows,
 )
-from codi_patching.models.loading.files import CheckpointError, file_sha256, shorten
+from codi_patching.models.loading.files import CheckpointError, shorten
 from codi_patching.models.loading.lora import choose_alpha, merge_lora, recorded_alpha
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.report import LoadReport
@@ -70,7 +70,11 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def load(
-    weights: dict[str, Tensor], files: list[Path], base_model: str, options: LoadOptions
+    weights: dict[str, Tensor],
+    sha256: str,
+    files: list[Path],
+    base_model: str,
+    options: LoadOptions,
 ) -> tuple[CodiModel, LoadReport]:
     """Make the model of a file in this layout; `weights` is emptied.
 
@@ -97,7 +101,7 @@ def load(
     model = assemble(config, parts.base, parts.projection, tokenizer, settings, path)
     return model, LoadReport(
         str(path),
-        file_sha256(*files),
+        sha256,
         tensors,
         dtypes,
         merged,
