@@ -338,7 +338,7 @@ WHOLE_READOUT = 15 * READ + 1
 
 def counts(rows, latents):
     """Tokens through attention and through MLPs."""
-    plan = make_plan(SUFFIX, LAYERS, rows, ((),) * len(rows), latents, torch.device("cpu"))
+    plan = make_plan(SUFFIX, LAYERS, rows, ((),) * len(rows), latents)
     return plan.attention_tokens, plan.mlp_tokens
 
 

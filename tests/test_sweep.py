@@ -1,5 +1,7 @@
 """The sweep against the reference engine, cell by cell, on random models of every family."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from conftest import random_model
@@ -14,6 +16,7 @@ from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.transfer import moved, on_device
 
 TOKENS = st.integers(0, VOCABULARY - 1)
 
@@ -89,6 +92,25 @@ def test_gives_the_same_bits_again(case, latents):
         assert torch.equal(a, b)
 
 
+@settings(max_examples=10, deadline=None)
+@given(cases(), st.sampled_from(["frozen", "recomputed"]))
+def test_a_moved_plan_gives_the_same_bits(case, latents):
+    """As a plan on another device is a copy, in one piece, of the one that is worked out."""
+    plain = run(SweepEngine(case[0], 100), case, latents)[1]
+    with patch("codi_patching.patching.sweep.run.on_device", moved):
+        copied = run(SweepEngine(case[0], 100), case, latents)[1]
+    for a, b in zip(plain.answer_logits, copied.answer_logits, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_all_of_a_plan_is_moved():
+    rows = (((1, 0, 0),), ((0, 1, 1), (2, 0, 2)))
+    plan = make_plan(Suffix.of(2, (2, 4), ((7,),)), 3, rows, (((2, 1),), ()), "recomputed")
+    found = repr(moved(plan, torch.device("meta")))
+    assert found.count("device='meta'") == found.count("tensor(") > 50
+    assert on_device(plan, torch.device("cpu")) is plan
+
+
 @pytest.mark.parametrize("family", sorted(CLASSES))
 def test_float32_agrees_to_its_rounding(family):
     model = family_model(family, 3, 3)
@@ -107,7 +129,7 @@ def test_float32_agrees_to_its_rounding(family):
 def token_layers(shapes, latents, layers=16, watch=()):
     suffix = Suffix.of(5, (2, 4, 4, 4, 4), ((7,), (8,)))
     cells = tuple(watch) or ((),) * len(shapes)
-    plan = make_plan(suffix, layers, tuple(shapes), cells, latents, torch.device("cpu"))
+    plan = make_plan(suffix, layers, tuple(shapes), cells, latents)
     return plan.token_layers
 
 

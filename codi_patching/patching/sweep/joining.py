@@ -84,7 +84,6 @@ class _Joining:
     """Follows the outputs of all parts from state to state."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.device = parts[0].plan.logit_outputs.device
         tokens_of = {part.start: part.plan.tokens for part in parts}
         self.tokens = sum(tokens_of.values())
         self.slots, self.watched, self.count = self.tokens, 0, 0
@@ -92,7 +91,7 @@ class _Joining:
         vectors = kvs = functions = 0
         for part in parts:
             first = sum(count for start, count in tokens_of.items() if start < part.start)
-            none = torch.arange(0, device=self.device)
+            none = torch.arange(0)
             self.placed.append(
                 _Placed(part, first, self.slots, vectors, kvs, functions, self.watched, 0, none)
             )
@@ -154,7 +153,7 @@ class _Joining:
 
     def _made(self, kinds: Sequence[Sequence[int]]) -> None:
         """Each part has new outputs, so many of each kind."""
-        for placed, places in zip(self.placed, places_of(kinds, self.device), strict=True):
+        for placed, places in zip(self.placed, places_of(kinds), strict=True):
             placed.outputs = places
         self.count = sum(map(sum, kinds))
 
@@ -174,7 +173,7 @@ class _Joining:
         for placed, wave in parts:
             placed.nodes = nodes
             nodes += len(wave.depths)
-            tokens = torch.arange(placed.part.plan.tokens, device=self.device) + placed.tokens
+            tokens = torch.arange(placed.part.plan.tokens) + placed.tokens
             made = placed.outputs[: len(wave.parents)]
             present.append(torch.cat([made, len(parents) + tokens]))
         return Wave(
@@ -197,7 +196,7 @@ class _Joining:
     def _attention(self, steps: Sequence[AttentionStep]) -> AttentionStep:
         parts = list(zip(self.placed, steps, strict=True))
         kinds = [(s.attending, len(s.slots) - s.attending, len(s.added)) for s in steps]
-        places = places_of(kinds, self.device)
+        places = places_of(kinds)
         projected = [place[: len(step.slots)] for place, step in zip(places, steps)]
         written = [
             (self._slots(p, slots), p.nodes + nodes, p.kvs + labels)
@@ -231,13 +230,13 @@ class _Joining:
 
     def _mlp(self, steps: Sequence[MLPStep]) -> MLPStep:
         parts = list(zip(self.placed, steps, strict=True))
-        places = places_of([(step.computed, len(step.added)) for step in steps], self.device)
+        places = places_of([(step.computed, len(step.added)) for step in steps])
         sources = [
             placed.outputs if step.source is None else self._sources(placed, step.source)
             for placed, step in parts
         ]
         source = put(sources, places)
-        as_they_are = torch.equal(source, torch.arange(self.count, device=self.device))
+        as_they_are = torch.equal(source, torch.arange(self.count))
         return MLPStep(
             None if as_they_are else source,
             sum(step.computed for step in steps),

@@ -9,22 +9,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def places_of(kinds: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
+def places_of(kinds: Sequence[Sequence[int]]) -> list[Tensor]:
     """Where each part's things are when all of a kind come before the next kind.
 
     Args:
         kinds: For each part how many it has of each kind.
-        device: Of the places.
 
     Example:
-        >>> places_of([[2, 1], [1, 1]], torch.device("cpu"))
+        >>> places_of([[2, 1], [1, 1]])
         [tensor([0, 1, 3]), tensor([2, 4])]
     """
     places: list[list[Tensor]] = [[] for _ in kinds]
     at = 0
     for of_kind in zip(*kinds, strict=True):
         for mine, count in zip(places, of_kind, strict=True):
-            mine.append(torch.arange(at, at + count, device=device))
+            mine.append(torch.arange(at, at + count))
             at += count
     return [torch.cat(mine) for mine in places]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ from codi_patching.patching.sweep.nodes import Node, PlannedSweep
 from codi_patching.patching.sweep.plan import AttentionStep, Functions, MLPStep, Step, Watched
 
 
-def as_tensor(values: Any, dtype: torch.dtype = torch.long, *, device: torch.device) -> Tensor:
-    """Indices on a device."""
-    return torch.tensor(values, dtype=dtype, device=device)
+def as_tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
+    """Indices; none make a tensor of integers too."""
+    return torch.tensor(values, dtype=dtype)
 
 
 class LayerSteps:
@@ -28,9 +27,8 @@ class LayerSteps:
         mlp_tokens: See `Plan`.
     """
 
-    def __init__(self, sweep: PlannedSweep, demand: Demand, device: torch.device) -> None:
+    def __init__(self, sweep: PlannedSweep, demand: Demand) -> None:
         self.sweep, self.demand = sweep, demand
-        self.tensor = partial(as_tensor, device=device)
         self.places: dict[Node, int] = {}
         self.count = 0
         self.attention_tokens = self.mlp_tokens = 0
@@ -80,18 +78,18 @@ class LayerSteps:
         inputs = [*attending, *kv_only, *adding]
         self.attention_tokens += len(attending)
         step = AttentionStep(
-            self.tensor([self.index(n, 2 * layer) for n in inputs]),
-            self.tensor([number[n] for n in inputs]),
+            as_tensor([self.index(n, 2 * layer) for n in inputs]),
+            as_tensor([number[n] for n in inputs]),
             len(attending),
             ((0, len(attending)),) if attending else (),
-            self.tensor([n.slot for n in (*attending, *kv_only)]),
+            as_tensor([n.slot for n in (*attending, *kv_only)]),
             *self._keys(attending, layer),
             (
-                self.tensor([n.slot for n in written]),
-                self.tensor([number[n] for n in written]),
-                self.tensor([_label(n, "kv", layer) for n in written]),
+                as_tensor([n.slot for n in written]),
+                as_tensor([number[n] for n in written]),
+                as_tensor([_label(n, "kv", layer) for n in written]),
             ),
-            self.tensor([_label(n, "attn_out", layer) for n in adding]),
+            as_tensor([_label(n, "attn_out", layer) for n in adding]),
             _functions(attending, "attn_out", layer),
             _functions([*attending, *kv_only], "kv", layer),
         )
@@ -106,9 +104,9 @@ class LayerSteps:
         source = [self.index(n, 2 * layer + 1) for n in (*computing, *adding)]
         self.mlp_tokens += len(computing)
         step = MLPStep(
-            None if source == list(range(self.count)) else self.tensor(source),
+            None if source == list(range(self.count)) else as_tensor(source),
             len(computing),
-            self.tensor([_label(n, "mlp_out", layer) for n in adding]),
+            as_tensor([_label(n, "mlp_out", layer) for n in adding]),
             _functions(computing, "mlp_out", layer),
             _functions([*computing, *adding], "resid_post", layer),
         )
@@ -121,7 +119,7 @@ class LayerSteps:
         mask = [[True] * len(c) + [False] * (longest - len(c)) for c in chains]
         padded = [c + [0] * (longest - len(c)) for c in chains]
         ragged = any(len(c) < longest for c in chains)
-        return self.tensor(padded), self.tensor(mask, torch.bool) if ragged else None
+        return as_tensor(padded), as_tensor(mask, torch.bool) if ragged else None
 
 
 def _label(node: Node, site: str, layer: int) -> int:

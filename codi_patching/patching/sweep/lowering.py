@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 
 import torch
@@ -26,7 +26,6 @@ def make_plan(
     rows: tuple[PatchSetShape, ...],
     watch: tuple[tuple[Cell, ...], ...],
     latents: Latents,
-    device: torch.device,
 ) -> Plan:
     """The least work that gives every readout; the same for all requests that differ in values.
 
@@ -36,9 +35,11 @@ def make_plan(
         rows: The patches of each row.
         watch: For each row the cells whose activations are wanted.
         latents: See `interventions`.
-        device: Of the plan's tensors.
+
+    Returns:
+        The plan, its tensors on the CPU.
     """
-    return _Lowering(suffix, num_layers, rows, watch, latents, device).plan()
+    return _Lowering(suffix, num_layers, rows, watch, latents).plan()
 
 
 class _Lowering:
@@ -51,18 +52,16 @@ class _Lowering:
         rows: Sequence[PatchSetShape],
         watch: Sequence[Sequence[Cell]],
         latents: Latents,
-        device: torch.device,
     ) -> None:
         self.suffix, self.top, self.watch = suffix, 2 * num_layers, watch
         self.sweep = plan_nodes(suffix, num_layers, rows, latents)
-        self.tensor = partial(as_tensor, device=device)
         self.demand = Demand(self.sweep, self.top)
         for nodes, cells in zip(self.sweep.row_nodes, watch):
             for token in suffix.read_tokens:
                 self.demand.add(nodes[token], self.top)
             for layer, position in cells:
                 self.demand.add(nodes[position], 2 * layer + 2)
-        self.steps = LayerSteps(self.sweep, self.demand, device)
+        self.steps = LayerSteps(self.sweep, self.demand)
         self.constant: list[tuple[int, int, int]] = []
 
     def plan(self) -> Plan:
@@ -71,8 +70,8 @@ class _Lowering:
         outputs, reads = self._reads()
         return Plan(
             tuple(waves),
-            self.tensor(outputs),
-            (Reads(len(outputs), tuple(self.tensor(indices) for indices in reads)),),
+            as_tensor(outputs),
+            (Reads(len(outputs), tuple(as_tensor(indices) for indices in reads)),),
             len(self.suffix),
             self.sweep.num_slots,
             sum(map(len, self.watch)),
@@ -94,7 +93,7 @@ class _Lowering:
         for layer in range(self.top // 2):
             make = steps.layer(nodes, number, layer)
             layers.append(make(self._watched_here(cells, 2 * layer + 2)))
-        depths = self.tensor([len(node.chain) - 1 for node in nodes])
+        depths = as_tensor([len(node.chain) - 1 for node in nodes])
         return Wave(parents, functions, watched, torch.zeros_like(depths), depths, tuple(layers))
 
     def _thoughts(self, nodes: Sequence[Node]) -> tuple[Tensor, Functions]:
@@ -118,7 +117,7 @@ class _Lowering:
             node.thought = place
         places = {node: node.thought for node in new if node.thought is not None}
         self.steps.begin(places, len(parents) + len(computed))
-        return self.tensor(sources), tuple(functions)
+        return as_tensor(sources), tuple(functions)
 
     def _watched(self, positions: Collection[int]) -> list[tuple[int, int, Node]]:
         """State, place and node of the watched cells of a wave; others are constant."""
@@ -140,7 +139,7 @@ class _Lowering:
         """The outputs of a state that are watched, and their places."""
         here = [(self.steps.places[node], place) for at, place, node in cells if at == state]
         outputs, places = zip(*here) if here else ((), ())
-        return self.tensor(outputs), self.tensor(places)
+        return as_tensor(outputs), as_tensor(places)
 
     def _reads(self) -> tuple[list[int], list[list[list[int]]]]:
         """The last wave's outputs that are read; for each answer and row, which of them."""

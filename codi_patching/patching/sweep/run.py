@@ -22,6 +22,7 @@ from codi_patching.patching.sweep.packed_model import PackedModel
 from codi_patching.patching.sweep.reading import answer_logits, groups_within
 from codi_patching.patching.sweep.starts import Starts
 from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.transfer import on_device
 from codi_patching.patching.sweep.unpatched import UnpatchedBatch, UnpatchedState
 from codi_patching.patching.sweep.values import Values
 from codi_patching.patching.sweep.waves import Sweep
@@ -74,7 +75,8 @@ class SweepEngine(Engine):
                 states.append(request.start.state)
             values.append(Values.of(request.rows, states[-1].stream))
             parts.append(self._part(request, values[-1], len(states) - 1, latents))
-        plan, starts, given = join(tuple(parts)), Starts.of(states), Values.joined(values)
+        plan = on_device(join(tuple(parts)), states[0].stream.device)
+        starts, given = Starts.of(states), Values.joined(values)
         self.token_layers += plan.token_layers
         watched = starts.stream.new_empty(plan.watched, starts.stream.shape[-1])
         for place, layer, source in plan.constant:
@@ -102,7 +104,6 @@ class SweepEngine(Engine):
             values.shapes,
             tuple(tuple(cells) for cells in request.cells),
             latents,
-            state.stream.device,
         )
         kvs = 0 if values.kv is None else len(values.kv)
         return Part(plan, start, len(values.vectors), kvs, len(values.functions))
