@@ -90,10 +90,11 @@ def _imported(name: str) -> ModuleType:
     then and ever again, takes a fifth of the start.
     """
     gc.disable()
-    module = import_module(f"codi_patching.commands.{name}")
-    gc.freeze()
-    gc.enable()
-    return module
+    try:
+        return import_module(f"codi_patching.commands.{name}")
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

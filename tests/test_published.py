@@ -15,6 +15,7 @@ from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import build_readout
 from codi_patching.models.families import FAMILIES
+from codi_patching.models.loading import lora
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.loading.files import CheckpointError
 from codi_patching.patching.engine import Readout
@@ -68,6 +69,20 @@ def test_thoughts_and_logits_equal_the_published_codes(write, family):
     torch.testing.assert_close(model.logits(hidden[0]), logits, rtol=0, atol=1e-4)
     assert report.merged == (3 * 4 if family == "gpt2" else 3 * 7)
     assert report.lora_alpha == 32
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_is_merged_into_a_new_tensor_a_few_rows_at_a_time(monkeypatch, dtype, transposed):
+    monkeypatch.setattr(lora, "_ROWS", 3)
+    down, up = torch.randn(2, 7).to(dtype), torch.randn(8, 2).to(dtype)
+    weight = torch.randn((7, 8) if transposed else (8, 7)).to(dtype)
+    base, before = {"m.weight": weight}, weight.clone()
+    assert lora.merge_lora(base, {"m": (down, up)}, 5.0, transposed, dtype, Path("a.bin")) == 1
+    change = 2.5 * up.float() @ down.float()
+    expected = (before.float() + (change.T if transposed else change)).to(dtype)
+    torch.testing.assert_close(base["m.weight"], expected)
+    assert torch.equal(weight, before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

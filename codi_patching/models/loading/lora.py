@@ -91,9 +91,9 @@ def merge_lora(
 def _plus(weight: Tensor, left: Tensor, right: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """`weight + scale * left @ right`, a few rows at a time: what is in float32 stays in caches.
 
-    The weight itself is changed where it has the dtype already.
+    The weight itself is left as it was: another name may stand for the same tensor.
     """
-    merged = weight if weight.dtype == dtype else torch.empty_like(weight, dtype=dtype)
+    merged = torch.empty_like(weight, dtype=dtype)
     for start in range(0, len(weight), _ROWS):
         rows = slice(start, start + _ROWS)
         into = merged[rows] if dtype == torch.float32 else None
