@@ -93,11 +93,12 @@ def test_a_context_is_left_as_it_was(model):
         context.expand(2).expand(4)
 
 
-def test_the_first_rows_of_a_context(model):
+@pytest.mark.parametrize("rows", [[0], [1], [1, 0]])
+def test_some_rows_of_a_context(model, rows):
     hidden, context = model.encode([model.prompt_ids(LONG), model.prompt_ids(SHORT)])
     both, _, _ = model.think(hidden, context)
-    one, _, _ = model.think(hidden[:1], context.take(torch.tensor([0])))
-    torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-10)
+    some, _, _ = model.think(hidden[rows], context.take(torch.tensor(rows)))
+    torch.testing.assert_close(some, both[rows], rtol=0, atol=1e-10)
 
 
 def test_pad_left():

@@ -115,6 +115,8 @@ def test_a_batch_answers_as_one_by_one(codi_tiny):
     questions = [sample_problem(rng, held_out=True).question for _ in range(12)]
     single = [latent_answers(codi_tiny, [question])[0] for question in questions]
     assert latent_answers(codi_tiny, questions) == single
+    in_words = [reasoned_answers(codi_tiny, [question])[0] for question in questions]
+    assert reasoned_answers(codi_tiny, questions) == in_words
 
 
 def test_66_pairs_of_which_57_are_left():

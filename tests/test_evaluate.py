@@ -130,6 +130,16 @@ def test_a_second_start_goes_on_and_gives_the_same_bytes(run, tmp_path, monkeypa
     assert asked == [3, 3, 4]
 
 
+def test_a_second_start_in_another_order_is_refused(run, tmp_path):
+    """As after a change of the tokenizer: by count alone a question would be answered twice."""
+    output = tmp_path / "run.jsonl"
+    run("--output", output)
+    shortest_last = output.read_text().splitlines(keepends=True)[1:]
+    output.write_text("".join(shortest_last))
+    with pytest.raises(InputError, match="questions are in another order: remove it"):
+        run("--output", output)
+
+
 def test_a_second_start_with_other_options_is_refused(run, tmp_path):
     output = tmp_path / "run.jsonl"
     run("--output", output)
@@ -144,6 +154,8 @@ def test_a_damaged_journal_is_refused(tmp_path):
     lines, description = tmp_path / "a.jsonl", tmp_path / "a.json"
     Journal(lines, description, {"x": 1}, "--output").append([{"y": "ü"}])
     assert Journal(lines, description, {"x": 1}, "--output").done == [{"y": "ü"}]
+    Journal(lines, description, {"x": 1}, "--output").append([{"y": "a\u2028b"}])
+    assert len(Journal(lines, description, {"x": 1}, "--output").done) == 2
     lines.write_text("no json\n")
     with pytest.raises(InputError, match=r"is damaged .*: remove it"):
         Journal(lines, description, {"x": 1}, "--output")

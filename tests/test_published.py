@@ -74,7 +74,7 @@ def test_thoughts_and_logits_equal_the_published_codes(write, family):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_is_merged_into_a_new_tensor_a_few_rows_at_a_time(monkeypatch, dtype, transposed):
-    monkeypatch.setattr(lora, "_ROWS", 3)
+    monkeypatch.setattr(lora, "_ROWS_AT_ONCE", 3)
     down, up = torch.randn(2, 7).to(dtype), torch.randn(8, 2).to(dtype)
     weight = torch.randn((7, 8) if transposed else (8, 7)).to(dtype)
     base, before = {"m.weight": weight}, weight.clone()

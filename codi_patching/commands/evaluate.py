@@ -3,10 +3,10 @@
     codi-patching evaluate --checkpoint zen-E/CODI-gpt2 --data gsm8k_test.jsonl --output run.jsonl
 
 A model that reasons in its thoughts loses its accuracy without them (zeroed), and with those of
-another question (exchanged: the next one when they are sorted by length). Without `--data`, word
-problems are drawn that training never saw. With `--output`, predictions are written as they are
-made, longest question first, a line for each, and a second start resumes there; in the end they
-stand in the order of the data, and a summary lies beside them.
+another question (exchanged: the next shorter one; the shortest gets those of the longest). Without
+`--data`, word problems are drawn that training never saw. With `--output`, predictions are written
+as they are made, longest question first, a line for each, and a second start resumes there; in the
+end they stand in the order of the data, and a summary lies beside them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def evaluate(
     Args:
         model: That answers.
         questions: At least 2.
-        batch_size: So many at a time; answers do not depend on it.
+        batch_size: So many at a time, and the donor of the last beside them; answers do not
+            depend on it.
         journal: Where records are written down as they are made.
         words: Whether the model also answers as its teacher, who writes the reasoning out.
 
@@ -119,6 +120,11 @@ def evaluate(
     """
     order = _longest_first(model, questions)
     records = list(journal.done) if journal else []
+    if {record["index"] for record in records} != set(order[: len(records)]):
+        raise InputError(
+            "expected --output to name a file begun with the same tokenizer, got one whose "
+            "questions are in another order: remove it, or set --output to another file"
+        )
     starts = range(len(records), len(questions), batch_size)
     with Counting(len(questions), "questions") as count:
         count.reach(len(records))
@@ -144,7 +150,10 @@ def evaluate(
 
 
 def _longest_first(model: CodiModel, questions: Sequence[Question]) -> list[int]:
-    """The order in which questions are answered: little padding, and memory runs out at once."""
+    """The order in which questions are answered.
+
+    Batches then need little padding, and if memory does not suffice, the first one shows it.
+    """
     lengths = [len(model.question_ids(question.text)) for question in questions]
     return sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
 
@@ -188,6 +197,7 @@ def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> 
     depends_on = {
         "checkpoint_sha256": report.sha256,
         "num_latents": settings.num_latents,
+        "base_model": report.base_model,
         "lora_alpha": report.lora_alpha,
         "bot_ids": settings.bot_ids,
         "eot_ids": settings.eot_ids,

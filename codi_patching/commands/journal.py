@@ -59,7 +59,7 @@ class Journal:
             file.write(_as_lines(records))
 
     def rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Put all records, in another order, in the place of what is written."""
+        """Replace what is written by the same records in another order."""
         with atomic_write(self.lines) as partial:
             partial.write_text(_as_lines(records), encoding="utf-8")
 
@@ -72,7 +72,7 @@ class Journal:
         if whole != content:
             self.lines.write_bytes(whole)
         try:
-            return [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+            return [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
         except ValueError as error:
             raise InputError(f"{self.lines} is damaged ({error}): remove it") from error
 

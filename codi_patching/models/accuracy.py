@@ -57,8 +57,9 @@ def latent_answers(
     else:
         if thoughts == "exchanged" and len(questions) < 2:
             raise InputError("expected at least 2 questions to exchange thoughts between, got 1")
-        own, _, _ = model.think(hidden, context)
-        given = torch.zeros_like(own) if thoughts == "zeroed" else own.roll(-1, dims=0)
+        given = hidden.new_zeros(len(hidden), model.num_latents, hidden.shape[-1])
+        if thoughts == "exchanged":
+            given = model.think(hidden, context)[0].roll(-1, dims=0)
         _, context = model.advance(context, given)
     return read_out(model, context, max_tokens)
 
@@ -71,8 +72,8 @@ def answers_by_thoughts(
 
     Args:
         model: The model.
-        questions: At least 2, as one batch; the last gives its thoughts to the one before it, and
-            is not answered.
+        questions: At least 2, as one batch. For `exchanged` each is given the thoughts of the
+            next; the last only gives, and is not answered.
         max_tokens: Longest answer.
 
     Returns:

@@ -99,26 +99,33 @@ class Context:
         """The same context for `rows` identical rows; only from a single row."""
         if self.rows != 1:
             raise ValueError(f"expected a context of 1 row to expand, got {self.rows}")
-        return replace(self, cache=_copy(self.cache, rows), rows=rows)
+        return replace(self, cache=_expanded(self.cache, rows), rows=rows)
 
     def take(self, rows: Tensor) -> Context:
         """The same context for some of its rows only, by their numbers."""
-        cache = DynamicCache()
-        for layer, entry in enumerate(self.cache.layers if self.cache else ()):
-            cache.update(entry.keys[rows], entry.values[rows], layer)
         mask = None if self.mask is None else self.mask[rows]
+        cache = _with_rows(self.cache, lambda kv: kv[rows])
         return replace(self, cache=cache, mask=mask, rows=len(rows))
 
 
-def _copy(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
-    """A cache of its own, of the same tensors: a forward pass puts longer ones in their place."""
+def _expanded(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
+    return _with_rows(cache, lambda kv: kv.expand(rows, -1, -1, -1))
+
+
+def _with_rows(
+    cache: DynamicCache | None, change: Callable[[Tensor], Tensor]
+) -> DynamicCache | None:
+    """A cache of its own, with keys and values changed.
+
+    It may share tensors with the first: a forward pass replaces them by longer ones and writes
+    into none.
+    """
     if cache is None:
         return None
     own = copy(cache)
     own.layers = [copy(layer) for layer in cache.layers]
     for layer in own.layers:
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
     return own
 
 
@@ -251,7 +258,7 @@ class CodiModel(nn.Module):
             The hidden states after the final norm `(rows, length, hidden)`, and the new context.
         """
         rows, new = embeddings.shape[:2]
-        cache = _copy(context.cache, rows) or DynamicCache()
+        cache = _expanded(context.cache, rows) or DynamicCache()
         positions = None
         if mask is not None or context.mask is not None:
             before = context.mask

@@ -91,7 +91,7 @@ def _in_brackets(names: Sequence[str]) -> str:
 
 
 def read_weights(files: Sequence[Path]) -> tuple[dict[str, Tensor], str]:
-    """All tensors of the files, and the files' SHA-256, which is made meanwhile.
+    """All tensors of the files, and the files' SHA-256, computed while they are read.
 
     Raises:
         CheckpointError: A file is truncated, holds anything but tensors, or would run code.

@@ -15,7 +15,7 @@ DEFAULT_ALPHA = 32.0
 """LoRA's alpha in the published training code of CODI."""
 
 
-_ROWS = 512
+_ROWS_AT_ONCE = 512
 """Rows of a weight that are merged at a time."""
 
 
@@ -51,6 +51,7 @@ def choose_alpha(given: float | None, recorded: float | None, path: Path) -> flo
     return next(a for a in (given, recorded, DEFAULT_ALPHA) if a is not None)
 
 
+@torch.no_grad()
 def merge_lora(
     base: dict[str, Tensor],
     lora: dict[str, tuple[Tensor, Tensor]],
@@ -94,8 +95,8 @@ def _plus(weight: Tensor, left: Tensor, right: Tensor, scale: float, dtype: torc
     The weight itself is left as it was: another name may stand for the same tensor.
     """
     merged = torch.empty_like(weight, dtype=dtype)
-    for start in range(0, len(weight), _ROWS):
-        rows = slice(start, start + _ROWS)
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
         into = merged[rows] if dtype == torch.float32 else None
         block = torch.addmm(weight[rows].float(), left[rows], right, alpha=scale, out=into)
         if into is None:

@@ -14,7 +14,7 @@ from codi_patching.patching.sweep.plan import AttentionStep, Functions, MLPStep,
 
 
 def as_tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
-    """Indices; none make a tensor of integers too."""
+    """Indices as a tensor, of integers even if there are none."""
     return torch.tensor(values, dtype=dtype)
 
 

@@ -32,32 +32,36 @@ def shared_attention(
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     heads, tokens, size = query.shape
-    groups = own.shape[1]
+    groups, longest = own.shape[1], max(prompt.shape[2] for prompt, _ in segments)
     each = heads // groups
     own_keys, own_values = own.to(wide)
     query = query.to(wide).view(groups, each, tokens, size).transpose(1, 2).contiguous() * scaling
-    longest = max(prompt.shape[2] for prompt, _ in segments)
-    weights = query.new_full((groups, tokens, each, longest + own.shape[3]), -torch.inf)
-    weights[..., longest:] = query @ own_keys.transpose(2, 3)
+    scores = query.new_zeros(groups, tokens, each, longest + own.shape[3])
+    scores[..., longest:] = query @ own_keys.transpose(2, 3)
     if mask is not None:
-        weights[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
-    for (prompt, _), asked, scores in _by_segment(segments, each, query, weights):
-        keys = prompt[0].to(wide).transpose(1, 2)
-        scores[..., : prompt.shape[2]].baddbmm_(asked, keys, beta=0)
-    weights = weights.softmax(dim=-1)
+        scores[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
+    for prompt, asking, found in _by_segment(segments, query, scores):
+        length = prompt.shape[2]
+        found[..., length:longest] = -torch.inf
+        found[..., :length].baddbmm_(asking, prompt[0].to(wide).transpose(1, 2))
+    weights = scores.softmax(dim=-1)
     mixed = weights[..., longest:] @ own_values
-    for (prompt, _), given, scores in _by_segment(segments, each, mixed, weights):
-        given.baddbmm_(scores[..., : prompt.shape[2]], prompt[1].to(wide))
+    for prompt, answer, given in _by_segment(segments, mixed, weights):
+        answer.baddbmm_(given[..., : prompt.shape[2]], prompt[1].to(wide))
     return mixed.transpose(0, 1).reshape(tokens, heads, size).to(dtype)
 
 
 def _by_segment(
-    segments: Sequence[Segment], each: int, *tensors: Tensor
-) -> Iterator[tuple[Segment, Tensor, Tensor]]:
-    """Each segment with its rows `(kv heads, count * each, …)` of two tensors, as views."""
-    first, second = (tensor.flatten(1, 2) for tensor in tensors)
+    segments: Sequence[Segment], first: Tensor, second: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each segment's prompt with its rows of two tensors `(kv heads, tokens, heads each, …)`.
+
+    The rows are views `(kv heads, count * heads each, …)`.
+    """
+    groups, tokens, each = first.shape[:3]
+    first, second = (part.view(groups, tokens * each, -1) for part in (first, second))
     start = 0
-    for segment in segments:
-        end = start + segment[1] * each
-        yield segment, first[:, start:end], second[:, start:end]
+    for prompt, count in segments:
+        end = start + count * each
+        yield prompt, first[:, start:end], second[:, start:end]
         start = end
