@@ -78,10 +78,16 @@ def assert_same(first, second):
 
 @pytest.mark.slow
 @settings(max_examples=50, deadline=None)
-@given(cases(), st.sampled_from(["frozen", "recomputed"]), st.sampled_from([1, 3, 100]))
-def test_equals_the_reference_on_anything(case, latents, max_rows):
+@given(
+    cases(),
+    st.sampled_from(["frozen", "recomputed"]),
+    st.sampled_from([1, 3, 100]),
+    st.sampled_from([800, 2**23]),
+)
+def test_equals_the_reference_on_anything(case, latents, max_rows, piece):
     reference = run(ReferenceEngine(case[0]), case, latents)
-    assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
+    with patch("codi_patching.patching.cache_pieces._BYTES", piece):
+        assert_same(run(SweepEngine(case[0], max_rows), case, latents), reference)
 
 
 @settings(max_examples=10, deadline=None)

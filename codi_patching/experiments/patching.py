@@ -348,12 +348,14 @@ class PatchingExperiment(Experiment, ABC):
         self, start: PairStart, runs: PatchedRuns, patched: Patched, inputs: MetricInputs
     ) -> MeasuredGrid:
         """Metrics of every cell and of the ceiling, which is the last row."""
-        order = torch.tensor(self.run_order, device=inputs.base_ids.device).argsort()
+        order: Tensor | slice = slice(self.grid.size)
+        if self.run_order != list(range(self.grid.size)):
+            order = torch.tensor(self.run_order, device=inputs.base_ids.device).argsort()
         logits = AnswerLogits(*patched.answer_logits)
         extras = self.extras(start, runs.request.rows[:-1], patched.watched[:-1])
         cells = inputs.of(logits.take(order), extras.generated)
         values = row_values(cells, self.metric_classes)
-        ceiling = row_values(inputs.of(logits.take(order.new_tensor([self.grid.size]))))
+        ceiling = row_values(inputs.of(logits.take(slice(self.grid.size, None))))
         return MeasuredGrid(
             {name: self._as_map(value) for name, value in values.items()},
             {name: value.item() for name, value in ceiling.items()},

@@ -25,8 +25,8 @@ class AnswerLogits:
     base: Tensor
     source: Tensor
 
-    def take(self, rows: Tensor) -> AnswerLogits:
-        """Some of the runs, by their numbers `(rows,)`."""
+    def take(self, rows: Tensor | slice) -> AnswerLogits:
+        """Some of the runs, by their numbers `(rows,)`; those of a slice are not copied."""
         base = self.base[rows]
         return AnswerLogits(base, base if self.source is self.base else self.source[rows])
 

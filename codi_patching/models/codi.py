@@ -29,6 +29,7 @@ from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.attention import Attend
 from codi_patching.models.families import family_of, outlets_of, part_of
+from codi_patching.patching.cache_pieces import cache_pieces
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import SiteName
 
@@ -337,13 +338,8 @@ class CodiModel(nn.Module):
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend
     ) -> Tensor:
         """Run one decoder block on tokens `(tokens, hidden)`, which attend as `attend` says."""
-        output = self.blocks[layer](
-            hidden.unsqueeze(0),
-            attention_mask=None,
-            position_embeddings=rotations or None,
-            attend=attend,
-        )
-        return (output[0] if isinstance(output, tuple) else output)[0]
+        hidden = hidden + self.attention(layer, hidden, rotations, attend)
+        return hidden + self.mlp(layer, hidden)
 
     def attention(
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend
@@ -360,8 +356,9 @@ class CodiModel(nn.Module):
     def mlp(self, layer: int, hidden: Tensor) -> Tensor:
         """What a block's MLP adds to the stream of tokens `(tokens, hidden)`."""
         block = self.blocks[layer]
-        normed = part_of(block, self.family.mlp_norm)(hidden.unsqueeze(0))
-        return part_of(block, self.family.mlp)(normed)[0]
+        norm, mlp = part_of(block, self.family.mlp_norm), part_of(block, self.family.mlp)
+        pieces = cache_pieces(len(hidden), self.inner_size * hidden.itemsize, hidden.device)
+        return torch.cat([mlp(norm(piece[None]))[0] for piece in hidden.split(pieces)])
 
     def unrotated(self, layer: int, hidden: Tensor) -> Tensor:
         """Keys before rotation, then values, of a block, `(tokens, 2 * kv heads * size)`."""
@@ -381,6 +378,13 @@ class CodiModel(nn.Module):
             keys = keys * cosine + torch.cat([-second, first], dim=-1) * sine
         return keys, values
 
+    @property
+    def inner_size(self) -> int:
+        """Width of the MLPs."""
+        config = self.backbone.config
+        widths = (getattr(config, name, None) for name in ("intermediate_size", "n_inner"))
+        return next(filter(None, widths), 4 * config.hidden_size)
+
     def keys_and_values(
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
@@ -392,7 +396,7 @@ class CodiModel(nn.Module):
             raise _KeysDoneError
 
         with suppress(_KeysDoneError):
-            self.block(layer, hidden, rotations, keep)
+            self.attention(layer, hidden, rotations, keep)
         return kept[0], kept[1]
 
     def final_norm(self, hidden: Tensor) -> Tensor:

@@ -14,7 +14,5 @@ def rows_at_once(model: CodiModel) -> int:
     What memory is free makes no difference, so that the same pairs always go together: a run of ten
     suffix tokens holds their widest activations.
     """
-    config = model.backbone.config
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    width = next(model.parameters()).element_size()
-    return max(1, _BATCH // (10 * width * (3 * inner + 6 * config.hidden_size)))
+    hidden, width = model.backbone.config.hidden_size, next(model.parameters()).element_size()
+    return max(1, _BATCH // (10 * width * (3 * model.inner_size + 6 * hidden)))

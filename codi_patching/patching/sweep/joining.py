@@ -190,8 +190,7 @@ class _Joining:
         self._made([(step.attention.attending, len(step.attention.added)) for step in steps])
         mlp = self._mlp([step.mlp for step in steps])
         self._made([(step.mlp.computed, len(step.mlp.added)) for step in steps])
-        whole = all(step.whole for step in steps)
-        return Step(attention, mlp, whole, self._watch([step.watched for step in steps]))
+        return Step(attention, mlp, self._watch([step.watched for step in steps]))
 
     def _attention(self, steps: Sequence[AttentionStep]) -> AttentionStep:
         parts = list(zip(self.placed, steps, strict=True))

@@ -52,13 +52,7 @@ class LayerSteps:
         self._made(outputs)
         mlp, outputs = self._mlp(nodes, layer)
         self._made(outputs)
-        whole = (
-            mlp.source is None
-            and mlp.computed == attention.attending
-            and not (len(attention.added) or len(mlp.added))
-            and not (attention.functions or mlp.functions or mlp.output_functions)
-        )
-        return lambda watched: Step(attention, mlp, whole, watched)
+        return lambda watched: Step(attention, mlp, watched)
 
     def _made(self, outputs: Sequence[Node]) -> None:
         self.places = {node: index for index, node in enumerate(outputs)}

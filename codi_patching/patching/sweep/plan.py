@@ -80,13 +80,11 @@ class Step:
     Attributes:
         attention: Its first half.
         mlp: Its second half.
-        whole: Whether the decoder block can be run as it is on all nodes that attend.
         watched: Of its outputs.
     """
 
     attention: AttentionStep
     mlp: MLPStep
-    whole: bool
     watched: Watched
 
 

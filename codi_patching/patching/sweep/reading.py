@@ -78,7 +78,8 @@ def _together(
     made: Iterator[Tensor | None] = iter([None] * len(rows))
     if len(hidden):  # else no row changed anything
         logits = model.logits(hidden[torch.cat(rows)])
-        made = iter(logits.split([len(places) for places in rows]))
+        ends = list(accumulate(map(len, rows)))
+        made = iter([logits[end - len(places) : end] for end, places in zip(ends, rows)])
     for each in wanted:
         yield each.answers(made)
 
@@ -87,7 +88,8 @@ def _with_unpatched(made: Tensor | None, reads: Tensor, own: int, unpatched: Ten
     """Logits `(rows, tokens, vocabulary)`, the unpatched run's where a row changed nothing.
 
     Args:
-        made: Logits by place, `(rows * tokens, vocabulary)`; None if no row changed anything.
+        made: Logits by place, `(rows * tokens, vocabulary)`, which are completed; None if no row
+            changed anything.
         reads: Places, from `own` on in `unpatched`, `(rows, tokens)`.
         own: How many are the request's own.
         unpatched: The unpatched run's logits, `(read tokens, vocabulary)`.
@@ -96,7 +98,6 @@ def _with_unpatched(made: Tensor | None, reads: Tensor, own: int, unpatched: Ten
         return unpatched[reads - own]
     logits, same = made.view(*reads.shape, -1), reads >= own
     if same.any():
-        logits = logits.clone()
         logits[same] = unpatched[reads[same] - own]
     return logits
 

@@ -3,31 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from codi_patching.patching.cache_pieces import cache_pieces
 
 Segment = tuple[Tensor, int]
 """A prompt's keys and values `(2, kv heads, length, size)`, and how many tokens attend to it."""
 
 
+@dataclass(frozen=True)
+class OwnKeys:
+    """Keys and values that tokens do not share.
+
+    Attributes:
+        pool: Of all runs, `(2, kv heads, slots, size)`.
+        slots: Which of them each token attends to, `(tokens, own)`.
+        mask: False where a slot is not meant, `(tokens, own)`; None for all.
+    """
+
+    pool: Tensor
+    slots: Tensor
+    mask: Tensor | None
+
+    def of(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        """Of some tokens, `(2, kv heads, tokens, own, size)`, and their mask."""
+        slots = self.slots[first:last]
+        own = self.pool.index_select(2, slots.flatten()).unflatten(2, slots.shape)
+        return own, None if self.mask is None else self.mask[first:last]
+
+
 def shared_attention(
-    query: Tensor, segments: Sequence[Segment], own: Tensor, mask: Tensor | None, scaling: float
+    query: Tensor, segments: Sequence[Segment], own: OwnKeys, scaling: float
 ) -> Tensor:
     """Attention of tokens to a prompt and to keys of their own, in float32 at least.
-
-    Scores lie token by token, so that those of a segment are one block of rows: products read and
-    write them in place.
 
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
         segments: Prompts, and how many tokens of the query, one segment after the other, attend.
-        own: Keys and values of each token's own, `(2, kv heads, tokens, own, size)`.
-        mask: `(tokens, own)`, false where an own key is not meant; None for all.
+        own: Each token's own.
         scaling: Of the scores.
 
     Returns:
         `(tokens, heads, size)`, in the query's dtype.
+    """
+    heads, tokens, size = query.shape
+    wide = torch.promote_types(query.dtype, torch.float32)
+    longest, few = max(prompt.shape[2] for prompt, _ in segments), own.slots.shape[1]
+    scores, gathered = heads * (longest + few), 2 * own.pool.shape[1] * few * size
+    width = wide.itemsize * max(scores, gathered)
+    mixed, first = [], 0
+    for count in cache_pieces(tokens, width, query.device):
+        last = first + count
+        there = _between(segments, first, last)
+        mixed.append(_attention(query[:, first:last], there, *own.of(first, last), scaling))
+        first = last
+    return torch.cat(mixed)
+
+
+def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
+    """The segments of the tokens from `first` to `last` (excluded)."""
+    found, start = [], 0
+    for prompt, count in segments:
+        inside = min(last, start + count) - max(first, start)
+        if inside > 0:
+            found.append((prompt, inside))
+        start += count
+    return found
+
+
+def _attention(
+    query: Tensor, segments: Sequence[Segment], own: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """The attention of a few tokens, with their own keys and values.
+
+    Scores lie token by token, so that those of a segment are one block of rows: products read and
+    write them in place.
     """
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codi_patching.patching.sweep.packed_model import Attend, PackedModel, Rotations
 from codi_patching.patching.sweep.plan import AttentionStep, Functions, Plan, Step, Watched, Wave
-from codi_patching.patching.sweep.shared_attention import shared_attention
+from codi_patching.patching.sweep.shared_attention import OwnKeys, shared_attention
 from codi_patching.patching.sweep.starts import Starts
 from codi_patching.patching.sweep.values import Values
 
@@ -80,10 +80,8 @@ class Sweep:
     ) -> Tensor:
         """The outputs of a layer."""
         attention = step.attention
-        if step.whole and not (len(attention.nodes) or len(attention.written[0])):
-            return outputs[:0]
         sources = torch.cat([outputs, self.starts.stream[layer], self.values.vectors])
-        inputs = sources[attention.source]
+        inputs = sources.index_select(0, attention.source)
         if layer == 0:
             inputs = self.model.add_position_embeddings(inputs, positions[attention.nodes])
         projected, attending = len(attention.slots), attention.attending
@@ -95,19 +93,13 @@ class Sweep:
             self._store(layer, attention.slots[attending:], keys, values)
         here = tuple(part[:, :attending] for part in here)
         attend = self._attention(layer, attention, written)
-        if step.whole:
-            if attending:
-                return self.model.block(layer, inputs[:attending], here, attend)
-            self._overwrite(layer, written)
-            return outputs[:0]
         going, adding = inputs[:attending], inputs[projected:]
         if attending:
             change = self.model.attention(layer, going, here, attend)
             going = going + self._apply(attention.functions, change)
         else:
             self._overwrite(layer, written)
-        mid = torch.cat([going, adding + self.values.vectors[attention.added]])
-        return self._mlp(layer, step, mid)
+        return self._mlp(layer, step, self._with_added(going, adding, attention.added))
 
     def _mlp(self, layer: int, step: Step, mid: Tensor) -> Tensor:
         """The second half of a layer."""
@@ -115,12 +107,18 @@ class Sweep:
         if mlp.source is not None:
             if self.starts.mid is not None:
                 mid = torch.cat([mid, self.starts.mid[layer]])
-            mid = mid[mlp.source]
+            mid = mid.index_select(0, mlp.source)
         going, adding = mid[: mlp.computed], mid[mlp.computed :]
         if len(going):
             going = going + self._apply(mlp.functions, self.model.mlp(layer, going))
-        outputs = torch.cat([going, adding + self.values.vectors[mlp.added]])
+        outputs = self._with_added(going, adding, mlp.added)
         return self._apply(mlp.output_functions, outputs)
+
+    def _with_added(self, going: Tensor, adding: Tensor, labels: Tensor) -> Tensor:
+        """Tokens, and those to which given values are added."""
+        if not len(labels):
+            return going
+        return torch.cat([going, adding + self.values.vectors[labels]])
 
     def _apply(self, functions: Functions, present: Tensor) -> Tensor:
         """The same with some items replaced by functions of them."""
@@ -179,8 +177,7 @@ class Sweep:
             self._overwrite(layer, written)
             prompts = self.starts.prompt_kv
             segments = [(prompts[start][layer], count) for start, count in step.segments]
-            own = self.pool[layer].index_select(2, step.keys.flatten())
-            own = own.unflatten(2, step.keys.shape)
-            return shared_attention(query, segments, own, step.mask, scaling)
+            own = OwnKeys(self.pool[layer], step.keys, step.mask)
+            return shared_attention(query, segments, own, scaling)
 
         return attend
