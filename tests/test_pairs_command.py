@@ -120,6 +120,9 @@ def test_both_questions_must_be_answered_right(run, oracle):
     assert {pair.pair_id for pair in found if pair.sibling is not None} == siblings
     assert f"{len(siblings):>7} of {len(oracle.pairs)} pairs: kept\n" in text
     assert "pairs: the question is answered wrong" in text
+    clean_right = [pair for pair in oracle.pairs if right(pair.clean)]
+    with_sibling = [pair for pair in expected if pair.sibling is not None]
+    assert oracle.asked == len(oracle.pairs) + len(clean_right) + len(with_sibling)
 
 
 def test_the_thoughts_must_be_needed(run, oracle):
@@ -131,6 +134,12 @@ def test_the_thoughts_must_be_needed(run, oracle):
     ]
     assert {pair.pair_id for pair in found} == {pair.pair_id for pair in expected}
     assert "pairs: answered right without its thoughts too" in text
+    clean_right = [pair for pair in oracle.pairs if right(pair.clean)]
+    both_right = [pair for pair in clean_right if right(pair.corrupted)]
+    clean_needs = [pair for pair in both_right if not right(pair.clean, 5)]
+    with_sibling = [pair for pair in expected if pair.sibling is not None]
+    asked = (oracle.pairs, clean_right, both_right, clean_needs, with_sibling)
+    assert oracle.asked == sum(map(len, asked))
 
 
 def test_a_second_start_asks_the_model_only_for_the_rest(run, oracle, monkeypatch, tmp_path):

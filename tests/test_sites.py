@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 from unittest.mock import Mock, call
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_families import CLASSES, HIDDEN, VOCABULARY, family_model
 from site_twin import run_site_twin
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.patching.hooks import PatchNotAppliedError, patch
@@ -29,6 +31,7 @@ from codi_patching.patching.sweep import reading
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.waves import Sweep
 
 TOKENS = st.integers(0, VOCABULARY - 1)
 LATENTS = st.sampled_from(["frozen", "recomputed"])
@@ -222,8 +225,55 @@ def test_requests_together_equal_the_reference(cases, latents, max_rows):
     assert sweep.token_layers <= alone.token_layers
 
 
+WAITING = [
+    f"aten::{name}"
+    for name in (
+        *("_local_scalar_dense", "nonzero", "equal", "masked_select", "repeat_interleave"),
+        *("_unique2", "unique_dim", "bincount"),
+    )
+]
+"""Operations whose value or size a program needs, and for which it must wait for its device."""
+
+
+class NothingReadBack(TorchDispatchMode):
+    """Refuses what makes a program wait for its device."""
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        name = op.name().split(".")[0]
+        assert name not in WAITING, name
+        if name.startswith("aten::index"):
+            indices = args[1] if isinstance(args[1], list | tuple) else []
+            assert not any(i is not None and i.dtype == torch.bool for i in indices), name
+        return op(*args, **(kwargs or {}))
+
+
+def test_reading_back_is_refused():
+    values = torch.tensor([1.0, 2.0])
+    for wait in (
+        values[0].item,
+        values.nonzero,
+        lambda: values[values > 1],
+        lambda: bool(values[0]),
+    ):
+        with pytest.raises(AssertionError, match="aten::"), NothingReadBack():
+            wait()
+
+
+@settings(max_examples=10, deadline=None)
+@given(cases(models()), LATENTS)
+def test_no_wave_reads_values_back(case, latents):
+    plain = Sweep.run
+
+    def watched(sweep, *args):
+        with NothingReadBack():
+            return plain(sweep, *args)
+
+    with mock.patch.object(Sweep, "run", watched):
+        run(SweepEngine(case[0], 100), case, latents)
+
+
 @pytest.mark.parametrize("latents", ["frozen", "recomputed"])
-def test_weights_are_read_once_for_all_requests(latents):
+def test_layers_are_visited_once_for_all_requests(latents):
     """As often for six requests on three questions as for one."""
     model = family_model("llama", 3, 3)
     engine = SweepEngine(model, 100)
@@ -298,8 +348,8 @@ def test_the_sweep_has_gradients():
     base, source = engine.unpatched([(prompt, READOUT) for prompt in PROMPTS])
     value = source.run.activations().at(0, 0).clone().requires_grad_()
     requests = [PatchRequest(base, [[Patch(0, 0, value)]]), PatchRequest(source, [[]])]
-    first, _ = engine.patched_each(requests)
-    first.answer_logits[0].sum().backward()
+    loss = sum(found.answer_logits[0].square().sum() for found in engine.patched_each(requests))
+    loss.backward()
     assert value.grad.abs().max() > 0
 
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from codi_patching.commands.counting import Counting, counted
 from codi_patching.commands.journal import Journal
@@ -27,7 +26,7 @@ from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.donors import find_donors
 from codi_patching.data.twin_pairs import Side, TwinPair, make_twin_pairs, yield_report
 from codi_patching.errors import InputError
-from codi_patching.models.accuracy import is_correct, latent_answers
+from codi_patching.models.accuracy import ThoughtSource, is_correct, latent_answers
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
 
@@ -136,38 +135,34 @@ def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> 
 
 
 def judge(model: CodiModel, pairs: Sequence[TwinPair], needs_thoughts: bool) -> dict[str, str]:
-    """What becomes of each pair, by its id: kept, or why not."""
-    verdicts = {}
-    right = {
-        side: _right(model, [getattr(pair, side) for pair in pairs], "own")
-        for side in ("clean", "corrupted", "sibling")
-    }
-    without = {
-        side: _right(model, [getattr(pair, side) for pair in pairs], "zeroed")
-        for side in (("clean", "corrupted") if needs_thoughts else ())
-    }
-    for index, pair in enumerate(pairs):
-        wrong = [reason for side, reason in _WRONG.items() if not right[side][index]]
-        if wrong:
-            verdicts[pair.pair_id] = wrong[0]
-        elif any(answers[index] for answers in without.values()):
-            verdicts[pair.pair_id] = _UNNEEDED
-        elif pair.sibling is not None and not right["sibling"][index]:
-            verdicts[pair.pair_id] = KEPT_ALONE
-        else:
-            verdicts[pair.pair_id] = KEPT
-    return verdicts
+    """What becomes of each pair, by its id: kept, or why not.
+
+    Questions are asked in the order of the reasons; a pair that has failed one is asked no more.
+    """
+    verdicts: dict[str, str] = {}
+
+    def ask(side: str, thoughts: ThoughtSource, expected: bool, verdict: str) -> None:
+        remaining = [pair for pair in pairs if pair.pair_id not in verdicts]
+        answers = _right(model, [getattr(pair, side) for pair in remaining], thoughts)
+        for pair, right in zip(remaining, answers, strict=True):
+            if right not in (expected, None):
+                verdicts[pair.pair_id] = verdict
+
+    for side, verdict in _WRONG.items():
+        ask(side, "own", True, verdict)
+    for side in _WRONG if needs_thoughts else ():
+        ask(side, "zeroed", False, _UNNEEDED)
+    ask("sibling", "own", True, KEPT_ALONE)
+    return {pair.pair_id: verdicts.get(pair.pair_id, KEPT) for pair in pairs}
 
 
-def _right(model: CodiModel, sides: Sequence[Side | None], thoughts: Any) -> list[bool]:
-    """Whether each question is answered right; False where there is none."""
-    asked = [(index, side) for index, side in enumerate(sides) if side is not None]
-    found = [False] * len(sides)
-    if asked:
-        texts = latent_answers(model, [side.text for _, side in asked], thoughts, 16)
-        for (index, side), text in zip(asked, texts, strict=True):
-            found[index] = is_correct(text, float(side.answer))
-    return found
+def _right(
+    model: CodiModel, sides: Sequence[Side | None], thoughts: ThoughtSource
+) -> list[bool | None]:
+    """Whether each question is answered right; None where there is none."""
+    asked = [side for side in sides if side is not None]
+    texts = iter(latent_answers(model, [s.text for s in asked], thoughts, 16) if asked else [])
+    return [None if side is None else is_correct(next(texts), float(side.answer)) for side in sides]
 
 
 def _batches(pairs: Sequence[TwinPair], size: int) -> Iterator[Sequence[TwinPair]]:

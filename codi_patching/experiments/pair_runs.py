@@ -183,7 +183,7 @@ def describe_pair(
 
 
 def check_finite(answer_logits: Sequence[Tensor], name: Callable[[int], str]) -> None:
-    """Refuse NaN and infinity, naming the first rows that have them.
+    """Refuse NaN and infinity in logits, in float32 at least, naming the first rows that have them.
 
     Raises:
         PairError: There are some.

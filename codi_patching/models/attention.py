@@ -1,9 +1,9 @@
 """Attention of packed tokens: who attends to whom is the caller's to say.
 
 Registered with transformers under `NAME`. A forward pass of the whole model attends as with
-"sdpa"; a decoder block that is called with an `attend` function hands its queries, keys and values
-to it. So the sweep runs the family's own blocks, with its norms, biases and rotations, on tokens of
-many runs side by side.
+"sdpa"; an attention module that is called with an `attend` function hands its queries, keys and
+values to it. So the sweep runs the family's own norms, attention and MLPs, with their biases and
+rotations, on tokens of many runs side by side.
 """
 
 from __future__ import annotations

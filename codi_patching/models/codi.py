@@ -29,7 +29,7 @@ from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.attention import Attend
 from codi_patching.models.families import family_of, outlets_of, part_of
-from codi_patching.patching.cache_pieces import cache_pieces
+from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import SiteName
 
@@ -199,6 +199,13 @@ class CodiModel(nn.Module):
         return self.settings.num_latents
 
     @property
+    def inner_size(self) -> int:
+        """Width of the MLPs."""
+        config = self.backbone.config
+        widths = (getattr(config, name, None) for name in ("intermediate_size", "n_inner"))
+        return next(filter(None, widths), 4 * config.hidden_size)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.device
@@ -358,7 +365,7 @@ class CodiModel(nn.Module):
         block = self.blocks[layer]
         norm, mlp = part_of(block, self.family.mlp_norm), part_of(block, self.family.mlp)
         pieces = cache_pieces(len(hidden), self.inner_size * hidden.itemsize, hidden.device)
-        return torch.cat([mlp(norm(piece[None]))[0] for piece in hidden.split(pieces)])
+        return joined([mlp(norm(piece[None]))[0] for piece in hidden.split(pieces)])
 
     def unrotated(self, layer: int, hidden: Tensor) -> Tensor:
         """Keys before rotation, then values, of a block, `(tokens, 2 * kv heads * size)`."""
@@ -377,13 +384,6 @@ class CodiModel(nn.Module):
             first, second = keys.chunk(2, dim=-1)
             keys = keys * cosine + torch.cat([-second, first], dim=-1) * sine
         return keys, values
-
-    @property
-    def inner_size(self) -> int:
-        """Width of the MLPs."""
-        config = self.backbone.config
-        widths = (getattr(config, name, None) for name in ("intermediate_size", "n_inner"))
-        return next(filter(None, widths), 4 * config.hidden_size)
 
     def keys_and_values(
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...]

@@ -18,6 +18,8 @@ from codi_patching.patching.interventions import SiteName
 class Family:
     """Attribute paths inside a `…ForCausalLM` module.
 
+    Its blocks must be pre-norm and sequential: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
     Attributes:
         decoder: The stack without the head; returns the hidden states after the final norm.
         blocks: The decoder blocks, whose outputs are the residual stream.

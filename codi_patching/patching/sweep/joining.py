@@ -3,7 +3,7 @@
 Each request's plan is worked out alone, once for all requests of its shape; here its indices are
 moved to where things are when all are side by side. In each list what is of the first kind comes
 first, request by request, then what is of the second kind: inputs of a layer as in `AttentionStep`,
-outputs likewise. So the weights of a layer are read once for all requests.
+outputs likewise. So a layer is visited once for all requests.
 """
 
 from __future__ import annotations

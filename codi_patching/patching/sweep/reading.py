@@ -88,8 +88,8 @@ def _with_unpatched(made: Tensor | None, reads: Tensor, own: int, unpatched: Ten
     """Logits `(rows, tokens, vocabulary)`, the unpatched run's where a row changed nothing.
 
     Args:
-        made: Logits by place, `(rows * tokens, vocabulary)`, which are completed; None if no row
-            changed anything.
+        made: Logits by place, `(rows * tokens, vocabulary)`, completed in place unless gradients
+            are asked for; None if no row changed anything.
         reads: Places, from `own` on in `unpatched`, `(rows, tokens)`.
         own: How many are the request's own.
         unpatched: The unpatched run's logits, `(read tokens, vocabulary)`.
@@ -98,6 +98,7 @@ def _with_unpatched(made: Tensor | None, reads: Tensor, own: int, unpatched: Ten
         return unpatched[reads - own]
     logits, same = made.view(*reads.shape, -1), reads >= own
     if same.any():
+        logits = logits.clone() if logits.requires_grad else logits
         logits[same] = unpatched[reads[same] - own]
     return logits
 

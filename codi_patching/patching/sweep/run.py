@@ -1,9 +1,9 @@
 """The fast engine: the tokens that a patch changes, at the layers it changes, and no others.
 
 `planner` decides which; here they are computed. All tokens of a wave go through a decoder block
-side by side, as one batch of the linear layers' rows, whatever run of whatever question they belong
-to. Each attends to its prompt's keys and values, which all runs of a question share, and to those
-of the tokens before it in its own run, by their slots in one pool.
+side by side, whatever run of whatever question they belong to, on a CPU in pieces that fit its
+caches. Each attends to its prompt's keys and values, which all runs of a question share, and to
+those of the tokens before it in its own run, by their slots in one pool.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codi_patching.patching.cache_pieces import cache_pieces
+from codi_patching.patching.cache_pieces import cache_pieces, joined
 
 Segment = tuple[Tensor, int]
 """A prompt's keys and values `(2, kv heads, length, size)`, and how many tokens attend to it."""
@@ -29,7 +29,10 @@ class OwnKeys:
     mask: Tensor | None
 
     def of(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
-        """Of some tokens, `(2, kv heads, tokens, own, size)`, and their mask."""
+        """Those of tokens `first` to `last` (excluded), `(2, kv heads, tokens, own, size)`.
+
+        Beside them their mask.
+        """
         slots = self.slots[first:last]
         own = self.pool.index_select(2, slots.flatten()).unflatten(2, slots.shape)
         return own, None if self.mask is None else self.mask[first:last]
@@ -43,7 +46,7 @@ def shared_attention(
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
         segments: Prompts, and how many tokens of the query, one segment after the other, attend.
-        own: Each token's own.
+        own: Keys and values that tokens do not share.
         scaling: Of the scores.
 
     Returns:
@@ -51,8 +54,9 @@ def shared_attention(
     """
     heads, tokens, size = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
-    longest, few = max(prompt.shape[2] for prompt, _ in segments), own.slots.shape[1]
-    scores, gathered = heads * (longest + few), 2 * own.pool.shape[1] * few * size
+    longest = max(prompt.shape[2] for prompt, _ in segments)
+    own_slots = own.slots.shape[1]
+    scores, gathered = heads * (longest + own_slots), 2 * own.pool.shape[1] * own_slots * size
     width = wide.itemsize * max(scores, gathered)
     mixed, first = [], 0
     for count in cache_pieces(tokens, width, query.device):
@@ -60,7 +64,7 @@ def shared_attention(
         there = _between(segments, first, last)
         mixed.append(_attention(query[:, first:last], there, *own.of(first, last), scaling))
         first = last
-    return torch.cat(mixed)
+    return joined(mixed)
 
 
 def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
