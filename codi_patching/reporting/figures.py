@@ -159,6 +159,7 @@ def draw_cosines(results: Results, highlight: Highlight) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure as PNG; the same figure is the same bytes."""
+    """Write a figure as PNG, the same figure as the same bytes, and clear it."""
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png", metadata={"Software": None})
+    figure.clear()
