@@ -327,7 +327,7 @@ class CodiModel(nn.Module):
             states.append(hidden)
         return torch.stack(thoughts, dim=1), torch.stack(states, dim=1), context
 
-    # -- tokens of many runs side by side, a decoder block at a time; for the sweep --------------
+    # -- tokens of many runs side by side, half a decoder block at a time; for the sweep ---------
 
     def add_position_embeddings(self, embeddings: Tensor, positions: Tensor) -> Tensor:
         """What layer 0 reads `(tokens, hidden)` of input embeddings at absolute positions."""
@@ -340,13 +340,6 @@ class CodiModel(nn.Module):
         if not self.family.rotary:
             return ()
         return tuple(part_of(self.backbone, self.family.rotary)(embeddings, positions[None]))
-
-    def block(
-        self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend
-    ) -> Tensor:
-        """Run one decoder block on tokens `(tokens, hidden)`, which attend as `attend` says."""
-        hidden = hidden + self.attention(layer, hidden, rotations, attend)
-        return hidden + self.mlp(layer, hidden)
 
     def attention(
         self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend

@@ -1,4 +1,4 @@
-"""What the sweep needs of a model: its blocks, or halves of them, on tokens of many runs."""
+"""What the sweep needs of a model: the halves of its blocks, on tokens of many runs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ class PackedModel(Protocol):
 
     def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
         """What blocks need to know of positions, `(1, tokens, …)` each."""
-
-    def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
-        """One decoder block on tokens `(tokens, hidden)`."""
 
     def keys_and_values(
         self, layer: int, hidden: Tensor, rotations: Rotations

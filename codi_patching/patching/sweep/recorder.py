@@ -1,4 +1,4 @@
-"""Records sites inside decoder blocks while unpatched runs think."""
+"""Runs decoder blocks, and records sites inside them while unpatched runs think."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from codi_patching.patching.sweep.packed_model import Attend, PackedModel, Rotat
 
 
 class Recorder:
-    """Keeps what a run asks for, and nothing else.
+    """Runs decoder blocks and keeps what is asked for, nothing else.
 
     Args:
         model: The model.
-        record: Sites beside `resid_post`.
+        record: Sites beside `resid_post`; with any, blocks are given one token of each question.
     """
 
     def __init__(self, model: PackedModel, record: Sequence[SiteName]) -> None:
@@ -25,7 +25,7 @@ class Recorder:
         self.kept: dict[str, list[Tensor]] = defaultdict(list)
 
     def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
-        """A decoder block in its two halves, on one token of each question."""
+        """The output of a decoder block, in its two halves, for tokens `(tokens, hidden)`."""
         if "kv" in self.record:
             self.kept["kv"].append(self.model.unrotated(layer, hidden))
         added = self.model.attention(layer, hidden, rotations, attend)

@@ -99,7 +99,7 @@ def _attention(
         scores[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
     for prompt, asking, found in _by_segment(segments, query, scores):
         length = prompt.shape[2]
-        found[..., length:longest] = -torch.inf
+        found[..., length:longest].fill_(-torch.inf)
         found[..., :length].baddbmm_(asking, prompt[0].to(wide).transpose(1, 2))
     weights = scores.softmax(dim=-1)
     mixed = weights[..., longest:] @ own_values

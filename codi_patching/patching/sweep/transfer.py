@@ -15,10 +15,7 @@ from codi_patching.patching.sweep.plan import Plan
 
 @lru_cache(maxsize=16)
 def on_device(plan: Plan, device: torch.device) -> Plan:
-    """The same plan with its tensors on a device, so that no wave waits for a transfer.
-
-    But for patches that are functions, whose items are Python lists.
-    """
+    """The same plan with its tensors on a device, so that no wave waits for a transfer."""
     return plan if device.type == "cpu" else moved(plan, device)
 
 

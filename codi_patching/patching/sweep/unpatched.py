@@ -59,7 +59,7 @@ class UnpatchedBatch:
         record: Sequence[SiteName] = (),
     ) -> None:
         self.model, self.prompts, self.suffixes = model, prompts, suffixes
-        self.recorder = Recorder(model, record)
+        self.recorder, self.plain = Recorder(model, record), Recorder(model, ())
         device = model.device
         self.lengths = torch.tensor([len(ids) for ids in prompts], device=device)
         self.longest = max(map(len, prompts))
@@ -87,7 +87,7 @@ class UnpatchedBatch:
                     visible[index, token - model.num_latents, suffix.path(token)] = True
             embeddings = model.embed(ids)
             visible = visible.to(hidden.device)
-            streams.append(self._suffix_pass(embeddings, model.num_latents, visible))
+            streams.append(self._suffix_pass(embeddings, model.num_latents, visible, self.plain))
         return self._split(torch.cat(streams, dim=2), readouts)
 
     def _encode(self) -> Tensor:
@@ -105,7 +105,7 @@ class UnpatchedBatch:
                 hidden = hidden[tree.ends]
                 rotations = tuple(part[:, tree.ends] for part in rotations)
                 attend = self._suffix_attention(layer, 0, self.visible[:, None], store=False)
-            hidden = self.model.block(layer, hidden, rotations, attend)
+            hidden = self.plain.block(layer, hidden, rotations, attend)
         return hidden
 
     def _prompt_attention(self, layer: int, tree: PromptTree) -> Attend:
@@ -139,11 +139,7 @@ class UnpatchedBatch:
             self.kv[layer, 1, index, :, : len(path)] = values[:, path]
 
     def _suffix_pass(
-        self,
-        embeddings: Tensor,
-        first: int,
-        visible: Tensor,
-        recorder: Recorder | None = None,
+        self, embeddings: Tensor, first: int, visible: Tensor, recorder: Recorder
     ) -> Tensor:
         """Input and block outputs `(L + 1, questions, new, hidden)` of suffix tokens from `first`.
 
@@ -151,7 +147,7 @@ class UnpatchedBatch:
             embeddings: `(questions, new, hidden)`.
             first: Place of the first of them in the suffix.
             visible: Which suffix tokens each attends to, `(questions, new, first + new)`.
-            recorder: Records further sites.
+            recorder: Runs the blocks.
         """
         count, new = embeddings.shape[:2]
         depths = visible.sum(-1) - 1
@@ -162,10 +158,7 @@ class UnpatchedBatch:
         hidden = self.model.add_position_embeddings(stream[0], positions)
         for layer in range(len(self.model.blocks)):
             attend = self._suffix_attention(layer, first, mask)
-            if recorder is None or not recorder.record:
-                hidden = self.model.block(layer, hidden, rotations, attend)
-            else:
-                hidden = recorder.block(layer, hidden, rotations, attend)
+            hidden = recorder.block(layer, hidden, rotations, attend)
             stream.append(hidden)
         return torch.stack(stream).unflatten(1, (count, new))
 

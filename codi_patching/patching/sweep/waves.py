@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -153,11 +153,12 @@ class Sweep:
             written.append((slots, *self.model.rotated(self.values.kv[labels], turned)))
         if step.key_functions:
             items = [item for item, _ in step.key_functions]
-            present = self.model.unrotated(layer, inputs[items])
+            present = self.model.unrotated(layer, _picked(inputs, items))
             functions = (self.values.functions[function] for _, function in step.key_functions)
             computed = torch.stack([f(kv) for f, kv in zip(functions, present)]).to(present)
-            turned = tuple(part[:, items] for part in here)
-            written.append((step.slots[items], *self.model.rotated(computed, turned)))
+            turned = tuple(_picked(part, items, dim=1) for part in here)
+            slots = _picked(step.slots, items)
+            written.append((slots, *self.model.rotated(computed, turned)))
         return written
 
     def _store(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -181,3 +182,8 @@ class Sweep:
             return shared_attention(query, segments, own, scaling)
 
         return attend
+
+
+def _picked(values: Tensor, items: Sequence[int], dim: int = 0) -> Tensor:
+    """Some items, one by one: indexing with a list would wait for its transfer to the device."""
+    return torch.stack([values.select(dim, item) for item in items], dim)
