@@ -324,7 +324,8 @@ def test_cells_in_words():
     assert cell_label(grid, (2, 0), recomputed=True) == "layer 1, position 0 (makes thought 1)"
     assert cell_label(grid, (2, 2), recomputed=True) == "layer 1, position 2"
     whole = Grid(("thought", "0"), "position", ("all",))
-    assert [cell_label(whole, (row, 0), True) for row in (0, 1)] == ["all thoughts", "layer 0"]
+    assert cell_label(whole, (0, 0), True) == "all thoughts"
+    assert cell_label(whole, (1, 0), True) == "layer 0 (makes the next thoughts)"
     chain = Grid(("0",), "iteration", ("0", "1"))
     assert cell_label(chain, (0, 0), recomputed=True) == "layer 0, iteration 0"
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from codi_patching.results.schema import ALL, Grid, cell_label, makes_thoughts
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -112,31 +114,18 @@ class Arm:
         if self.layers[row] == THOUGHT:
             return "the thoughts themselves"
         name = f"layer {self.layers[row]}"
+        if not makes_thoughts(self.layers, row, self.latents == "recomputed", self.site):
+            return name
         thoughts = "thought" if self.strategy == "relay" else "thoughts"
-        return f"{name} (makes the next {thoughts})" if self._makes_thoughts(row) else name
+        return f"{name} (makes the next {thoughts})"
 
     def cell_name(self, row: int, column: int) -> str:
-        """A cell, named for what is patched there.
-
-        The last layer's output is read by nothing but the next thought, so with recomputed latents
-        a patch there is a patch of that thought: `layer 15, position 3 (makes thought 4)`.
-        """
-        name = self.columns[column]
-        if name in ("all", "end"):
+        """A cell, named for what is patched there; see `cell_label`."""
+        if self.columns[column] in (ALL, "end"):
             return self.layer_name(row)
-        if self.experiment == "iterative":
-            name = f"layer {self.layers[row]}, iteration {name}"
-        elif self.layers[row] == THOUGHT:
-            return f"thought {name} itself"
-        else:
-            name = f"layer {self.layers[row]}, position {name}"
-        if self._makes_thoughts(row) and column + 1 < len(self.columns):
-            return f"{name} (makes thought {column + 1})"
-        return name
-
-    def _makes_thoughts(self, row: int) -> bool:
-        last = row == len(self.layers) - 1 and self.layers[row] != THOUGHT
-        return last and self.site == "resid_post" and self.latents == "recomputed"
+        kind = "iteration" if self.experiment == "iterative" else "position"
+        grid = Grid(self.layers, kind, self.columns)
+        return cell_label(grid, (row, column), self.latents == "recomputed", self.site)
 
     def aligned(self, pair_ids: Sequence[str], groups: Mapping[str, str]) -> Arm:
         """The same arm over other pairs, in their order; NaN for those that it did not run."""

@@ -6,7 +6,7 @@ model. `to_json` and `from_json` are the form that they have in the results file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -84,10 +84,7 @@ class Grid:
 def cell_label(
     grid: Grid, cell: tuple[int, int], recomputed: bool = False, site: str = "resid_post"
 ) -> str:
-    """A cell in words.
-
-    With recomputed latents the last layer's output at a position is read by nothing but the next
-    thought, so a patch there *is* a patch of that thought, and its name says so.
+    """A cell in words, and the thought that it makes if that is all it does.
 
     Args:
         grid: Of the experiment.
@@ -102,19 +99,32 @@ def cell_label(
         >>> cell_label(grid, (2, 0), recomputed=True)
         'layer 1, position 0 (makes thought 1)'
     """
-    layer, column = grid.layers[cell[0]], grid.columns[cell[1]]
+    row, place = cell
+    layer, column = grid.layers[row], grid.columns[place]
     if layer == "thought":
         return "all thoughts" if column == ALL else f"thought {column}"
     name = f"layer {layer}" if column == ALL else f"layer {layer}, {grid.column} {column}"
-    makes = (
-        recomputed
-        and site == "resid_post"
-        and grid.column == "position"
-        and cell[0] == len(grid.layers) - 1
-    )
-    if makes and cell[1] + 1 < len(grid.columns):
-        return f"{name} (makes thought {cell[1] + 1})"
-    return name
+    if not makes_thoughts(grid.layers, row, recomputed, site):
+        return name
+    if column == ALL:
+        return f"{name} (makes the next thoughts)"
+    last = place == len(grid.columns) - 1
+    return name if last else f"{name} (makes thought {place + 1})"
+
+
+def makes_thoughts(layers: Sequence[str], row: int, recomputed: bool, site: str) -> bool:
+    """Whether a patch in a row of a grid is a patch of the next thoughts.
+
+    With recomputed latents the last layer's output at a position is read by nothing else.
+
+    Args:
+        layers: Names of the grid's rows.
+        row: One of them.
+        recomputed: Whether later thoughts are generated anew.
+        site: What is overwritten.
+    """
+    last = row == len(layers) - 1 and layers[row] != "thought"
+    return last and recomputed and site == "resid_post"
 
 
 @dataclass(frozen=True)

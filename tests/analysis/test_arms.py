@@ -29,7 +29,7 @@ def test_end_of_a_layer_without_any_effect_is_structural():
         ((1, 2), {}, "layer 1, position 2"),
         ((1, 0), {"latents": "frozen"}, "layer 1, position 0"),
         ((1, 0), {"site": "kv"}, "layer 1, position 0"),
-        ((0, 2), {"layers": ("thought", "0")}, "thought 2 itself"),
+        ((0, 2), {"layers": ("thought", "0")}, "thought 2"),
         ((0, 1), {"experiment": "iterative"}, "layer 0, iteration 1"),
         ((1, 1), {"experiment": "iterative"}, "layer 1, iteration 1 (makes thought 2)"),
     ],
