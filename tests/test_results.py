@@ -327,7 +327,7 @@ def test_cells_in_words():
     assert cell_label(whole, (0, 0), True) == "all thoughts"
     assert cell_label(whole, (1, 0), True) == "layer 0 (makes the next thoughts)"
     chain = Grid(("0",), "iteration", ("0", "1"))
-    assert cell_label(chain, (0, 0), recomputed=True) == "layer 0, iteration 0"
+    assert cell_label(chain, (0, 0), True) == "layer 0, iteration 0 (makes thought 1)"
 
 
 def test_arms_and_roles():

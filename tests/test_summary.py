@@ -30,6 +30,10 @@ def with_values(results, metric, own=None, control=None):
     return replace(results, values=values, control=others)
 
 
+def zeros(pairs):
+    return np.zeros((pairs, 2, 2))
+
+
 @pytest.fixture
 def two_pairs():
     """Two pairs, two layers, two positions; the last cell is a structural zero."""
@@ -100,6 +104,17 @@ def test_undefined_values_are_left_out():
     assert count.tolist() == [2, 1]
     assert deviation[0] == pytest.approx(math.sqrt(2))
     assert math.isnan(deviation[1])
+
+
+def test_values_that_are_all_alike_have_a_bound():
+    """Of 8 pairs none: at most 1 - 0.05 ** (1 / 8) = 0.312 of all pairs, 95 %."""
+    results = with_values(make(run_of(layers=2, columns=2), pairs=8), "predicts_clean", zeros(8))
+    cell = aggregate(results)["metrics"]["predicts_clean"]["0"]["0"]
+    assert (cell["ci_low"], cell["ci_high"]) == pytest.approx((0.0, 0.312), abs=1e-3)
+    shared = replace(results, pairs=tuple(replace(p, group="one") for p in results.pairs))
+    assert aggregate(shared)["metrics"]["predicts_clean"]["0"]["0"]["ci_high"] == 0.95
+    results = with_values(results, "l2_difference", zeros(8))
+    assert np.isnan(aggregate(results)["metrics"]["l2_difference"]["0"]["0"]["ci_high"])
 
 
 def test_effects_by_layer_are_the_largest_of_their_columns(two_pairs):

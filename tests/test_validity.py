@@ -189,3 +189,14 @@ def test_runs_that_must_agree():
     assert [c.status for c in checks] == ["fail", "fail"]
     noising = make(run_of("layer", direction="noising"))
     assert check_agreement({"a": parallel, "b": noising}) == []
+
+
+@pytest.mark.parametrize("value", [0.003, float("nan")])
+def test_each_metric_must_agree_on_its_own_scale(results, value):
+    large = changed_pairs(results, base=results.pairs[0].base | {"l2_difference": 250.0})
+    (check,) = check_agreement({"a": large, "b": large})
+    assert check.status == "pass"
+    moved = results.pairs[0].base | {"l2_difference": 250.0}
+    moved["clean_probability"] += value
+    (check,) = check_agreement({"a": large, "b": changed_pairs(results, base=moved)})
+    assert check.status == "fail"

@@ -12,7 +12,7 @@ from codi_patching.results.read import Results
 from codi_patching.results.schema import Array
 
 ROUNDING = 1e-5
-"""How far two runs of the same patches may differ, relative to the largest value."""
+"""How far two runs of the same patches may differ, relative to a metric's largest value."""
 
 
 def check_agreement(arms: Mapping[str, Results]) -> list[Check]:
@@ -28,7 +28,7 @@ def check_agreement(arms: Mapping[str, Results]) -> list[Check]:
         checks.append(_check_unpatched(first, one, second, other))
         for what, values, others in _same_by_construction(one, other):
             name = f"{first} and {second}, {what}"
-            checks.append(_check_equal(name, values, others))
+            checks.append(_check_equal(name, values[None], others[None]))
     return checks
 
 
@@ -48,12 +48,16 @@ def _check_unpatched(first: str, one: Results, second: str, other: Results) -> C
     """The unpatched runs of a pair are the same in all experiments."""
     name = f"{first} and {second}, unpatched runs"
     rows, others = _rows(one, other)
-    values = [
-        np.array([r.unpatched(run, m)[row] for run in ("base", "source") for m in metrics])
-        for r, row in ((one, rows), (other, others))
-        for metrics in [[m for m in one.run.metrics if m in other.run.metrics]]
-    ]
-    return _check_equal(name, *values)
+    metrics = [metric for metric in one.run.metrics if metric in other.run.metrics]
+
+    def values(results: Results, kept: list[int]) -> Array:
+        unpatched = [
+            [results.unpatched(run, metric)[kept] for run in ("base", "source")]
+            for metric in metrics
+        ]
+        return np.array(unpatched).reshape(len(metrics), -1)
+
+    return _check_equal(name, values(one, rows), values(other, others))
 
 
 def _same_by_construction(one: Results, other: Results) -> Iterator[tuple[str, Array, Array]]:
@@ -75,10 +79,16 @@ def _same_by_construction(one: Results, other: Results) -> Iterator[tuple[str, A
 
 
 def _check_equal(name: str, values: Array, others: Array) -> Check:
+    """Whether two runs gave the same; values are `(metrics, …)`, each on its own scale."""
     expected = "the same in every pair"
     known = np.isfinite(values) & np.isfinite(others)
     if not known.any():
         return judged(name, expected, "no pair is in both", None)
-    scale = max(float(np.abs(values[known]).max()), float(np.abs(others[known]).max()), 1e-3)
-    worst = float(np.abs(values[known] - others[known]).max())
-    return judged(name, expected, f"differ by at most {worst:.2g}", worst <= ROUNDING * scale)
+    if one_sided := int((np.isfinite(values) ^ np.isfinite(others)).sum()):
+        return judged(name, expected, f"{one_sided} values are in one of the two alone", False)
+    sizes, gaps = (
+        np.where(known, size, 0.0).reshape(len(values), -1).max(axis=1)
+        for size in (np.maximum(np.abs(values), np.abs(others)), np.abs(values - others))
+    )
+    same = bool((gaps <= ROUNDING * np.maximum(sizes, 1e-3)).all())
+    return judged(name, expected, f"differ by at most {gaps.max():.2g}", same)

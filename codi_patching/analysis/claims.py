@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from codi_patching.analysis.verdicts import Verdict
 
+UNPATCHED = "unpatched"
+"""`Claim.against` where a control would say nothing."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -28,6 +31,7 @@ class Claim:
         against: What the own patch was compared with.
         groups: Independent groups of pairs; as many as pairs if none share a question.
         pairs_to_decide: If undecided, about how many pairs would decide; None if very many.
+        level: Of the simultaneous interval, 0..1; None if it is not known.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Claim:
     against: str = "unpatched and control"
     groups: int | None = None
     pairs_to_decide: int | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Contrasts:
         control: What the control patched.
         cells: Of each claim the names of its layer and column, where it has them.
         against: What they were compared with, if it is no patch.
+        reach: How large a value can be in size, of either comparison; for bounded units.
     """
 
     names: tuple[str, ...]
@@ -54,12 +55,22 @@ class Contrasts:
     control: str = "none"
     cells: tuple[tuple[str | None, str | None], ...] = ()
     against: str = ""
+    reach: tuple[float, float] = (1.0, 1.0)
 
     def columns(self) -> Array:
         """Both comparisons side by side, `(pairs, claims or twice as many)`."""
         if self.comparisons.specific is None:
             return self.comparisons.restored
         return np.concatenate([self.comparisons.restored, self.comparisons.specific], axis=1)
+
+    def reaches(self) -> tuple[float, ...]:
+        """Of the comparisons that there are."""
+        return self.reach[: 1 if self.comparisons.specific is None else 2]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether values have a largest size."""
+        return self.unit in ("probability", "hit rate")
 
 
 Claims = tuple[Claim, ...]
@@ -125,8 +136,9 @@ def _claims(
     least_pairs: int,
 ) -> Claims:
     bounds = _Bounds.of(block, result, span, alpha)
-    bounded = block.unit in ("probability", "hit rate")
-    least_no = least_pairs_for_no(block.threshold, alpha) if bounded else least_pairs
+    least_no = least_pairs
+    if block.bounded:
+        least_no = least_pairs_for_no(block.threshold, alpha, max(block.reaches()))
     cells = block.cells or ((None, None),) * len(block.names)
     claims = []
     for i, name in enumerate(block.names):
@@ -144,7 +156,7 @@ def _claims(
             Claim(
                 name, verdict, _known(estimate), _known(low), _known(high), _known(p), n,
                 block.threshold, block.unit, block.kind, *cells[i], _against(block), units,
-                needed,
+                needed, 1 - alpha,
             )
         )  # fmt: skip
     return tuple(claims)
@@ -176,9 +188,11 @@ class _Bounds:
         with np.errstate(invalid="ignore"):
             width = np.where(error > 0, result.critical(alpha) * error, 0.0)
         low, high = mean - width, mean + width
-        if block.unit in ("probability", "hit rate"):
-            for i in np.flatnonzero(~result.tested[span] & (n > 0) & (np.abs(mean) <= 1)):
-                low[i], high[i] = identical_bounds(mean[i], result.groups[span][i], alpha)
+        if block.bounded:
+            reach = np.repeat(block.reaches(), len(block.names))
+            for i in np.flatnonzero(~result.tested[span] & (n > 0)):
+                units, most = result.groups[span][i], reach[i]
+                low[i], high[i] = identical_bounds(mean[i], units, alpha, -most, most)
         excess = {
             "content": mean - block.threshold,
             "direction": np.abs(mean) - block.threshold,

@@ -25,7 +25,7 @@ def as_arm(results: Results) -> Arm:
     run, metrics = results.run, results.run.metrics
 
     def unpatched(which: str) -> dict[str, Array]:
-        known = getattr(results.pairs[0], which)
+        known = {metric for pair in results.pairs for metric in getattr(pair, which)}
         return {metric: results.unpatched(which, metric) for metric in metrics if metric in known}
 
     return Arm(

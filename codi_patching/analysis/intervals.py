@@ -73,7 +73,8 @@ def mean_intervals(
         resamples: Number of bootstrap samples.
 
     Returns:
-        Lower and upper ends, `(…)`; NaN where fewer than two groups have values.
+        Lower and upper ends, `(…)`; NaN where fewer than two groups have values, or where all are
+        the same: how far others may be, no resample knows.
     """
     return _of_cells(values, groups, seed, level, resamples, (_accelerated, _studentised, _student))
 
@@ -111,8 +112,10 @@ def studentised_intervals(
     return _of_cells(values, groups, seed, level, resamples, (_studentised,))
 
 
-def median_interval(values: Array, level: float = 0.95) -> tuple[float, float, float]:
-    """Median and its exact interval from order statistics.
+def median_interval(
+    values: Array, groups: Sequence[str] | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Median and its exact interval from order statistics, which takes independent values.
 
     The number of values under the median is binomial with 1/2, so the interval from the k-th
     smallest to the k-th largest covers it with probability of at least `1 - 2 P(B < k)` whatever
@@ -120,21 +123,25 @@ def median_interval(values: Array, level: float = 0.95) -> tuple[float, float, f
 
     Args:
         values: `(pairs,)`; NaN values are left out.
+        groups: Of each pair; pairs that share a question share a group and are not independent.
         level: Confidence level, reached or exceeded.
 
     Returns:
-        Median, lower and upper end; the ends are NaN with too few values for the level.
+        Median, lower and upper end; the ends are NaN with too few values for the level, or if some
+        of them share a group.
 
     Example:
         >>> median_interval(np.arange(1.0, 11.0))  # the 2nd and the 9th of ten
         (5.5, 2.0, 9.0)
     """
-    known = np.sort(values[np.isfinite(values)])
+    present = np.isfinite(values)
+    known = np.sort(values[present])
     if not len(known):
         return np.nan, np.nan, np.nan
     median = float(np.median(known))
     rank = int(stats.binom.ppf((1 - level) / 2, len(known), 0.5))
-    if rank < 1:
+    independent = groups is None or len(set(np.asarray(groups)[present])) == len(known)
+    if rank < 1 or not independent:
         return median, np.nan, np.nan
     return median, float(known[rank - 1]), float(known[len(known) - rank])
 
@@ -202,7 +209,7 @@ def _of_cells(
     resamples: int,
     kinds: Sequence[Callable[[_Sample], Ends]],
 ) -> Ends:
-    """The hull of intervals, for every cell; the mean itself where no value differs."""
+    """The hull of intervals, for every cell; NaN where no value differs."""
     flat = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float64)
     bounds = np.full((2, flat.shape[1]), np.nan)
     least = np.where((flat < -ROUNDING).any(0), -np.inf, 0.0)
@@ -213,7 +220,7 @@ def _of_cells(
         low = np.maximum(np.fmin.reduce([low for low, _ in ends]), least[cells])
         high = np.fmax.reduce([high for _, high in ends])
         same = sample.error <= 1e-12 * np.maximum(1.0, np.abs(sums).max(0))
-        bounds[:, cells] = np.where(same, sample.mean, [low, high])
+        bounds[:, cells] = np.where(same, np.nan, [low, high])
     low, high = bounds.reshape(2, *values.shape[1:])
     return low, high
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codi_patching.analysis.arms import Array
+from codi_patching.analysis.effects import mean_over
 
 _RESAMPLES = 2_000
 
@@ -18,7 +19,8 @@ class Prediction:
 
     Attributes:
         n: Pairs.
-        r_squared: 1 minus the squared errors over those of the other pairs' mean; may be under 0.
+        r_squared: 1 minus the squared errors over those of the other pairs' mean at each point, so
+            that differences between points predict nothing; may be under 0.
         low: Lower end of its 95 % percentile bootstrap interval over groups of pairs.
         high: Upper end.
     """
@@ -57,7 +59,9 @@ def predict_held_out(
         weights = np.linalg.lstsq(design[fit], target[fit], rcond=None)[0]
         rows = of[np.nonzero(test)[0]]
         np.add.at(errors, rows, (target[test] - design[test] @ weights) ** 2)
-        np.add.at(spread, rows, (target[test] - target[fit].mean()) ** 2)
+        means = mean_over(np.where(fit, target, np.nan), 0)
+        means = np.where(np.isnan(means), target[fit].mean(), means)
+        np.add.at(spread, rows, (target - means)[test] ** 2)
     if spread.sum() < 1e-12:
         return Prediction(n)
     drawn = generator.integers(len(names), size=(_RESAMPLES, len(names)))

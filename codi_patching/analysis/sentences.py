@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from codi_patching.analysis.arms import Arm
-from codi_patching.analysis.claims import Claim, Finding
+from codi_patching.analysis.claims import UNPATCHED, Claim, Finding
 from codi_patching.analysis.verdicts import Verdict
 
 MOST_NAMED = 12
@@ -61,7 +61,8 @@ def evidence(claim: Claim) -> str:
     unit = {"probability": "", "hit rate": ""}.get(claim.unit, f" {claim.unit}")
     interval = "no interval"
     if claim.low is not None and claim.high is not None:
-        interval = f"simultaneous interval {number(claim.low)} to {number(claim.high)}"
+        level = "" if claim.level is None else f"{100 * claim.level:.4g} % "
+        interval = f"{level}simultaneous interval {number(claim.low)} to {number(claim.high)}"
     threshold = f"threshold {number(claim.threshold)}"
     return (
         f"{number(claim.estimate)}{unit} ({interval}, {p_value(claim.p)}, {sample(claim)}, "
@@ -80,6 +81,8 @@ def compared(claim: Claim) -> str:
     """What the own patch was held against, in words."""
     if claim.against == "unpatched alone":
         return " It is the change against the unpatched run alone: no control was run."
+    if claim.against == UNPATCHED:
+        return " It is the change against the unpatched run."
     control = claim.against.removeprefix("unpatched and control (").removesuffix(")")
     return (
         f" It is the smaller of two, against the unpatched run and against the control ({control})."

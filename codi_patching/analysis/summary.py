@@ -20,6 +20,7 @@ from codi_patching.analysis.intervals import (
     median_interval,
     share_of_largest,
 )
+from codi_patching.analysis.verdicts import identical_bounds
 from codi_patching.results.layout import put_cell
 from codi_patching.results.read import Results
 from codi_patching.results.schema import Array, RunDescription
@@ -110,8 +111,12 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
     stacked = np.stack(list(names.values()), axis=1)
     mean, deviation, count = mean_and_deviation(stacked)
     smallest, largest = np.array([_range(name) for name in names]).T[..., None, None]
-    low, high = mean_intervals(stacked, groups_of(results), run.seed)
+    groups = groups_of(results)
+    low, high = mean_intervals(stacked, groups, run.seed)
     low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
+    alike = np.isnan(low) & (deviation < ROUNDING) & np.isfinite(smallest)
+    bounds = identical_bounds(mean, _units(stacked, groups), 0.05, smallest, largest)
+    low, high = (np.where(alike, end, known) for end, known in zip(bounds, (low, high)))
     table = np.stack([mean, deviation, low, high, count])
     metrics: dict[str, Any] = {}
     for place, name in enumerate(names):
@@ -121,11 +126,21 @@ def aggregate(results: Results, top: int = 5) -> dict[str, Any]:
     return {
         "experiment": run.experiment,
         "num_pairs": len(results.pair_ids),
-        "interval": "95 %, of means the hull of BCa, bootstrap-t and Student's t; of medians exact",
+        "interval": "95 %, of means the hull of BCa, bootstrap-t and Student's t, or Clopper and "
+        "Pearson's bound where all values are alike; of medians exact",
         "top_cells": _listed(rank_cells(mean_kl(results), top), results, metrics, size),
         "top_content": _listed(rank_cells(size, top, LEAST_CONTENT), results, metrics, size),
         "metrics": metrics,
     }
+
+
+def _units(values: Array, groups: Sequence[str]) -> Array:
+    """Groups of pairs that have a value, `(…)` of `(pairs, …)`; 1 at least."""
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    present = ~np.isnan(values)
+    return np.maximum(np.sum([present[own].any(axis=0) for own in rows.values()], axis=0), 1)
 
 
 def _range(measure: str) -> tuple[float, float]:
@@ -156,7 +171,7 @@ def _add_medians(cells: dict[str, Any], results: Results) -> None:
     for index, cell in _cells_with_statistics(cells, results.run):
         values = kl[(slice(None), *index)]
         names = ("median", "median_low", "median_high")
-        cell |= dict(zip(names, median_interval(values)))
+        cell |= dict(zip(names, median_interval(values, groups_of(results))))
         cell["share_of_5_largest"] = share_of_largest(values)
 
 

@@ -159,7 +159,7 @@ def check_control(results: Results) -> Check:
         return judged(name, expected, f"{seen}: too few to tell", None)
     low, high = mean_intervals(differences[kept], groups, results.run.seed)
     seen += f", 95 % interval {float(low):+.3f} to {float(high):+.3f}"
-    if low <= 0 <= high:
+    if not (low > 0 or high < 0):
         return judged(name, expected, f"{seen}: cannot be told apart", None)
     return judged(name, expected, seen, bool(low > 0))
 

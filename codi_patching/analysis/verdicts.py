@@ -8,9 +8,13 @@ how many pairs would decide. Under 20 pairs there are no verdicts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+
+from codi_patching.analysis.arms import Array
+
+Real = TypeVar("Real", float, Array)
 
 Verdict = Literal["yes", "no", "undecided", "not applicable"]
 Rule = Literal["content", "direction", "reaches"]
@@ -54,23 +58,26 @@ class Thresholds:
         }[unit]
 
 
-def least_pairs_for_no(threshold: float, alpha: float) -> int:
+def least_pairs_for_no(threshold: float, alpha: float, reach: float = 1.0) -> int:
     """How many pairs it takes before a bounded effect can be ruled out.
 
-    An effect of size 1 in a share `threshold` of all pairs, the rarest that matters, is in none of
-    n pairs with probability `(1 - threshold) ** n`, which must be at most `alpha`.
+    The rarest effect that matters, of size `reach` in a share `threshold / reach` of all pairs, is
+    in none of n pairs with probability `(1 - threshold / reach) ** n`, which must be at most
+    `alpha`.
     """
-    return int(np.ceil(np.log(alpha) / np.log1p(-threshold)))
+    return int(np.ceil(np.log(alpha) / np.log1p(-threshold / reach)))
 
 
-def identical_bounds(value: float, n: int, alpha: float) -> tuple[float, float]:
-    """Bounds of the mean of values in -1..1 if all `n` that were seen are the same.
+def identical_bounds(
+    value: Real, n: Real, alpha: float, least: Real, most: Real
+) -> tuple[Real, Real]:
+    """Bounds of the mean of values from `least` to `most` if all `n` that were seen are the same.
 
     Then at most a share `1 - alpha ** (1 / n)` of all pairs differs (Clopper and Pearson, 1934),
     each by no more than the distance to the ends of the range.
     """
     share = 1 - alpha ** (1 / n)
-    return value - share * (value + 1), value + share * (1 - value)
+    return value - share * (value - least), value + share * (most - value)
 
 
 def decide(

@@ -12,6 +12,7 @@ from codi_patching.analysis.questions.decoded import SETTING
 from codi_patching.reporting.evidence import FindingLike, is_open
 from codi_patching.reporting.names import counted, data_name, model_name
 from codi_patching.reporting.templates import environment
+from codi_patching.reporting.wording import VERDICTS
 from codi_patching.results.files import text_file
 from codi_patching.results.lens import HitRates, LensResults
 from codi_patching.results.read import Results
@@ -69,6 +70,7 @@ def write_comparison_report(
         pairs=counted(len(first.pair_ids), "pair"),
         arms=list(arms),
         answered=[f for f in findings if not is_open(f)],
+        verdicts=VERDICTS,
         open_questions=[f for f in findings if is_open(f)],
         figures=[(caption, name) for caption, name in _figures(folder)],
         lens=None if lens is None else lens.run,

@@ -28,7 +28,7 @@ from codi_patching.reporting.evidence import FindingLike
 from codi_patching.reporting.figures import CAPTIONS
 from codi_patching.reporting.names import counted, data_name, kind, model_name, run_name, title
 from codi_patching.reporting.templates import environment
-from codi_patching.reporting.wording import limits, methods
+from codi_patching.reporting.wording import VERDICTS, limits, methods
 from codi_patching.results.files import text_file
 from codi_patching.results.layout import get_cell
 from codi_patching.results.read import Results, entries, read_results, results_file
@@ -119,9 +119,11 @@ def describe(
         "summary": summary,
         "controlled": bool(results.control),
         "findings": findings,
+        "verdicts": VERDICTS,
         "figures": _figure_links(folder, beside),
         "outliers": _outliers(results),
         "negative": negative_cells(results),
+        "free": int((~results.structural).sum()),
         "undefined": int(np.isnan(results.values["recovery"]).all(axis=(1, 2)).sum()),
         "unknown": unknown_words(results),
         "checks": checks,
@@ -170,15 +172,18 @@ def _settings(results: Results) -> list[tuple[str, Any]]:
 
 
 def _tldr(results: Results, summary: dict[str, Any]) -> str:
-    """The two leading cells, each by its own measure, and the ceiling."""
+    """The two leading cells, each by its own measure: estimates, which nothing has tested."""
     said = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}. "
     content = summary["top_content"][:1]
     if content:
+        cells = counted(int((~results.structural).sum()), "cell")
         said += (
-            f"The largest content effect is at {content[0]['name']}: the probability of the source "
-            f"run's answer rises by {content[0]['content_effect']:.3f}"
+            f"Of {cells} the largest estimate of the content effect, the rise of the probability "
+            f"of the source run's answer, is {content[0]['content_effect']:.3f}, at "
+            f"{content[0]['name']}"
         )
-        said += " (the smaller of the two comparisons). " if results.control else ". "
+        said += " (the smaller of two comparisons)" if results.control else ""
+        said += "; being the largest, it flatters, and it is no test. "
     else:
         said += (
             "No cell raises the probability of the source run's answer by "

@@ -88,12 +88,17 @@ def draw_by_layer(arms: Mapping[str, Results], head: str) -> Figure:
         arms: Layer patching and chains by label; chains at their last iteration.
         head: Title over the figure.
     """
-    layers = next(iter(arms.values())).run.grid.layers
+    grids = [results.run.grid.layers for results in arms.values()]
+    layers = sorted({name for grid in grids for name in grid}, key=_depth)
     size = (max(11.0, 3.4 + 0.62 * len(layers)), 4.6)
     figure = Figure(figsize=size, layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, effect in ((left, kl_by_layer), (right, content_by_layer)):
-        _draw_series(axes, {label: effect(results) for label, results in arms.items()})
+        series = {
+            label: (effect(results), rows_in(layers, results.run.grid.layers))
+            for label, results in arms.items()
+        }
+        _draw_series(axes, series)
         layer_axis(axes, layers)
     _finish(left, "Disruption: mean KL(patched ‖ unpatched)", "KL (nats)", LEAST_KL)
     _finish(right, "Content effect", "rise of P(source answer)", LEAST_PROBABILITY)
@@ -102,11 +107,24 @@ def draw_by_layer(arms: Mapping[str, Results], head: str) -> Figure:
     return figure
 
 
-def _draw_series(axes: Axes, series: Mapping[str, LayerEffect]) -> None:
-    """Points with intervals, side by side within each layer."""
-    for place, (label, effect) in enumerate(series.items()):
-        shift = 0.76 / max(len(series), 3) * (place - (len(series) - 1) / 2)
-        at = np.arange(len(effect.mean), dtype=np.float64) + shift
+def _depth(layer: str) -> int:
+    return -1 if layer == "thought" else int(layer)
+
+
+def rows_in(layers: Sequence[str], own: Sequence[str]) -> Array:
+    """Where a run's layers are among others, by name.
+
+    Example:
+        >>> rows_in(("thought", "0", "1"), ("0", "1")).tolist()
+        [1.0, 2.0]
+    """
+    return np.array([layers.index(name) for name in own], dtype=np.float64)
+
+
+def _draw_series(axes: Axes, series: Mapping[str, tuple[LayerEffect, Array]]) -> None:
+    """Points with intervals, side by side within each layer; effects with the rows they are at."""
+    for place, (label, (effect, rows)) in enumerate(series.items()):
+        at = rows + 0.76 / max(len(series), 3) * (place - (len(series) - 1) / 2)
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         axes.plot(at, effect.mean, marker, ms=4.2, color=colour, label=label)
         draw_intervals(axes, at, effect.mean, effect.low, effect.high, colour)
@@ -147,7 +165,7 @@ def decompositions(arms: Mapping[str, Results], head: str) -> Iterator[tuple[str
         elif run.arm == "layer" or (run.arm == "cumulative" and setting not in total):
             total[setting] = results
     for setting, frozen in direct.items():
-        if setting in total:
+        if setting in total and set(frozen.pair_ids) & set(total[setting].pair_ids):
             odd = [part for part in setting if part not in _USUAL]
             figure = draw_decomposition(frozen, total[setting], " ".join([head, *odd]))
             yield "_".join(["decomposition", *odd]), figure
@@ -165,10 +183,11 @@ def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:
         head: Title over the figure.
 
     Raises:
-        ValueError: The two share no pair, or their grids have other layers.
+        ValueError: The two share no pair.
     """
-    rows, shown = _shared_content(direct, total)
-    layers, seed = direct.run.grid.layers, direct.run.seed
+    layers = [name for name in direct.run.grid.layers if name in total.run.grid.layers]
+    rows, shown = _shared_content(direct, total, layers)
+    seed, places = direct.run.seed, rows_in(layers, layers)
     groups = [groups_of(direct)[row] for row in rows]
     size = (max(8.0, 3.4 + 0.31 * len(layers) * len(shown)), 4.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -179,7 +198,7 @@ def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:
             "mediated (what recomputed thoughts add)": recomputed - frozen,
             "total (thoughts recomputed)": recomputed,
         }
-        _draw_series(axes, {k: layer_effect([v], groups, seed) for k, v in parts.items()})
+        _draw_series(axes, {k: (layer_effect([v], groups, seed), places) for k, v in parts.items()})
         layer_axis(axes, layers)
         label = "rise of P(source answer)" if axes is panels[0] else ""
         _finish(axes, name, label, LEAST_PROBABILITY)
@@ -191,9 +210,9 @@ def draw_decomposition(direct: Results, total: Results, head: str) -> Figure:
 
 
 def _shared_content(
-    direct: Results, total: Results
+    direct: Results, total: Results, layers: Sequence[str]
 ) -> tuple[list[int], dict[str, tuple[Array, Array]]]:
-    """Content effects of whole layers in the pairs that two runs share.
+    """Content effects of some whole layers in the pairs that two runs share.
 
     Returns:
         The pairs' rows in the first, and for each comparison the two, `(pairs, layers)` each.
@@ -201,11 +220,17 @@ def _shared_content(
     places = {pair: row for row, pair in enumerate(total.pair_ids)}
     rows = [row for row, pair in enumerate(direct.pair_ids) if pair in places]
     others = [places[direct.pair_ids[row]] for row in rows]
-    if not rows or direct.run.grid.layers != total.run.grid.layers:
-        raise ValueError("expected two runs on the same pairs and layers")
+    if not rows:
+        raise ValueError("expected two runs on the same pairs")
+    here, there = (
+        rows_in(run.grid.layers, layers).astype(np.int_) for run in (direct.run, total.run)
+    )
     names = ("over the unpatched run", "over the control")
     return rows, {
-        name: (at_end(direct, frozen)[rows], at_end(total, recomputed)[others])
+        name: (
+            at_end(direct, frozen)[np.ix_(np.array(rows), here)],
+            at_end(total, recomputed)[np.ix_(np.array(others), there)],
+        )
         for name, frozen, recomputed in zip(names, content_effect(direct), content_effect(total))
         if frozen is not None and recomputed is not None
     }

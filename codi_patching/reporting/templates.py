@@ -28,6 +28,7 @@ def environment() -> jinja2.Environment:
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
     made.filters["interval"] = with_interval
+    made.filters["median"] = median
     made.filters["answer"] = answer
     made.filters["beside"] = beside
     made.filters["evidence"] = evidence
@@ -45,6 +46,17 @@ def with_code(text: str) -> Markup:
         Markup('<code>a&lt;b</code> holds')
     """
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def median(cell: Mapping[str, Any]) -> str:
+    """A median with its interval, where it has one.
+
+    Example:
+        >>> median({"median": 1.0, "median_low": 0.5, "median_high": 2.04})
+        '1 [0.5, 2.04]'
+    """
+    keys = {"mean": "median", "ci_low": "median_low", "ci_high": "median_high"}
+    return with_interval({name: cell[key] for name, key in keys.items()})
 
 
 def with_interval(cell: Mapping[str, Any], decimals: int | None = None) -> str:

@@ -117,26 +117,76 @@ def test_relation_of_layers_and_positions_is_described_only(band):
             assert found.sentence.startswith("Described, not judged.")
 
 
-def test_both_directions_side_by_side():
+@pytest.mark.parametrize("corrupted_rises", [True, False])
+def test_what_destroys_the_clean_answer_is_needed_whatever_comes_instead(corrupted_rises):
+    """Noising lowers the clean answer's probability where denoising raises it."""
     arms = simulate("a third exact zeros", 3, Planted(0.6, "band", 0.1))[:1]
-    metrics = {"clean_probability": "corrupted_probability", "predicts_clean": "predicts_corrupted"}
 
-    def renamed(values):
-        return {metrics.get(name, name): v for name, v in values.items()}
+    def noised(values, rises=corrupted_rises):
+        clean = values["clean_probability"]
+        return {
+            "clean_probability": 1 - clean,
+            "corrupted_probability": clean if rises else np.full_like(clean, 0.1),
+        }
 
     noising = replace(
         arms[0], name="noising", direction="noising",
         **{
-            name: renamed(getattr(arms[0], name))
-            for name in (
-                "values", "control_values", "base", "source_run", "ceiling", "ceiling_control",
-            )
+            name: noised(getattr(arms[0], name))
+            for name in ("values", "control_values", "base", "source_run")
         },
+        ceiling={}, ceiling_control={},
     )  # fmt: skip
     found = by_question(find([*arms, noising], flips=FLIPS), "also needed")
     assert found.verdict == "yes"
     assert "Yes, at layers 0 to 7" in found.sentence
     assert {c.kind for c in found.claims} == {"sufficient", "necessary"}
+    unchanged = replace(
+        noising, values={**noising.values, "clean_probability": np.ones((57, 16, 1))}
+    )
+    base = {**noising.base, "clean_probability": np.ones(57)}
+    found = by_question(find([*arms, replace(unchanged, base=base)], flips=FLIPS), "also needed")
+    assert found.verdict != "yes"
+
+
+def test_cells_that_cannot_have_an_effect_make_no_pattern():
+    """The last layer carries 0.8 at every position that can have an effect."""
+    rng = np.random.default_rng(0)
+    structural = np.zeros((6, 5), dtype=bool)
+    structural[5, 4] = True
+    base, control = np.full(57, 0.1), 0.1 + rng.normal(0, 0.01, (57, 6, 5))
+    own = 0.1 + rng.normal(0, 0.01, (57, 6, 5))
+    own[:, 5] += 0.8
+    arm = make_arm(own, base, control, structural=structural)
+    for words in (["positions carry more"], ["Do some thoughts"], ["different positions"]):
+        found = by_question(find([arm], flips=FLIPS), *words)
+        assert found.verdict != "yes", found.sentence
+        assert "Without layer 5, where not every position can have an effect." in found.sentence
+    found = by_question(find([arm], flips=FLIPS), "early or late layers")
+    assert found.verdict != "yes"
+
+
+def test_rare_sums_are_not_ruled_out():
+    """Five positions each restore the answer alone, as all together do, in a pair of which none
+    of 57 may be: sum minus whole is 4 there."""
+    rng = np.random.default_rng(1)
+    shape, base = (57, 2, 5), np.zeros(57)
+    position = make_arm(rng.normal(0, 1e-3, shape), base, rng.normal(0, 1e-3, shape))
+    small = [rng.normal(0, 1e-3, (57, 2, 1)) for _ in range(2)]
+    layer = make_arm(
+        small[0], base, small[1], name="layer patching", experiment="layer", columns=("all",)
+    )
+    found = by_question(find([position, layer], flips=FLIPS), "add up", "probability")
+    assert found.verdict == "undecided"
+
+
+def test_a_median_of_rounding_is_not_ranked():
+    shape = (30, 2, 2)
+    arm = make_arm(np.full(shape, 0.1), np.full(30, 0.1))
+    noise = np.random.default_rng(2).uniform(0, 9e-7, shape)
+    arm = replace(arm, values={**arm.values, "kl_divergence": noise})
+    found = by_question(find([arm], flips=FLIPS), "disrupt")
+    assert "No cell has a median KL beyond rounding" in found.sentence
 
 
 def test_questions_without_their_arms_name_the_command_that_makes_them():

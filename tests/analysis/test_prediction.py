@@ -21,6 +21,14 @@ def test_noise_is_not_predicted():
     assert found.low < found.r_squared < found.high
 
 
+def test_differences_between_points_predict_nothing():
+    rng = np.random.default_rng(3)
+    levels = np.array([0.0, 1.0, 5.0])
+    singles = levels[:, None] + 0.1 * rng.normal(size=(40, 3, 2))
+    target = 2 * levels + 0.1 * rng.normal(size=(40, 3))
+    assert predict_held_out(singles, target, PAIRS, 0, 5).r_squared < 0.1
+
+
 def test_groups_are_held_out_together():
     """A target that is the same within a group and unpredictable across groups."""
     rng = np.random.default_rng(2)

@@ -45,14 +45,17 @@ def test_pairs_that_a_no_takes():
     """ln(0.05 / 20) / ln(0.9) = 5.9915 / 0.10536 = 56.87."""
     assert least_pairs_for_no(0.1, 0.05 / 20) == 57
     assert least_pairs_for_no(0.05, 0.05) == 59
+    assert least_pairs_for_no(0.1, 0.05, reach=2.0) == 59  # 2 in a twentieth of the pairs
 
 
 def test_bounds_of_identical_pairs():
     """0.0025 ** (1 / 57) = exp(-5.9915 / 57) = 0.9002."""
-    low, high = identical_bounds(0.0, 57, 0.0025)
+    low, high = identical_bounds(0.0, 57, 0.0025, -1.0, 1.0)
     assert (low, high) == pytest.approx((-0.0998, 0.0998), abs=1e-4)
-    low, high = identical_bounds(1.0, 57, 0.0025)
+    low, high = identical_bounds(1.0, 57, 0.0025, -1.0, 1.0)
     assert (low, high) == pytest.approx((0.8004, 1.0), abs=1e-4)
+    low, high = identical_bounds(0.0, 57, 0.0025, 0.0, 1.0)
+    assert (low, high) == pytest.approx((0.0, 0.0998), abs=1e-4)
 
 
 def test_pairs_to_decide():

@@ -46,7 +46,8 @@ def documents(made, tmp_path):
 def test_the_report(documents):
     _, report = documents
     assert report.startswith("# Position patching of codi-tiny on word-problems\n")
-    assert "The largest content effect is at layer 2, position 1: the probability of" in report
+    assert "Of 11 cells the largest estimate of the content effect, the rise of the pro" in report
+    assert "being the largest, it flatters, and it is no test." in report
     assert re.search(
         r"The largest mean KL is at layer 1, position 0: its median over pairs", report
     )

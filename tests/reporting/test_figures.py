@@ -1,5 +1,6 @@
 """Figures show what the numbers are; no text lies over other text or outside."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -205,8 +206,28 @@ def test_total_is_direct_plus_mediated():
     )
     assert left.lines[6].get_ydata()[0] == pytest.approx(restored.mean())
     check_no_overlap(figure)
-    with pytest.raises(ValueError, match="the same pairs and layers"):
-        draw_decomposition(frozen, make(run_of("layer", layers=4)), "")
+    other = replace(whole, pair_ids=tuple(f"other_{name}" for name in whole.pair_ids))
+    with pytest.raises(ValueError, match="the same pairs"):
+        draw_decomposition(frozen, other, "")
+    assert list(decompositions({"a": frozen, "b": other}, "")) == []
+
+
+def test_layers_stand_at_their_names_whichever_rows_a_run_has():
+    frozen = make(run_of("layer", layers=3), planted={(0, 0): 0.5})
+    run = run_of("layer", layers=3, latents="recomputed", thought=True)
+    whole = make(run, planted={(1, 0): 0.5})  # layer 0 too: the thoughts' row comes first
+    both = {"a": frozen, "b": whole}
+    figure = draw_by_layer(both, "Whole layers")
+    for axes in figure.axes:
+        names = [label.get_text() for label in axes.get_xticklabels()]
+        assert names[1:] == ["0", "1", "2"]
+        points = [line for line in axes.lines if line.get_label() in both]
+        at = [round(line.get_xdata()[np.argmax(line.get_ydata())]) for line in points]
+        assert [names[place] for place in at] == ["0", "0"]
+    ((_, figure),) = decompositions(both, "")
+    for axes in figure.axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"]
+        assert [int(np.argmax(line.get_ydata())) for line in axes.lines[:9:6]] == [0, 0]
 
 
 def test_arms_that_belong_together_are_decomposed():

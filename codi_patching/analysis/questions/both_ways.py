@@ -2,16 +2,21 @@
 
 Denoising patches the clean run into the corrupted one: what restores the answer suffices. Noising
 patches the corrupted run into the clean one: what destroys it is needed (Heimersheim and Nanda,
-arXiv 2404.15255, section 2).
+arXiv 2404.15255, section 2). Needed is judged by the fall of the clean answer's probability against
+the unpatched run alone: a stranger's activations destroy what is needed too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from codi_patching.analysis.arms import Arm, command
-from codi_patching.analysis.claims import Claim, Finding, unanswered
-from codi_patching.analysis.families import Claims, Family, Part
+from codi_patching.analysis.claims import UNPATCHED, Claim, Finding, unanswered
+from codi_patching.analysis.effects import Comparisons, content
+from codi_patching.analysis.families import Claims, Contrasts, Family, Part
 from codi_patching.analysis.questions.cells import where
 from codi_patching.analysis.questions.setup import Setup, cell_contrasts
 from codi_patching.analysis.sentences import (
@@ -27,6 +32,7 @@ from codi_patching.analysis.sentences import (
 from codi_patching.analysis.verdicts import Verdict
 
 FAMILY = "both directions"
+CLEAN = "clean_probability"
 QUESTION = "Is what suffices to restore the answer also needed for it"
 
 
@@ -52,6 +58,8 @@ def both_ways_family(setup: Setup) -> Family:
 
 def _other(first: Arm, arms: list[Arm]) -> Arm | None:
     for arm in arms:
+        if CLEAN not in arm.values or CLEAN not in arm.base:
+            continue
         same = (arm.experiment, arm.latents, arm.site, arm.source, arm.layers, arm.columns)
         if arm.direction == "noising" and same == (
             first.experiment, first.latents, first.site, first.source, first.layers, first.columns,
@@ -63,9 +71,16 @@ def _other(first: Arm, arms: list[Arm]) -> Arm | None:
 def _part(first: Arm, second: Arm, setup: Setup) -> Part:
     blocks = (
         cell_contrasts(first, setup.thresholds, kind="sufficient"),
-        cell_contrasts(second, setup.thresholds, kind="necessary"),
+        _necessary(second, setup),
     )
     return Part(blocks, lambda claims: _say(first, second, claims))
+
+
+def _necessary(arm: Arm, setup: Setup) -> Contrasts:
+    """How far every patch lowers the probability of the clean answer, that of the base run."""
+    block = cell_contrasts(arm, setup.thresholds, kind="necessary")
+    fall = content(arm, CLEAN).columns(~arm.structural).apply(np.negative)
+    return replace(block, comparisons=Comparisons(fall.restored, None), against=UNPATCHED)
 
 
 def _say(first: Arm, second: Arm, blocks: tuple[Claims, ...]) -> Finding:

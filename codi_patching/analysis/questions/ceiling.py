@@ -14,7 +14,7 @@ from codi_patching.analysis.arms import Arm, Array, command_of
 from codi_patching.analysis.claims import Finding, unanswered
 from codi_patching.analysis.effects import Comparisons, ceiling_content, mean_over
 from codi_patching.analysis.families import Claims, Contrasts, Family, Part
-from codi_patching.analysis.questions.setup import Setup, cell_contrasts
+from codi_patching.analysis.questions.setup import DIFFERENCE, Setup, cell_contrasts
 from codi_patching.analysis.sentences import (
     compared,
     conclude,
@@ -53,7 +53,11 @@ def _part(arm: Arm, ceiling: Comparisons, setup: Setup) -> Part:
     cells = cell_contrasts(arm, setup.thresholds)
     top = ceiling.apply(lambda values: values[:, None])
     gap = replace(
-        cells, comparisons=cells.comparisons.minus(top), rule="reaches", kind="cell minus ceiling"
+        cells,
+        comparisons=cells.comparisons.minus(top),
+        rule="reaches",
+        kind="cell minus ceiling",
+        reach=DIFFERENCE,
     )
     whole = Contrasts(
         ("the ceiling",), top, "content", "probability", setup.thresholds.probability,

@@ -155,8 +155,9 @@ def _say_hops(arm: Arm, effects: Claims) -> Finding:
     kept = layers_listed([chain.layer for chain in started if chain.effects[-1].verdict == "yes"])
     begin = {
         "yes": f"At {kept} the content effect is still there after the last hop.",
-        "no": "None of it is left after the last hop at any layer whose first patch has an effect.",
-    }.get(verdict, "It is undecided whether any of it is left after the last hop.")
+        "no": "After the last hop it is within the threshold at every layer whose first patch has "
+        "an effect.",
+    }.get(verdict, "Undecided whether more than the threshold is left after the last hop.")
     course = ", ".join(
         f"{number(claim.estimate)} after iteration {claim.column}{_share(claim, best.effects[0])}"
         for claim in best.effects

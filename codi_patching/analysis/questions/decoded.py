@@ -207,7 +207,7 @@ def _notes(readings: Readings, both: _Both) -> Iterator[str]:
         ]
         yield (
             f"The two questions differ in the result of {listed(counts, len(counts))} pairs; in "
-            "the other pairs a patch cannot change that result, so the effect is of these alone."
+            "the other pairs a patch cannot change that result."
         )
     if readings.first_tokens:
         yield "Of results of several tokens the first is looked for."

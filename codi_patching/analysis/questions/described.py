@@ -7,9 +7,9 @@ from scipy import stats
 
 from codi_patching.analysis.arms import THOUGHT, Arm, Array, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
-from codi_patching.analysis.effects import content, mean_over
+from codi_patching.analysis.effects import content, mean_over, without_rounding
 from codi_patching.analysis.families import Family
-from codi_patching.analysis.intervals import median_interval, share_of_largest
+from codi_patching.analysis.intervals import ROUNDING, median_interval, share_of_largest
 from codi_patching.analysis.prediction import Prediction, predict_held_out
 from codi_patching.analysis.questions.setup import Setting, Setup, common_layers
 from codi_patching.analysis.sentences import number
@@ -32,8 +32,8 @@ def _disruption(arm: Arm, setup: Setup) -> Finding:
     question = f"Where does patching disrupt the answer most, whatever the content ({arm.name})?"
     claims = []
     for i, j in np.argwhere(~arm.structural):
-        values = arm.values[KL][:, i, j]
-        median, low, high = median_interval(values)
+        values = without_rounding(arm.values[KL][:, i, j])
+        median, low, high = median_interval(values, arm.groups)
         if not np.isnan(median):
             claims.append(
                 Claim(
@@ -46,6 +46,11 @@ def _disruption(arm: Arm, setup: Setup) -> Finding:
     if not claims:
         return unanswered(question, "No pair has a value in any cell.", (arm.name,), FAMILY)
     lead = max(claims, key=lambda claim: claim.estimate or 0.0)
+    if not lead.estimate:
+        reason = (
+            f"Described, not judged. No cell has a median KL beyond rounding ({ROUNDING:g} nats)."
+        )
+        return unanswered(question, reason, (arm.name,), FAMILY)
     row, column = arm.layers.index(lead.layer or ""), arm.columns.index(lead.column or "")
     values = arm.values[KL][:, row, column]
     share = share_of_largest(values)
@@ -116,8 +121,8 @@ def _describe(question: str, found: Prediction, names: tuple[str, str], rho: flo
     sentence = (
         f"Described, not judged. A linear fit to the other pairs explains R² = "
         f"{found.r_squared:.2f} ({interval}; n = {found.n} pairs) of the variance of a held-out "
-        "pair's layer effects on the answer's probability, under 0 where their mean predicts "
-        f"better.{order if np.isfinite(rho) else ''}"
+        "pair's layer effects on the answer's probability around the other pairs' means of each "
+        f"layer, under 0 where these predict better.{order if np.isfinite(rho) else ''}"
     )
     return Finding(
         question, "not applicable", found.r_squared, found.low, found.high, None, found.n, None,

@@ -1,7 +1,8 @@
 """How effects are spread: over positions, over early and late layers, and over both.
 
 All are contrasts of mean content effects, so they say how much positions or layers differ on
-average, in probability; shares are not used, since a share of nothing is noise.
+average, in probability; shares are not used, since a share of nothing is noise. A layer in which
+some position cannot have an effect is left out, so that all means are over the same cells.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from codi_patching.analysis.arms import THOUGHT, Arm, Array, command
+from codi_patching.analysis.arms import THOUGHT, Arm, Array, Mask, command
 from codi_patching.analysis.claims import Claim, Finding, unanswered
 from codi_patching.analysis.effects import content, mean_over
 from codi_patching.analysis.families import Claims, Contrasts, Family, Part
-from codi_patching.analysis.questions.setup import Setup, contrast, halves, stacked
-from codi_patching.analysis.sentences import answer, compared, evidence, listed
+from codi_patching.analysis.questions.setup import DIFFERENCE, Setup, contrast, halves, stacked
+from codi_patching.analysis.sentences import answer, compared, evidence, layers_listed, listed
 
 FAMILY = "patterns"
 
@@ -44,12 +45,32 @@ def patterns_family(setup: Setup) -> Family:
 
 
 def _deep(arm: Arm) -> bool:
-    """Whether both halves of the layers have a cell that can have an effect."""
-    return all((~arm.structural[half]).any() for half in halves(arm))
+    """Whether both halves of the layers have one that is whole."""
+    return all(half.any() for half in _halves(arm))
+
+
+def _whole(arm: Arm) -> Mask:
+    """Rows of the layers in which every cell can have an effect; the thoughts' row is none."""
+    return ~arm.structural.any(axis=1) & (np.array(arm.layers) != THOUGHT)
+
+
+def _halves(arm: Arm) -> tuple[Mask, Mask]:
+    """Whole rows of the lower and of the upper half of the layers."""
+    early, late = halves(arm)
+    return early & _whole(arm), late & _whole(arm)
+
+
+def _left_out(arm: Arm) -> str:
+    """Says which layers have some cells that can have an effect, but not all."""
+    partly = arm.structural.any(axis=1) & ~arm.structural.all(axis=1)
+    if not partly.any():
+        return ""
+    names = layers_listed([f"layer {arm.layers[row]}" for row in np.flatnonzero(partly)])
+    return f" Without {names}, where not every position can have an effect."
 
 
 def _early_layers(arm: Arm, setup: Setup) -> Part:
-    early, late = halves(arm)
+    early, late = _halves(arm)
 
     def difference(values: Array) -> Array:
         by_layer = mean_over(values, 2)
@@ -62,9 +83,9 @@ def _early_layers(arm: Arm, setup: Setup) -> Part:
 
 
 def _by_position(arm: Arm, values: Array) -> Array:
-    """Means over layers, `(pairs, positions)`; the thoughts' own row counts if alone."""
-    rows = [row for row, name in enumerate(arm.layers) if name != THOUGHT]
-    return mean_over(values[:, rows] if rows else values, 1)
+    """Means over whole layers, `(pairs, positions)`; the thoughts' own row counts if alone."""
+    alone = arm.layers == (THOUGHT,)
+    return mean_over(values if alone else values[:, _whole(arm)], 1)
 
 
 def _early_positions(arm: Arm, setup: Setup) -> Part:
@@ -98,7 +119,7 @@ def _special(arm: Arm, setup: Setup) -> Part:
 
 
 def _interaction(arm: Arm, setup: Setup) -> Part:
-    early, late = halves(arm)
+    early, late = _halves(arm)
 
     def difference(values: Array) -> Array:
         shift = mean_over(values[:, early], 1) - mean_over(values[:, late], 1)
@@ -107,7 +128,8 @@ def _interaction(arm: Arm, setup: Setup) -> Part:
     names = [
         f"position {name}, early minus late layers against all positions'" for name in arm.columns
     ]
-    block = _contrast(names, arm, setup, difference, "interaction", True)
+    reach = (2.0, 4.0)  # of a difference of differences
+    block = _contrast(names, arm, setup, difference, "interaction", True, reach)
     question = f"Do early and late layers rely on different positions ({arm.name})?"
     return Part((block,), _conclude(question, arm, _shift))
 
@@ -119,10 +141,11 @@ def _contrast(
     difference: Callable[[Array], Array],
     kind: str,
     by_position: bool = False,
+    reach: tuple[float, float] = DIFFERENCE,
 ) -> Contrasts:
     cells = [(None, name) for name in arm.columns] if by_position else [(None, None)] * len(names)
     effect = content(arm).apply(difference)
-    return contrast(names, effect, setup.thresholds, kind, arm.control, cells)
+    return contrast(names, effect, setup.thresholds, kind, arm.control, cells, reach=reach)
 
 
 def _conclude(
@@ -131,7 +154,7 @@ def _conclude(
     def conclude(blocks: tuple[Claims, ...]) -> Finding:
         return answer(
             question, blocks[0], [arm], yes, "difference of mean content effects", FAMILY,
-            "on average they differ by less than the threshold",
+            "on average they differ by less than the threshold", _left_out(arm),
         )  # fmt: skip
 
     return conclude

@@ -22,6 +22,10 @@ from codi_patching.analysis.verdicts import Thresholds, Unit
 
 Setting = tuple[str, str, str]
 
+DIFFERENCE = (1.0, 2.0)
+"""Reach of a difference of two content effects: of (own − base) − (own′ − base), in which the base
+cancels, and of (own − control) − (own′ − control′)."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -122,11 +126,20 @@ def contrast(
     cells: Sequence[tuple[str | None, str | None]] = (),
     unit: Unit = "probability",
     threshold: float | None = None,
+    reach: tuple[float, float] = DIFFERENCE,
 ) -> Contrasts:
     """Contrasts of content effects, which may go either way."""
     limit = thresholds.of(unit) if threshold is None else threshold
     return Contrasts(
-        tuple(names), comparisons, "direction", unit, limit, kind, control, tuple(cells)
+        tuple(names),
+        comparisons,
+        "direction",
+        unit,
+        limit,
+        kind,
+        control,
+        tuple(cells),
+        reach=reach,
     )
 
 

@@ -65,6 +65,7 @@ def _sums(position: Arm, whole: Arm, metric: str, unit: Unit, setup: Setup) -> P
         [(name, None) for name, _, _ in rows],
         unit,
         setup.thresholds.of(unit, logit_span(position) if unit == "logits" else np.nan),
+        (len(position.columns), len(position.columns) + 1),  # the base cancels but for K - 1 of it
     )
     question = f"{QUESTION}, in {unit} ({position.latents} latents)?"
     return Part((block,), lambda claims: _say(question, claims, position, whole, unit))
