@@ -9,6 +9,7 @@ from results_maker import make, run_of, written
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
+from codi_patching.analysis.from_results import as_arm
 from codi_patching.analysis.validity import (
     check_chain,
     check_control,
@@ -130,6 +131,18 @@ def test_own_against_control(results):
     assert check_control(worse).status == "fail"
 
 
+def test_a_stranger_that_disrupts_is_no_success_of_the_own_patch():
+    disrupting = make(run_of(), disrupting={(1, 1): 3.0})
+    noise = np.random.default_rng(1).normal(0, 0.01, 24)
+
+    def disrupt(p):
+        p[:, 1, 1] += noise - noise.mean() - 0.1
+
+    check = check_control(changed_values(disrupting, "clean_probability", disrupt, control=True))
+    assert check.status == "not applicable"
+    assert "not told apart from none" in check.seen
+
+
 def test_own_against_control_cannot_always_be_told(results):
     few = check_control(make(run_of(), pairs=8, planted={(2, 1): 0.4}))
     assert few.status == "not applicable"
@@ -189,6 +202,16 @@ def test_runs_that_must_agree():
     assert [c.status for c in checks] == ["fail", "fail"]
     noising = make(run_of("layer", direction="noising"))
     assert check_agreement({"a": parallel, "b": noising}) == []
+
+
+def test_a_first_pair_without_control_leaves_the_others_theirs(results):
+    """The ceiling's control, too, is that of all pairs that have one."""
+    assert results.pairs[0].ceiling_control
+    first = replace(results.pairs[0], ceiling_control={}, control=None)
+    arm = as_arm(replace(results, pairs=(first, *results.pairs[1:])))
+    known = arm.ceiling_control["clean_probability"]
+    assert np.isnan(known[0])
+    assert np.isfinite(known[1:]).all()
 
 
 @pytest.mark.parametrize("value", [0.003, float("nan")])

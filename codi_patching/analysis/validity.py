@@ -131,17 +131,19 @@ def check_recovery(results: Results) -> Check:
 
 
 def check_control(results: Results) -> Check:
-    """The own activations raise the source answer's probability more than the control's do.
+    """The own activations raise the source answer's probability, more than the control's do.
 
     At one cell, that of the largest mean KL: chosen by disruption, which does not favour either
-    side. It holds or fails only if the 95 % interval of the paired difference excludes 0.
+    side. It holds if the 95 % intervals of both paired differences, own patch minus unpatched run
+    and minus control, lie over 0: where the control alone disrupts, only the second does. It fails
+    if the second lies under 0.
     """
     name = "own against control"
     expected = "at the cell of the largest mean KL the source answer is likelier with the own "
-    expected += "activations than with the control's"
+    expected += "activations than without a patch and than with the control's"
     if results.run.source != "clean":
         return judged(name, expected, f"source is {results.run.source}: no content to carry", None)
-    _, specific = content_effect(results)
+    restored, specific = content_effect(results)
     if specific is None:
         return judged(name, expected, "no control was run", None)
     if not (strongest := rank_cells(mean_kl(results), 1)):
@@ -159,9 +161,16 @@ def check_control(results: Results) -> Check:
         return judged(name, expected, f"{seen}: too few to tell", None)
     low, high = mean_intervals(differences[kept], groups, results.run.seed)
     seen += f", 95 % interval {float(low):+.3f} to {float(high):+.3f}"
-    if not (low > 0 or high < 0):
+    if high < 0:
+        return judged(name, expected, seen, False)
+    if not low > 0:
         return judged(name, expected, f"{seen}: cannot be told apart", None)
-    return judged(name, expected, seen, bool(low > 0))
+    rise = restored[(slice(None), *cell)][kept]
+    low, high = mean_intervals(rise, groups, results.run.seed)
+    seen += f"; over the unpatched run {float(rise.mean()):+.3f}"
+    if not low > 0:
+        return judged(name, expected, f"{seen}, which is not told apart from none", None)
+    return judged(name, expected, seen, True)
 
 
 def describe_ceiling(results: Results) -> Check:
