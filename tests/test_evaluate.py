@@ -150,6 +150,12 @@ def test_a_second_start_with_other_options_is_refused(run, tmp_path):
         run("--output", output)
 
 
+@pytest.mark.parametrize("name", ["none.jsonl", "none.txt"])
+def test_a_missing_file_is_named_with_its_option(run, tmp_path, name):
+    with pytest.raises(InputError, match=r"cannot be read .*: set --data$"):
+        run("--output", tmp_path / "run.jsonl", "--data", tmp_path / name)
+
+
 def test_a_damaged_journal_is_refused(tmp_path):
     lines, description = tmp_path / "a.jsonl", tmp_path / "a.json"
     Journal(lines, description, {"x": 1}, "--output").append([{"y": "ü"}])

@@ -15,6 +15,7 @@ from codi_patching.errors import InputError
 from codi_patching.experiments import engines
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.experiments.preparation import Preparation
 from codi_patching.experiments.sources import mean_activations
@@ -484,6 +485,14 @@ def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_sweep(attached,
     (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
     assert "at most 12 tokens" in result.reason  # of bos, 9, bot, 3 thoughts, eot, 4
     assert result.reason.endswith("attention window, got 19: set --model.engine reference")
+
+
+def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_lens(attached, checkpoint, pair):
+    experiment = attached(LensExperiment(checkpoint=checkpoint))
+    experiment.model.backbone.config.sliding_window = 12
+    pair = replace(pair, clean=replace(pair.clean, reasoning_steps=("<<1+1=2>>",)))
+    (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
+    assert result.reason.endswith("the model's attention window, got 14")  # bos, 9, bot, 3
 
 
 # -- checks that run with it, progress, engines -------------------------------------------------

@@ -99,6 +99,20 @@ def test_the_probability_of_an_answer_is_the_product_over_its_tokens():
         F.compute_answer_probability(logits, torch.tensor([1]))
 
 
+def test_no_float64_is_moved_to_a_device_that_has_none(monkeypatch):
+    moved = []
+
+    def move(tensor):
+        moved.append(tensor.dtype)
+        return tensor
+
+    metric = KLDivergence((2, 2))
+    monkeypatch.setattr(F, "widest_float", lambda device: torch.float32)
+    metric._apply(move)
+    assert torch.float64 not in moved
+    assert metric.total.dtype == torch.float32
+
+
 def test_the_probability_of_bf16_logits_is_not_computed_in_bf16():
     logits = torch.tensor([[0.0, 0.0, 0.0]]).bfloat16()
     assert F.compute_answer_probability(logits, torch.tensor([1])).item() == pytest.approx(

@@ -116,6 +116,8 @@ def test_both_questions_must_be_answered_right(run, oracle):
     expected = [p for p in oracle.pairs if right(p.clean) and right(p.corrupted)]
     assert {pair.pair_id for pair in found} == {pair.pair_id for pair in expected}
     assert 0 < len(found) < len(oracle.pairs)
+    again, _ = run("--checkpoint", oracle.checkpoint, "--batch_size", 3, output="again.json")
+    assert again == found  # in the same order
     siblings = {p.pair_id for p in expected if p.sibling is not None and right(p.sibling)}
     assert {pair.pair_id for pair in found if pair.sibling is not None} == siblings
     assert f"{len(siblings):>7} of {len(oracle.pairs)} pairs: kept\n" in text

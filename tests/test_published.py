@@ -18,6 +18,7 @@ from codi_patching.models.families import FAMILIES
 from codi_patching.models.loading import lora
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.loading.files import CheckpointError
+from codi_patching.models.loading.lora import choose_alpha
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine
@@ -224,6 +225,15 @@ def test_alpha_scales_the_change_and_may_not_contradict_the_record(write, tmp_pa
     assert load_checkpoint(**where)[1].lora_alpha == 16
     with pytest.raises(CheckpointError, match=r"alpha 16, by .* record, got 32.*lora_alpha"):
         load_checkpoint(**where, lora_alpha=32)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: expected a JSON object"):
+        load_checkpoint(**where)
+
+
+def test_a_record_goes_before_the_table_of_known_models():
+    assert choose_alpha(None, 16.0, 32.0, Path("x")) == 16.0
+    assert choose_alpha(None, None, 64.0, Path("x")) == 64.0
+    assert choose_alpha(None, None, None, Path("x")) == 32.0
 
 
 PREFIX = "codi.base_model.model.model.layers.1.self_attn.q_proj"

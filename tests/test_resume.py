@@ -419,6 +419,32 @@ def another_process(folder, checkpoint, pairs_file):
             process.kill()
 
 
+def test_a_run_that_is_refused_leaves_one_that_has_kept_nothing_yet(run, tmp_path):
+    run("out", fail_at="p1")  # for its partial/run.json
+    (batch,) = (tmp_path / "out" / "partial").glob("000000.*")
+    batch.unlink()
+    lock = FolderLock(tmp_path / "out")
+    lock.acquire()
+    with pytest.raises(ResultsError, match="another run is writing"):
+        run("out")
+    assert (tmp_path / "out" / "partial" / "run.json").exists()
+    lock.release()
+
+
+@pytest.mark.parametrize("source", ["clean", "mean", "random_pair"])
+def test_an_experiment_runs_again_on_other_pairs(checkpoint, pairs_file, tmp_path, source):
+    again = PositionPatching(checkpoint=checkpoint, source=source, control="random_pair")
+    for experiment, count, name in (
+        (again, 2, "few"),
+        (again, 3, "again"),
+        (PositionPatching(checkpoint=checkpoint, source=source, control="random_pair"), 3, "fresh"),
+    ):
+        trainer = quiet_trainer(ResultsWriter(str(tmp_path / name)))
+        data = PairsDataModule(pairs_file, max_pairs=count)
+        trainer.predict(experiment, data, return_predictions=False)
+    assert contents(tmp_path / "again") == contents(tmp_path / "fresh")
+
+
 @pytest.mark.slow
 def test_two_runs_at_once_on_one_folder(run, tmp_path, checkpoint, pairs_file):
     folder = tmp_path / "out"

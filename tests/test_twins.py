@@ -344,6 +344,11 @@ def test_all_forms_of_questions(tmp_path, content):
         ('{"question": "", "answer": "<<1+1=2>> #### 2"}', "expected question to be text"),
         ('{"question": "a", "answer": "<<1+1=2>> #### two"}', "expected answer to be a number"),
         (
+            '{"question": "a", "answer": "<<1+1=2>> #### 2"}\n'
+            '{"question": "b", "answer": "#### yes"}',
+            r"record 2: expected answer to be a number, got ' yes': set --questions",
+        ),
+        (
             '{"question": "Is Tom a yumpus?", "steps": ["Tom is a wumpus."], "answer": "yes"}',
             "not of logic such as ProsQA or ProntoQA: set --questions",
         ),

@@ -31,12 +31,14 @@ class FolderWriter(pl.Callback, ABC, Generic[RunT]):
     Attributes:
         folder: The output folder, known from `setup` on.
         finished: Whether its results are complete.
+        released_later: Whether another callback calls `release`, after it has used the folder.
     """
 
     batches: Batches[RunT, Any]
 
     def __init__(self, overwrite: bool) -> None:
         self.overwrite, self.folder, self.finished = overwrite, Path(), False
+        self.released_later = False
         self._run: RunT | None = None
         self._lock: FolderLock | None = None
 
@@ -69,8 +71,9 @@ class FolderWriter(pl.Callback, ABC, Generic[RunT]):
 
     def _lock_folder(self) -> None:
         check_writable(self.folder, "--results.dir")
-        self._lock = FolderLock(self.folder)
-        self._lock.acquire()
+        lock = FolderLock(self.folder)
+        lock.acquire()
+        self._lock = lock  # only now: what is of another run is not touched
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder ready, leave out of the data what is done already, and count it.
@@ -80,6 +83,7 @@ class FolderWriter(pl.Callback, ABC, Generic[RunT]):
         """
         experiment = as_experiment(pl_module)
         asked = self.open(trainer, experiment)
+        experiment.forget()
         needed = self.needed_bytes(asked, experiment)
         self._run, self.finished, found = run_on_rank_zero(
             trainer, lambda: prepare_folder(self.batches, asked, self.overwrite, needed)
@@ -132,7 +136,8 @@ class FolderWriter(pl.Callback, ABC, Generic[RunT]):
         self.finished = True
         if trainer.is_global_zero:
             self.batches.remove()
-        self._release()
+        if not self.released_later:
+            self.release()
 
     def _write(self) -> None:
         assert self._run is not None
@@ -144,9 +149,10 @@ class FolderWriter(pl.Callback, ABC, Generic[RunT]):
         """Give up the folder; a run of which nothing is kept leaves nothing behind."""
         if self._lock is not None and not self.batches.any():
             self.batches.remove()
-        self._release()
+        self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give up the folder."""
         if self._lock is not None:
             self._lock.release()
 

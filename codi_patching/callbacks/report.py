@@ -13,7 +13,6 @@ from codi_patching.callbacks.folder import run_on_rank_zero
 from codi_patching.callbacks.loggers import SafeLogger
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairBatch
-from codi_patching.errors import InputError
 from codi_patching.reporting.pipeline import ReportOptions
 from codi_patching.reporting.runs import RunReport, compare_folders, report_folder
 from codi_patching.reporting.tracking import log_to
@@ -52,8 +51,6 @@ class Report(pl.Callback):
         compare_with: list[str] | None = None,
         comparison_dir: str = "results/comparison",
     ) -> None:
-        if top < 1:
-            raise InputError(f"expected --report.top of at least 1, got {top}")
         self.options = ReportOptions(
             figures, pair_sheets and figures, page, top, Path(docs) if docs else None
         )
@@ -64,11 +61,13 @@ class Report(pl.Callback):
         self._pairs_done = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find out before the work whether folders can be written.
+        """Find out before the work whether folders can be written; keep the results' until the end.
 
         Raises:
             ResultsError: One cannot.
         """
+        if (writer := _writer(trainer)) is not None:
+            writer.released_later = True
         if self.options.docs is not None:
             docs = self.options.docs
             run_on_rank_zero(trainer, lambda: check_writable(docs, "--report.docs"))
@@ -94,9 +93,16 @@ class Report(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Report; the results are on disk, measured now or before."""
-        writer = next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
-        if writer is None or not writer.finished or not trainer.is_global_zero:
+        writer = _writer(trainer)
+        if writer is None:
             return
+        try:
+            if writer.finished and trainer.is_global_zero:
+                self._report(trainer, writer)
+        finally:
+            writer.release()
+
+    def _report(self, trainer: pl.Trainer, writer: ResultsWriter) -> None:
         report = report_folder(writer.folder, self.options, self.name)
         print(report.text)
         self.failed = report.failed
@@ -124,6 +130,10 @@ class Report(pl.Callback):
         else:
             print(report.text)
             self.failed = self.failed or report.failed
+
+
+def _writer(trainer: pl.Trainer) -> ResultsWriter | None:
+    return next((c for c in trainer.callbacks if isinstance(c, ResultsWriter)), None)
 
 
 def _describe_logger(logger: Logger) -> str:

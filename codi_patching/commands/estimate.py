@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
-import psutil
+import torch
 
 from codi_patching.commands.parser import OneLineParser
 from codi_patching.commands.predict import PredictCLI
@@ -63,15 +64,24 @@ def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
             count, runs, seconds = _measure(cli)
             total += seconds
             lines.append(f"{arm.name:<28}{count:>6}{runs:>10,}{seconds:>10.0f} s")
-    memory = psutil.Process().memory_info().rss / 1e9
     print(f"{'arm':<28}{'pairs':>6}{'runs':>10}{'about':>12}")
     print("\n".join(lines))
     print(
-        f"in all about {total:.0f} s beside start-up, loading and drawing; memory {memory:.1f} GB "
-        f"with {_TOGETHER} pairs side by side. More of them, as in the runs, take less time each "
-        "and more memory. Measured on the first pairs; nothing was written."
+        f"in all about {total:.0f} s beside start-up, loading and drawing; at most "
+        f"{_peak_memory()} of memory with {_TOGETHER} pairs side by side. More of them, as in the "
+        "runs, take less time each and more memory. Measured on the first pairs; nothing was "
+        "written."
     )
     return 0
+
+
+def _peak_memory() -> str:
+    """The largest that this process has held so far, of the host's memory and of a GPU's."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.1f} GB"
+    if not torch.cuda.is_available():
+        return host
+    return f"{host}, and on the GPU {torch.cuda.max_memory_allocated() / 1e9:.1f} GB,"
 
 
 def _configured(arm: Arm, options: Sequence[str]) -> PredictCLI:

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -179,10 +180,10 @@ def _questions(args: argparse.Namespace) -> list[Question]:
     if args.data is None:
         found = [Question(problem.question, problem.answer) for problem in _held_out(args)]
     elif args.data.suffix == ".txt":
-        chained = read_chained_questions(args.data)
+        chained = read_chained_questions(args.data, "--data")
         found = [Question(question.text, float(question.answer)) for question in chained]
     else:
-        found = read_questions(args.data)
+        found = read_questions(args.data, "--data")
     found = found[: args.max_questions]
     if len(found) < 2:
         raise InputError(
@@ -193,15 +194,11 @@ def _questions(args: argparse.Namespace) -> list[Question]:
 
 
 def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> Journal:
-    settings = model.settings
     depends_on = {
         "checkpoint_sha256": report.sha256,
-        "num_latents": settings.num_latents,
         "base_model": report.base_model,
         "lora_alpha": report.lora_alpha,
-        "bot_ids": settings.bot_ids,
-        "eot_ids": settings.eot_ids,
-        "answer_prefix": settings.answer_prefix,
+        **asdict(model.settings),
         "precision": args.precision,
         "data": file_sha256(args.data) if args.data else [args.problems, args.seed],
         "max_questions": args.max_questions,

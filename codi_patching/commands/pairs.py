@@ -15,6 +15,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -99,8 +100,11 @@ def _gate(pairs: list[TwinPair], args: argparse.Namespace) -> list[TwinPair]:
             judged = judge(model, new, args.needs_thoughts) if new else {}
             journal.append([{"pair_id": k, "verdict": v} for k, v in judged.items()])
             verdicts |= judged
-            kept += [p for p in batch if verdicts[p.pair_id] == KEPT]
-            kept += [p.without_sibling() for p in batch if verdicts[p.pair_id] == KEPT_ALONE]
+            for pair in batch:
+                if verdicts[pair.pair_id] == KEPT:
+                    kept.append(pair)
+                elif verdicts[pair.pair_id] == KEPT_ALONE:
+                    kept.append(pair.without_sibling())
             tried += len(batch)
             counting.reach(tried)
             if args.count is not None and len(kept) >= args.count:
@@ -112,17 +116,11 @@ def _gate(pairs: list[TwinPair], args: argparse.Namespace) -> list[TwinPair]:
 
 
 def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> Journal:
-    settings = model.settings
     depends_on = {
         "questions": file_sha256(args.questions),
         "checkpoint_sha256": report.sha256,
-        "settings": [
-            settings.num_latents,
-            settings.bot_ids,
-            settings.eot_ids,
-            settings.answer_prefix,
-            report.lora_alpha,
-        ],
+        "lora_alpha": report.lora_alpha,
+        **asdict(model.settings),
         "precision": args.precision,
         "seed": args.seed,
         "per_question": args.per_question,

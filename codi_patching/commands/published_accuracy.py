@@ -74,7 +74,7 @@ def _deviations(model: CodiModel, report: LoadReport, known: KnownModel) -> list
             f"{settings.num_latents} thoughts, where the published evaluation has "
             f"{known.num_latents}: leave out --num_latents"
         )
-    if known.lora_alpha is not None and report.lora_alpha != known.lora_alpha:
+    if None not in (known.lora_alpha, report.lora_alpha) and report.lora_alpha != known.lora_alpha:
         found.append(
             f"LoRA's alpha {report.lora_alpha:g}, where training had {known.lora_alpha:g}: leave "
             "out --lora_alpha"

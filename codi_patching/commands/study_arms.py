@@ -63,7 +63,9 @@ def read_arms(config: Path, folder: Path, directions: Sequence[str] | None) -> l
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{config} cannot be read ({error}): set --config") from error
     named = content.get("arms") if isinstance(content, dict) else None
-    if not isinstance(named, dict) or not all(isinstance(arm, dict) for arm in named.values()):
+    if not isinstance(named, dict) or not all(
+        isinstance(arm, dict) and "class_path" in arm for arm in named.values()
+    ):
         raise InputError(f"expected {config} to have `arms` by name, each with a class_path")
     unknown = sorted(content.keys() - {"arms", "directions"})
     if unknown:

@@ -43,65 +43,74 @@ class ChainedQuestion:
     answer: Fraction
 
 
-def read_chained_questions(path: Path) -> list[ChainedQuestion]:
+def read_chained_questions(path: Path, option: str = "--questions") -> list[ChainedQuestion]:
     """All questions of a file, in its order.
 
+    Args:
+        path: Of the file.
+        option: That chose it, for errors.
+
     Raises:
-        QuestionsFileError: It cannot be read, a record is in none of the forms, or no record has
-            a calculation chain.
+        QuestionsFileError: It cannot be read, a record is in none of the forms or has no number
+            for an answer, or no record has a calculation chain.
     """
+    try:
+        return _read(path)
+    except QuestionsFileError as error:
+        raise QuestionsFileError(f"{path}: {error}: set {option}") from error
+
+
+def _read(path: Path) -> list[ChainedQuestion]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuestionsFileError(f"{path}: cannot be read ({error}): set --questions") from error
-    found = [
-        _question(f"{path.stem}-{number}", *parts, f"{path}: record {number}")
-        for number, parts in enumerate(_records(content, path), 1)
-    ]
-    if not found:
-        raise QuestionsFileError(f"{path}: expected at least one question, got none")
-    if not any(question.steps for question in found):
+        raise QuestionsFileError(f"cannot be read ({error})") from error
+    records = list(_records(content))
+    if not records:
+        raise QuestionsFileError("expected at least one question, got none")
+    if not any(_STEP.search(str(chain)) for _, chain, _ in records):
         raise QuestionsFileError(
-            f"{path}: expected calculation chains such as <<16-3=13>>, got none in "
-            f"{len(found):,} questions; twins can only be made of questions that are calculated "
-            "(GSM8K), not of logic such as ProsQA or ProntoQA: set --questions"
+            f"expected calculation chains such as <<16-3=13>>, got none in {len(records):,} "
+            "questions; they must be calculated (GSM8K), not of logic such as ProsQA or ProntoQA"
         )
-    return found
+    return [
+        _question(f"{path.stem}-{number}", *record, f"record {number}")
+        for number, record in enumerate(records, 1)
+    ]
 
 
-def _records(content: str, path: Path) -> Iterator[tuple[Any, Any, str]]:
+def _records(content: str) -> Iterator[tuple[Any, Any, str]]:
     """Question, chain and answer of each record."""
     lines = [line for line in content.split("\n") if line.strip()]
     start = content.lstrip()[:1]
     if start not in ("[", "{"):
-        return _from_lines(lines, path)
+        return _from_lines(lines)
     try:
         records = json.loads(content) if start == "[" else [json.loads(line) for line in lines]
     except ValueError as error:
         raise QuestionsFileError(
-            f"{path}: expected a JSON list or one JSON object a line, {error}: set --questions"
+            f"expected a JSON list or one JSON object a line, {error}"
         ) from error
-    return _from_json(records, path)
+    return _from_json(records)
 
 
-def _from_lines(lines: list[str], path: Path) -> Iterator[tuple[str, str, str]]:
+def _from_lines(lines: list[str]) -> Iterator[tuple[str, str, str]]:
     for number, line in enumerate(lines, 1):
         text, bars, rest = line.partition("||")
         chain, hashes, answer = rest.partition("####")
         if not bars or not hashes:
             raise QuestionsFileError(
-                f"{path}: line {number}: expected question||<<…>> #### answer, or JSON, got "
-                f"{line[:60]!r}: set --questions"
+                f"line {number}: expected question||<<…>> #### answer, or JSON, got {line[:60]!r}"
             )
         yield text, chain, answer
 
 
-def _from_json(records: list[Any], path: Path) -> Iterator[tuple[Any, Any, str]]:
+def _from_json(records: list[Any]) -> Iterator[tuple[Any, Any, str]]:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or not {"question", "answer"} <= record.keys():
             raise QuestionsFileError(
-                f"{path}: record {number}: expected an object with question and answer, got "
-                f"{str(record)[:60]}: set --questions"
+                f"record {number}: expected an object with question and answer, got "
+                f"{str(record)[:60]}"
             )
         answer = record["answer"]
         steps = record.get("steps", record.get("reasoning_steps"))
@@ -114,6 +123,6 @@ def _question(question_id: str, text: Any, chain: Any, answer: str, where: str) 
     if not isinstance(text, str) or not text.strip():
         raise QuestionsFileError(f"{where}: expected question to be text, got {str(text)[:60]!r}")
     steps = tuple(match.group() for match in _STEP.finditer(str(chain)))
-    if number is None and steps:
+    if number is None:
         raise QuestionsFileError(f"{where}: expected answer to be a number, got {answer[:60]!r}")
-    return ChainedQuestion(question_id, text.strip(), steps, number or Fraction(0))
+    return ChainedQuestion(question_id, text.strip(), steps, number)

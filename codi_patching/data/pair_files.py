@@ -57,23 +57,25 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, option: str = "--data.pairs") -> list[Question]:
     """Single questions: JSON or JSONL records with `question` and `answer`.
+
+    Args:
+        path: Of the file.
+        option: That chose it, for errors.
 
     Raises:
         PairsFileError: The file cannot be read, or a record is not as it should be.
     """
-    records = _read_records(path)
+    records = _read_records(path, option)
     return [_question(record, f"{path}: record {i}") for i, record in enumerate(records)]
 
 
-def _read_records(path: Path) -> list[Any]:
+def _read_records(path: Path, option: str = "--data.pairs") -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise PairsFileError(
-            f"{path}: cannot be read ({error.strerror}): set --data.pairs"
-        ) from error
+        raise PairsFileError(f"{path}: cannot be read ({error.strerror}): set {option}") from error
     except UnicodeDecodeError as error:
         raise PairsFileError(f"{path}: expected UTF-8 text, {error}") from error
     try:

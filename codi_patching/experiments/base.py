@@ -91,6 +91,9 @@ class Experiment(pl.LightningModule):
         ):
             self.configure_model()
 
+    def forget(self) -> None:
+        """Drop what an earlier run of this object measured, before the next."""
+
     @property
     def datamodule(self) -> PairsDataModule:
         """The pairs.

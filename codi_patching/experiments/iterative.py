@@ -202,7 +202,7 @@ def _is_generated(patch: Patch) -> bool:
 
 def _describe(prefix: str, activation: Tensor) -> dict[str, str]:
     """Norm and hash of an activation."""
-    norm = f"{activation.double().norm().item():.6g}"
+    norm = f"{activation.cpu().double().norm().item():.6g}"
     return {f"{prefix}norm": norm, f"{prefix}hash": short_hash(activation)}
 
 

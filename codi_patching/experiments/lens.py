@@ -26,7 +26,7 @@ from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import describe_config
 from codi_patching.experiments.engines import build_engine
-from codi_patching.experiments.prompts import Prompts
+from codi_patching.experiments.prompts import Prompts, attention_window
 from codi_patching.models.answers import PairError, answer_tokens, format_answer
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.models.lens import lens_logits, token_text
@@ -65,10 +65,14 @@ class LensExperiment(Experiment):
         super().configure_model()
         self.engine = build_engine(self.model, "sweep", None)
 
+    def forget(self) -> None:
+        """Draw partners anew, of the pairs at hand."""
+        self.__dict__.pop("partners", None)
+
     @cached_property
     def prompts(self) -> Prompts:
         """Makes requests for the model."""
-        return Prompts(self.model, "denoising")
+        return Prompts(self.model, "denoising", attention_window(self.model))
 
     @cached_property
     def partners(self) -> dict[str, Pair]:

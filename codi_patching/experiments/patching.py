@@ -37,7 +37,7 @@ from codi_patching.experiments.pair_runs import (
 )
 from codi_patching.experiments.preparation import Preparation
 from codi_patching.experiments.progress import FollowsPatchedRuns
-from codi_patching.experiments.prompts import Direction, Prompts, check_choice
+from codi_patching.experiments.prompts import Direction, Prompts, attention_window, check_choice
 from codi_patching.experiments.sources import Source
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
@@ -224,6 +224,11 @@ class PatchingExperiment(Experiment, ABC):
         results |= {result.pair_id: result for result in self.run_pairs(starts, checked)}
         return [results[pair.pair_id] for pair in batch.pairs]
 
+    def forget(self) -> None:
+        """Start the metrics over, and draw what is of other pairs anew."""
+        self.metrics.reset()
+        self.__dict__.pop("preparation", None)
+
     def load_cached(self, result: PairResult) -> None:
         """Count a pair that an earlier run of the same command measured in the metrics."""
         self._count(result.values)
@@ -234,8 +239,8 @@ class PatchingExperiment(Experiment, ABC):
     def prompts(self) -> Prompts:
         """Makes requests for the model."""
         swept = isinstance(self.engine, SweepEngine)
-        window = getattr(self.model.backbone.config, "sliding_window", None)
-        return Prompts(self.model, self.direction, window if swept else None)
+        window = attention_window(self.model) if swept else None
+        return Prompts(self.model, self.direction, window, ": set --model.engine reference")
 
     @cached_property
     def preparation(self) -> Preparation:

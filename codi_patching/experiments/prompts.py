@@ -28,6 +28,11 @@ def roles(pair: Pair, direction: Direction) -> tuple[Question, Question]:
     return pair.clean, pair.corrupted
 
 
+def attention_window(model: CodiModel) -> int | None:
+    """How many tokens before it a token attends to; None for all. The sweep takes no fewer."""
+    return getattr(model.backbone.config, "sliding_window", None)
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Makes requests for a model.
@@ -36,11 +41,13 @@ class Prompts:
         model: The model.
         direction: Which question is patched.
         limit: Most tokens of a run, of a model with a limited attention window.
+        advice: What to do about a question that is longer.
     """
 
     model: CodiModel
     direction: Direction
     limit: int | None = None
+    advice: str = ""
 
     def of_pair(self, pair: Pair) -> tuple[PromptRequest, PromptRequest]:
         """The base run and the source run, each read at both answers.
@@ -81,8 +88,7 @@ class Prompts:
         length += max((len(a) - 1 for a in readout.answers), default=0)
         limit, kind, advice = self.model.backbone.config.max_position_embeddings, "context", ""
         if self.limit is not None and self.limit < limit:
-            limit, kind = self.limit, "attention window"
-            advice = ": set --model.engine reference"
+            limit, kind, advice = self.limit, "attention window", self.advice
         if length > limit:
             raise PairError(
                 f"expected at most {limit} tokens from prompt to answer, the model's {kind}, got "

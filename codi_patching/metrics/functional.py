@@ -116,7 +116,7 @@ def compute_prediction_change_rate(logits: Tensor, reference: Tensor) -> Tensor:
         0.5
     """
     _check_shapes(logits, reference)
-    return (logits.argmax(-1) != reference.argmax(-1)).double().mean(-1)
+    return _wide(logits.argmax(-1) != reference.argmax(-1)).mean(-1)
 
 
 def _check_answer(logits: Tensor, answer_ids: Tensor) -> None:
@@ -211,4 +211,4 @@ def compute_predicts(logits: Tensor, answer_ids: Tensor) -> Tensor:
         >>> compute_predicts(torch.tensor([[0.0, 1.0]]), torch.tensor([1])).item()
         1.0
     """
-    return (logits.argmax(-1) == answer_ids).all(-1).double()
+    return _wide((logits.argmax(-1) == answer_ids).all(-1))

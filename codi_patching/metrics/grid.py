@@ -40,13 +40,17 @@ class GridMetric(Metric):
 
     def _apply(self, fn: Callable[..., Any], *args: Any) -> GridMetric:
         """Move, but keep sums as wide as the device allows when a model around is cast to bf16."""
+        self._widen(fn(torch.empty(0)).device)  # before the move: MPS takes no float64
         super()._apply(fn, *args)
-        for name in ("total", "count"):
-            state = getattr(self, name)
-            setattr(self, name, state.to(F.widest_float(state.device)))
-            default = self._defaults[name]
-            self._defaults[name] = default.to(F.widest_float(default.device))
+        self._widen(self.total.device)
         return self
+
+    def _widen(self, device: torch.device) -> None:
+        """Make sums as wide as a device allows."""
+        dtype = F.widest_float(device)
+        for name in ("total", "count"):
+            setattr(self, name, getattr(self, name).to(dtype))
+            self._defaults[name] = self._defaults[name].to(dtype)
 
     @staticmethod
     @abstractmethod

@@ -22,7 +22,7 @@ ThoughtSource = Literal["own", "zeroed", "exchanged"]
 
 def read_number(text: str) -> float | None:
     """The first number of a text; thousands separators are dropped. None if there is none."""
-    match = re.search(r"-?\d+(\.\d+)?", text.replace(",", ""))
+    match = re.search(r"-?(\d+(\.\d+)?|(?<!\w)\.\d+)", text.replace(",", ""))
     return float(match.group()) if match else None
 
 

@@ -14,10 +14,11 @@ from decimal import Decimal
 
 from transformers import PreTrainedTokenizerFast
 
+from codi_patching.errors import InputError
 from codi_patching.patching.engine import Readout
 
 
-class PairError(ValueError):
+class PairError(InputError):
     """A pair that cannot be run: it is left out, named and counted, and the others go on."""
 
 

@@ -14,8 +14,11 @@ from typing import Any
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
+from codi_patching.analysis.from_results import as_arm
+from codi_patching.analysis.paired_tests import TEST_COLUMNS, paired_tests
 from codi_patching.analysis.summary import aggregate
 from codi_patching.analysis.validity import check_run
+from codi_patching.errors import InputError
 from codi_patching.reporting.comparison_report import (
     LENS_FIGURE,
     beside_lens,
@@ -58,9 +61,9 @@ class ReportOptions:
     highlight_reason: str = "No layer is highlighted."
 
     def __post_init__(self) -> None:
-        """Refuse fewer than no cells."""
-        if self.top < 0:
-            raise ValueError(f"expected --report.top of at least 0, got {self.top}")
+        """Refuse rankings of no cells."""
+        if self.top < 1:
+            raise InputError(f"expected --top (--report.top) of at least 1, got {self.top}")
 
 
 def write_derived(
@@ -68,9 +71,9 @@ def write_derived(
 ) -> list[Check]:
     """Make everything that is derived from the measured files of a folder.
 
-    In this order: `results.csv`, `aggregate.json`, `validity.json`, `findings.json` if there are
-    findings, figures, sheets of pairs, page. What an earlier call made and this one does not is
-    deleted.
+    In this order: `results.csv`, `aggregate.json`, `paired_tests.csv`, `validity.json`,
+    `findings.json` if there are findings, figures, sheets of pairs, page. What an earlier call made
+    and this one does not is deleted.
 
     Args:
         folder: With the measured files.
@@ -90,6 +93,8 @@ def write_derived(
         stale.unlink()
     write_csv(folder / "results.csv", cell_rows(results), cell_columns(results))
     write_json(folder / "aggregate.json", aggregate(results, options.top))
+    tests = paired_tests(as_arm(results))
+    write_csv(folder / "paired_tests.csv", (test.row() for test in tests), TEST_COLUMNS)
     write_json(folder / "validity.json", describe_checks(checks))
     if findings:
         write_json(folder / FINDINGS, {"findings": [describe_finding(f) for f in findings]})

@@ -43,6 +43,8 @@ _HEADINGS = {
 _FILES = {
     "results.csv": "every metric of every pair and cell, own and control, a row each",
     "aggregate.json": "mean, deviation, 95 % interval over pairs of each cell; the top cells",
+    "paired_tests.csv": "t-test and Wilcoxon's signed-rank test of each cell, uncorrected; no "
+    "sentence rests on them",
     "validity.json": "each check: expected, seen, status",
     "findings.json": "questions, verdicts, and the claims that they rest on",
     "activations.safetensors": "for each pair what its iterations generated, "
@@ -148,10 +150,15 @@ def _figure_links(folder: Path, beside: Path) -> list[tuple[str, str]]:
 def _list_files(folder: Path, measured: str) -> list[tuple[str, str]]:
     """The files that a folder has, each with what it is."""
     listed = [(measured, "the measurements: run, unpatched runs, each metric of each cell")]
-    listed += [(file, what) for file, what in _FILES.items() if (folder / file).exists()]
+    listed += [(file, what) for file, what in _FILES.items() if _is_there(folder / file)]
     traces = [(path.name, "every patch of one pair") for path in folder.glob("trace_*.csv")]
     drawn = [(f"{name}.png", what) for name, what in CAPTIONS.items()]
     return listed + sorted(traces) + [entry for entry in drawn if (folder / entry[0]).exists()]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def _settings(results: Results) -> list[tuple[str, Any]]:

@@ -206,7 +206,7 @@ def _log_to_wandb(
         run.log({"layer": layer, **{f"by_layer/{name}": v for name, v in effects.items()}})
     run.summary.update({**scalars(results, checks, findings), **leading_cells(results)})
     artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", run_name(results.run)), "results")
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "."):
         artifact.add_file(str(path))
     run.log_artifact(artifact)
 

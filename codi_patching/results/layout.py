@@ -49,8 +49,9 @@ FINDINGS = "findings.json"
 PAIR_SHEETS = "pairs"
 
 _DERIVED = (
-    "results.csv", "aggregate.json", "validity.json", FINDINGS, "report.html", "effects.png",
-    "recovery.png", "trajectories.png", "trajectories_cosine.png", f"{PAIR_SHEETS}/sheet_*.png",
+    "results.csv", "aggregate.json", "paired_tests.csv", "validity.json", FINDINGS, "report.html",
+    "effects.png", "recovery.png", "trajectories.png", "trajectories_cosine.png",
+    f"{PAIR_SHEETS}/sheet_*.png",
 )  # fmt: skip
 
 

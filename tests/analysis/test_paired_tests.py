@@ -12,7 +12,7 @@ def test_tests_are_scipys_of_the_cells_differences():
     control = rng.random((30, 1, 2))
     structural = np.array([[False, True]])
     found = paired_tests(make_arm(own, base, control, structural=structural))
-    assert [(t.name, t.comparison) for t in found] == [
+    assert [(t.cell, t.comparison) for t in found] == [
         ("layer 0, position 0 (makes thought 1)", "own - unpatched"),
         ("layer 0, position 0 (makes thought 1)", "own - control"),
     ]
@@ -21,13 +21,18 @@ def test_tests_are_scipys_of_the_cells_differences():
         ranks = stats.wilcoxon(own[:, 0, 0], other, zero_method="pratt")
         assert (ours.t, ours.p_t) == pytest.approx((student.statistic, student.pvalue))
         assert (ours.wilcoxon, ours.p_wilcoxon) == pytest.approx((ranks.statistic, ranks.pvalue))
-        theirs = stats.bootstrap(
-            (own[:, 0, 0] - other,), np.mean, n_resamples=20_000, rng=1
-        ).confidence_interval
-        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def test_pairs_that_share_a_question_count_once():
+    rng = np.random.default_rng(1)
+    own, base = rng.random((15, 1, 1)), rng.random(15)
+    (alone,) = paired_tests(make_arm(own, base))
+    groups = tuple(f"q{i // 2}" for i in range(30))
+    (twice,) = paired_tests(make_arm(np.repeat(own, 2, 0), np.repeat(base, 2), groups=groups))
+    assert twice == alone
 
 
 def test_what_does_not_vary_is_not_tested():
     own = np.full((30, 1, 1), 0.5) + 1e-13 * np.arange(30)[:, None, None]
     (found,) = paired_tests(make_arm(own, np.full(30, 0.5)))
-    assert (found.mean, found.t, found.p_wilcoxon, found.low) == (0, None, None, None)
+    assert (found.mean, found.t, found.p_wilcoxon) == (0, None, None)

@@ -11,6 +11,7 @@ import pytest
 from findings_maker import FINDINGS, WHERE
 from results_maker import make, records_of, run_of, write
 
+from codi_patching.errors import InputError
 from codi_patching.reporting.pipeline import (
     ReportOptions,
     derived_files,
@@ -55,6 +56,7 @@ def test_the_same_bytes_without_the_packages_that_measure(folder, tmp_path):
     assert [str(name) for name in before] == [
         "aggregate.json",
         "effects.png",
+        "paired_tests.csv",
         "pairs/sheet_01.png",
         "pairs/sheet_02.png",
         "recovery.png",
@@ -77,7 +79,7 @@ def test_what_is_not_made_any_more_is_deleted(folder):
     (folder / "mine.png").write_bytes(b"")
     write_derived(folder, PLAIN)
     names = [path.name for path in derived_files(folder)]
-    assert names == ["aggregate.json", "results.csv", "validity.json"]
+    assert names == ["aggregate.json", "paired_tests.csv", "results.csv", "validity.json"]
     assert (folder / "mine.png").exists()
 
 
@@ -102,9 +104,9 @@ def test_files_hold_the_results(folder):
     assert findings[0]["claims"][0]["layer"] == "2"
 
 
-def test_no_fewer_than_no_cells_are_ranked():
-    with pytest.raises(ValueError, match=r"expected --report.top of at least 0, got -1"):
-        ReportOptions(top=-1)
+def test_rankings_have_a_cell():
+    with pytest.raises(InputError, match=r"expected --top \(--report.top\) of at least 1, got 0"):
+        ReportOptions(top=0)
 
 
 def test_a_comparison(tmp_path):

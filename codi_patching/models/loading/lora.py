@@ -12,7 +12,7 @@ from torch import Tensor
 from codi_patching.models.loading.files import CheckpointError, shorten
 
 DEFAULT_ALPHA = 32.0
-"""LoRA's alpha in the published training code of CODI."""
+"""LoRA's alpha in CODI's published training scripts."""
 
 
 _ROWS_AT_ONCE = 512
@@ -26,8 +26,14 @@ def recorded_alpha(files: list[Path]) -> float | None:
     """
     config = files[0].parent / "adapter_config.json"
     if config.is_file():
-        alpha = json.loads(config.read_text()).get("lora_alpha")
-        return None if alpha is None else float(alpha)
+        try:
+            alpha = json.loads(config.read_text(encoding="utf-8")).get("lora_alpha")
+            return None if alpha is None else float(alpha)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{config}: expected a JSON object with a number lora_alpha, {error}: repair or "
+                "remove it"
+            ) from error
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -37,8 +43,16 @@ def recorded_alpha(files: list[Path]) -> float | None:
     return None
 
 
-def choose_alpha(given: float | None, recorded: float | None, path: Path) -> float:
+def choose_alpha(
+    given: float | None, recorded: float | None, known: float | None, path: Path
+) -> float:
     """The alpha to merge with: the recorded one, which a given one may not contradict.
+
+    Args:
+        given: By the user.
+        recorded: Beside the checkpoint.
+        known: By the table of known models.
+        path: Of the checkpoint, for errors.
 
     Raises:
         CheckpointError: It does.
@@ -48,7 +62,7 @@ def choose_alpha(given: float | None, recorded: float | None, path: Path) -> flo
             f"expected LoRA alpha {recorded:g}, by {path}'s own record, got {given:g}: "
             "change or leave out --model.lora_alpha"
         )
-    return next(a for a in (given, recorded, DEFAULT_ALPHA) if a is not None)
+    return next(a for a in (given, recorded, known, DEFAULT_ALPHA) if a is not None)
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ class LoadOptions:
 
     Attributes:
         num_latents: K; None for the layout's own default, if it has one.
-        lora_alpha: LoRA's alpha; None for the checkpoint's record, else the layout's default.
+        lora_alpha: LoRA's alpha; None for the checkpoint's record, else `known_alpha`.
+        known_alpha: The known model's; None for the layout's default.
         answer_prefix: Text before the answer; None for the layout's default, "" for none.
         prompt_eos: Whether the prompt ends with eos and bot, not bot alone.
         readout_eos: Whether eos follows eot.
@@ -26,6 +27,7 @@ class LoadOptions:
     prompt_eos: bool = False
     readout_eos: bool = False
     question_suffix: str = ""
+    known_alpha: float | None = None
 
 
 def choose_options(
@@ -41,9 +43,10 @@ def choose_options(
         return LoadOptions(num_latents, lora_alpha, answer_prefix, eos, eos)
     return LoadOptions(
         known.num_latents if num_latents is None else num_latents,
-        known.lora_alpha if lora_alpha is None else lora_alpha,
+        lora_alpha,
         known.answer_prefix if answer_prefix is None else answer_prefix,
         known.prompt_eos if prompt_eos is None else prompt_eos,
         known.readout_eos if prompt_eos is None else prompt_eos,
         known.question_suffix,
+        known.lora_alpha,
     )

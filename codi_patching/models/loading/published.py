@@ -84,7 +84,7 @@ def load(
     """
     path = files[0]
     config, tokenizer = read_base_model(base_model, path.parent)
-    alpha = choose_alpha(options.lora_alpha, recorded_alpha(files), path)
+    alpha = choose_alpha(options.lora_alpha, recorded_alpha(files), options.known_alpha, path)
     tensors = len(weights)
     parts = split_weights(weights, path)
     lora = {f"{name}.{i}": half for name, ab in parts.lora.items() for i, half in enumerate(ab)}
