@@ -9,11 +9,12 @@ import argparse
 import gc
 import logging
 import os
+import signal
 import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from codi_patching.commands.one_line import OneLineArgumentParser, nearest
 from codi_patching.errors import INPUT_ERRORS
@@ -57,6 +58,7 @@ def main() -> None:
         )
         sys.exit(2)
     _quieten()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(_run(*args))
     except INPUT_ERRORS as error:
@@ -65,6 +67,11 @@ def main() -> None:
         rank = os.environ.get("LOCAL_RANK", "0")
         process = f" (process {rank})" if rank != "0" else ""
         sys.exit(f"codi-patching{process}: {error}")
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """End at once, as by Ctrl-C: what is done is kept, and what was started ends too."""
+    sys.exit(128 + number)
 
 
 def _run(name: str, *args: str) -> int:

@@ -3,8 +3,10 @@
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from codi_patching import cli
 from codi_patching.commands.study_arms import SHARED, read_arms
 from codi_patching.experiments.base import Experiment
 from codi_patching.metrics.grid import GRID_METRICS
+from codi_patching.results.folder import FolderLock
 from codi_patching.results.layout import derived_files
 from codi_patching.results.read import read_results
 
@@ -190,6 +193,42 @@ def test_a_study_runs_the_lens_once_and_without_options_of_patching(tmp_path):
     assert arms[0].command(asked)[-6:] == asked
     shared = inspect.signature(Experiment).parameters.keys() - {"seed"}
     assert {f"--model.{name}" for name in shared} == set(SHARED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["predict", "--config=configs/position.yaml"], ["study"]])
+def test_sigterm_ends_a_run_and_what_it_started(command, tmp_path):
+    """At once, with status 143; what is done is kept, and the folder is free."""
+    place = f"--results.dir={tmp_path}/out" if command[0] == "predict" else f"--dir={tmp_path}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "codi_patching", *command, place, NO_LOGGER, "--data.batch_size=1"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        while not (kept := list(tmp_path.glob("*/partial/000000.*"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    folder = kept[0].parents[1]
+    lock = FolderLock(folder)
+    lock.acquire()  # refused while another process has it
+    lock.release()
+    assert kept[0].exists()
+    assert not list(folder.glob("*_results.json"))
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("--results.dir=x", "set --dir"),
+        ("--model.latents=frozen", "set --config to a file of other arms"),
+        ("--model.direction=noising", "set --directions"),
+    ],
+)
+def test_a_study_refuses_what_is_each_arms_own(program, tmp_path, option, advice):
+    status, _, error = program("study", f"--dir={tmp_path}", option)
+    assert status != 0
+    assert f"{option.partition('=')[0]} is each arm's own in a study: {advice}" in error
 
 
 @pytest.mark.slow

@@ -51,6 +51,13 @@ def test_what_is_planted_is_found_from_folders_results_and_frames(folders):
         assert about(findings, "Is what suffices").verdict == "not applicable"
 
 
+def test_a_folder_of_results_takes_no_comparison(folders):
+    before = sorted(path.name for path in folders[0].iterdir())
+    with pytest.raises(ResultsError, match="holds an experiment's results: set --dir"):
+        compare_folders(folders, folders[0])
+    assert sorted(path.name for path in folders[0].iterdir()) == before
+
+
 def test_frames_that_were_changed_in_memory_are_what_is_compared(folders):
     frames = cp.load_results(folders[0])
     at = (frames.cells.layer == 1) & (frames.cells.position == 1)

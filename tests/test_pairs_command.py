@@ -49,9 +49,9 @@ def test_without_a_model(run):
     assert sum(pair.sibling is not None for pair in found) > len(found) / 2
     again, _ = run("--seed", 3, output="again.jsonl")
     assert again == found
-    other, _ = run("--seed", 4)
+    other, _ = run("--seed", 4, output="other.json")
     assert other != found
-    few, text = run("--seed", 3, "--count", 4)
+    few, text = run("--seed", 3, "--count", 4, output="few.json")
     assert few == found[:4]
     assert "4 pairs in" in text
 
@@ -69,6 +69,16 @@ def test_donors_are_written(run, tmp_path):
     donors = [record["donors"]["different_value"] for record in records if record["donors"]]
     assert donors
     assert {"question", "answer", "reasoning_steps", "from", "step"} == donors[0].keys()
+
+
+def test_nothing_is_overwritten(run, questions_file, tmp_path):
+    run("--count", 4)
+    before = (tmp_path / "pairs.json").read_bytes()
+    with pytest.raises(InputError, match=r"pairs\.json is there already: remove it, or set --out"):
+        run("--count", 5)
+    assert (tmp_path / "pairs.json").read_bytes() == before
+    with pytest.raises(InputError, match="is there already"):
+        run("--count", 4, output=questions_file)
 
 
 @pytest.mark.slow
@@ -116,8 +126,6 @@ def test_both_questions_must_be_answered_right(run, oracle):
     expected = [p for p in oracle.pairs if right(p.clean) and right(p.corrupted)]
     assert {pair.pair_id for pair in found} == {pair.pair_id for pair in expected}
     assert 0 < len(found) < len(oracle.pairs)
-    again, _ = run("--checkpoint", oracle.checkpoint, "--batch_size", 3, output="again.json")
-    assert again == found  # in the same order
     siblings = {p.pair_id for p in expected if p.sibling is not None and right(p.sibling)}
     assert {pair.pair_id for pair in found if pair.sibling is not None} == siblings
     assert f"{len(siblings):>7} of {len(oracle.pairs)} pairs: kept\n" in text
@@ -125,6 +133,8 @@ def test_both_questions_must_be_answered_right(run, oracle):
     clean_right = [pair for pair in oracle.pairs if right(pair.clean)]
     with_sibling = [pair for pair in expected if pair.sibling is not None]
     assert oracle.asked == len(oracle.pairs) + len(clean_right) + len(with_sibling)
+    again, _ = run("--checkpoint", oracle.checkpoint, "--batch_size", 3, output="again.json")
+    assert again == found  # in the same order
 
 
 def test_the_thoughts_must_be_needed(run, oracle):

@@ -190,6 +190,7 @@ class _Bounds:
         low, high = mean - width, mean + width
         if block.bounded:
             reach = np.repeat(block.reaches(), len(block.names))
+            low, high = np.maximum(low, -reach), np.minimum(high, reach)
             for i in np.flatnonzero(~result.tested[span] & (n > 0)):
                 units, most = result.groups[span][i], reach[i]
                 low[i], high[i] = identical_bounds(mean[i], units, alpha, -most, most)

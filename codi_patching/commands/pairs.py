@@ -81,6 +81,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("expected --checkpoint with --needs_thoughts: a model that has thoughts")
     if args.output.suffix not in (".json", ".jsonl"):
         raise InputError(f"expected --output to end in .json or .jsonl, got {args.output}")
+    if args.output.exists() and not _verdicts(args).exists():
+        raise InputError(f"{args.output} is there already: remove it, or set --output")
     for name in ("count", "per_question"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"expected --{name} to be 1 or more, got {getattr(args, name)}")
@@ -126,10 +128,13 @@ def _journal(args: argparse.Namespace, report: LoadReport, model: CodiModel) -> 
         "per_question": args.per_question,
         "needs_thoughts": args.needs_thoughts,
     }
-    stem = args.output.with_suffix("")
-    return Journal(
-        Path(f"{stem}.verdicts.jsonl"), Path(f"{stem}.verdicts.json"), depends_on, "--output"
-    )
+    verdicts = _verdicts(args)
+    return Journal(verdicts, verdicts.with_suffix(".json"), depends_on, "--output")
+
+
+def _verdicts(args: argparse.Namespace) -> Path:
+    """Where what the model answered is written down."""
+    return Path(f"{args.output.with_suffix('')}.verdicts.jsonl")
 
 
 def judge(model: CodiModel, pairs: Sequence[TwinPair], needs_thoughts: bool) -> dict[str, str]:

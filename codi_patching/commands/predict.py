@@ -132,8 +132,10 @@ def _as_seed(seed: object) -> int:
     Raises:
         InputError: It is not one.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"expected --seed_everything to be a whole number, got {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(
+            f"expected --seed_everything to be a whole number from 0 to {2**32 - 1}, got {seed!r}"
+        )
     return seed
 
 

@@ -17,6 +17,17 @@ from codi_patching.errors import InputError
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "study.yaml"
 
+_OWN = {
+    "--results.dir": "set --dir",
+    "--report.docs": "set --docs",
+    "--report.name": "leave it out",
+    "--model": "set --config to a file of other arms",
+    "--model.direction": "set --directions",
+    "--model.latents": "set --config to a file of other arms",
+    "--model.strategy": "set --config to a file of other arms",
+}
+"""Options of `predict` that would make an arm another one, each with what to do instead."""
+
 _REFUSED = 2
 """Exit status of a `predict` that was given options which do not exist; it has said so."""
 
@@ -43,6 +54,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for option in (other.partition("=")[0] for other in others):
         if option.startswith("--") and "." not in option and option != "--seed_everything":
             raise InputError(f"unknown option {option}{nearest(option, own, 'study')}")
+        if option in _OWN:
+            raise InputError(f"{option} is each arm's own in a study: {_OWN[option]}")
     return asked, others
 
 
@@ -65,7 +78,8 @@ def run(args: list[str]) -> int:
             return _REFUSED
         if status.returncode not in (0, 3):
             raise InputError(
-                f"arm {arm.name} ended with status {status.returncode}; the same command resumes it"
+                f"arm {arm.name} ended with status {status.returncode}: once what is said above is "
+                "seen to, the same command goes on there; another --dir begins anew"
             )
         worst = max(worst, status.returncode)
     from codi_patching.reporting.runs import compare_folders

@@ -58,7 +58,8 @@ class Course:
 def kl_course(results: Results) -> Course:
     """Mean KL along the chain, from the unpatched run, which has none."""
     kl = np.where(results.structural, np.nan, results.values["kl_divergence"])
-    return _course(results, [_from_zero(kl)], ("none", *results.run.grid.columns), LEAST_KL)
+    points = ("none", *results.run.grid.columns)
+    return _course(results, [_from_zero(kl)], points, LEAST_KL, most=np.inf)
 
 
 def content_course(results: Results) -> Course:
@@ -82,11 +83,19 @@ def _from_zero(values: Array) -> Array:
 
 
 def _course(
-    results: Results, parts: Sequence[Array], points: tuple[str, ...], least: float
+    results: Results,
+    parts: Sequence[Array],
+    points: tuple[str, ...],
+    least: float,
+    most: float = 1.0,
 ) -> Course:
+    """Means and intervals of values of at most `most` in size; before a chain both are 0."""
     groups, seed = groups_of(results), results.run.seed
     means = [mean_and_deviation(part)[0] for part in parts]
-    ends = [mean_intervals(part, groups, seed) for part in parts]
+    ends = [np.clip(mean_intervals(part, groups, seed), -most, most) for part in parts]
+    if points[0] == "none":
+        for end in ends:
+            end[..., 0] = 0.0
     low, high = (np.minimum.reduce([end[side] for end in ends]) for side in (0, 1))
     return Course(np.minimum.reduce(means), low, high, points, least)
 

@@ -65,7 +65,9 @@ def content_points(axes: Axes, results: Results, passing: Sequence[tuple[int, in
     extreme, lowest = LEAST_PROBABILITY, 0.0
     for index, (label, values, colour) in enumerate(parts):
         mean = mean_and_deviation(values[:, :, 0])[0]
-        low, high = mean_intervals(values[:, :, 0], groups_of(results), results.run.seed)
+        low, high = np.clip(
+            mean_intervals(values[:, :, 0], groups_of(results), results.run.seed), -1.0, 1.0
+        )
         at = np.arange(len(mean), dtype=np.float64) + shift * (2 * index - 1)
         axes.plot(at, mean, "o", ms=4.5, color=colour, label=label)
         draw_intervals(axes, at, mean, low, high, colour)

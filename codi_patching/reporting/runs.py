@@ -21,7 +21,7 @@ from codi_patching.reporting.pipeline import (
 )
 from codi_patching.results.folder import check_writable
 from codi_patching.results.frames import Frames
-from codi_patching.results.layout import is_lens_folder
+from codi_patching.results.layout import has_results, is_lens_folder
 from codi_patching.results.lens import LensResults, LensRun, read_lens
 from codi_patching.results.read import Results, read_results
 from codi_patching.results.schema import ResultsError, RunDescription
@@ -136,9 +136,14 @@ def compare_folders(
 
     Raises:
         ResultsError: A folder has no whole results, two do not belong together, or `out` cannot be
-            written.
+            written or holds results.
     """
     arms, lens = _sorted([_read(folder) for folder in folders])
+    if has_results(out):
+        raise ResultsError(
+            f"expected a folder for the comparison alone, got {out}, which holds an experiment's "
+            "results: set --dir or --report.comparison_dir"
+        )
     check_writable(out, "--dir or --report.comparison_dir")
     findings = _find(arms, lens, next(iter(arms.values())).run.seed)
     options = ReportOptions(figures=figures, page=page)

@@ -59,9 +59,14 @@ def at_end(results: Results, values: Array) -> Array:
     return np.where(free.any(1), chosen, 0.0)
 
 
-def layer_effect(parts: Sequence[Array], groups: Sequence[str], seed: int) -> LayerEffect:
-    """An effect by layer: of its comparisons `(pairs, layers)` the smaller mean and ends."""
-    ends = [mean_intervals(part, groups, seed) for part in parts]
+def layer_effect(
+    parts: Sequence[Array], groups: Sequence[str], seed: int, most: float = np.inf
+) -> LayerEffect:
+    """An effect by layer: of its comparisons `(pairs, layers)` the smaller mean and ends.
+
+    No value is larger in size than `most`, and no end of an interval is.
+    """
+    ends = [np.clip(mean_intervals(part, groups, seed), -most, most) for part in parts]
     return LayerEffect(
         np.minimum.reduce([mean_and_deviation(part)[0] for part in parts]),
         np.minimum.reduce([low for low, _ in ends]),
@@ -72,7 +77,7 @@ def layer_effect(parts: Sequence[Array], groups: Sequence[str], seed: int) -> La
 def content_by_layer(results: Results) -> LayerEffect:
     """The content effect of whole layers."""
     parts = [at_end(results, part) for part in content_effect(results) if part is not None]
-    return layer_effect(parts, groups_of(results), results.run.seed)
+    return layer_effect(parts, groups_of(results), results.run.seed, most=1.0)
 
 
 def kl_by_layer(results: Results) -> LayerEffect:
