@@ -115,7 +115,12 @@ def more_pairs(claim: Claim) -> str:
     """About how many pairs would decide."""
     if claim.pairs_to_decide is None:
         return "it lies so near the threshold that over 10,000 pairs would be needed to decide"
-    return f"about {claim.pairs_to_decide:,} pairs would decide it"
+    decide = f"about {claim.pairs_to_decide:,} pairs would decide it"
+    if claim.low is None or claim.high is None:
+        return decide
+    if -claim.threshold < claim.low and claim.high < claim.threshold:
+        return f"that is inside the threshold, but so few pairs may miss a rare effect: {decide}"
+    return decide
 
 
 def answer(

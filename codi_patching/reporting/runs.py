@@ -86,8 +86,8 @@ def _highlighting(
     layers = tuple(dict.fromkeys(results.run.grid.layers[row] for row, _ in cells or ()))
     if len(layers) > _MOST_HIGHLIGHTED:
         reason = (
-            f"No layer is drawn thick: {len(layers)} of {len(results.run.grid.layers)} have an "
-            "iteration whose content effect is beyond the threshold."
+            f"{len(layers)} of {len(results.run.grid.layers)} layers have an iteration whose "
+            "content effect is beyond the threshold: too many to be drawn thick."
         )
         layers = ()
     elif layers:

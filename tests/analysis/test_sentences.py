@@ -89,3 +89,5 @@ def test_question_is_answered_yes_by_any_and_no_by_all(verdicts, verdict):
 def test_pairs_that_would_decide():
     assert more_pairs(claim(pairs_to_decide=1234)) == "about 1,234 pairs would decide it"
     assert "over 10,000" in more_pairs(claim())
+    inside = claim(low=-0.05, high=0.05, pairs_to_decide=102)
+    assert "inside the threshold, but so few pairs may miss a rare effect" in more_pairs(inside)
