@@ -61,6 +61,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(_run(*args))
+    except BrokenPipeError:  # `… | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except INPUT_ERRORS as error:
         if os.environ.get("CODI_PATCHING_TRACEBACK"):
             raise

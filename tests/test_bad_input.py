@@ -67,7 +67,7 @@ PAIR_FILES = {
     "empty list": ("[]", "expected at least one pair, got an empty list"),
     "not JSON": ("pairs!", "expected a JSON list or one JSON object a line"),
     "truncated list": (two()[:-30], "expected a JSON list or one JSON object a line"),
-    "truncated lines": (json.dumps(GOOD) + '\n{"pair_id"', "one JSON object a line"),
+    "truncated lines": (json.dumps(GOOD) + '\n\n{"pair_id"', "a line, line 3, column 11: Exp"),
     "one object over lines": (json.dumps(GOOD, indent=1), "one JSON object a line"),
     "numbers": ("[1, 2]", "pair 0: expected an object, got int"),
     "null": ("[null]", "pair 0: expected an object, got NoneType"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from codi_patching.callbacks.folder import run_on_rank_zero
@@ -121,6 +121,8 @@ class Report(pl.Callback):
         """Compare; what is missing or does not belong together costs a warning, not the run."""
         others = [f for f in self.compare_with if f.resolve() != own.resolve()]
         there = [folder for folder in others if has_results(folder)]
+        if missing := [str(folder) for folder in others if folder not in there]:
+            rank_zero_info(f"not compared with {', '.join(missing)}: no results there")
         if not there:
             return
         try:
@@ -138,7 +140,10 @@ def _writer(trainer: pl.Trainer) -> ResultsWriter | None:
 
 def _describe_logger(logger: Logger) -> str:
     inner = logger.inner if isinstance(logger, SafeLogger) else logger
-    return f"{type(inner).__name__} ({logger.save_dir}, {logger.name})"
+    where = logger.save_dir
+    if isinstance(inner, WandbLogger):  # which writes elsewhere where it may not write there
+        where = getattr(inner.experiment, "dir", where)
+    return f"{type(inner).__name__} ({where}, {logger.name})"
 
 
 def _log(logger: Logger, folder: Path, report: RunReport) -> None:

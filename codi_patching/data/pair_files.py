@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,21 @@ def _read_records(path: Path, option: str = "--data.pairs") -> list[Any]:
         if text.lstrip().startswith("["):
             records = json.loads(text, object_pairs_hook=_object)
         else:
-            lines = (line for line in text.split("\n") if line.strip())
-            records = [json.loads(line, object_pairs_hook=_object) for line in lines]
+            records = list(_from_lines(text))
     except (ValueError, RecursionError) as error:  # a number of too many digits, nested too deeply
         raise PairsFileError(
             f"{path}: expected a JSON list or one JSON object a line, {error}"
         ) from error
     return list(records)
+
+
+def _from_lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                yield json.loads(line, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
 def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:

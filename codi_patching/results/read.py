@@ -63,9 +63,13 @@ def results_file(folder: Path) -> Path:
     """The results file of a folder.
 
     Raises:
-        ResultsError: There is not exactly one.
+        ResultsError: There is not exactly one, or none yet.
     """
     found = sorted(folder.glob(results_name("*")))
+    if not found and (folder / "partial").is_dir():
+        raise ResultsError(
+            f"{folder} holds a run that is not finished: its command goes on where it stopped"
+        )
     if len(found) != 1:
         raise ResultsError(
             f"expected one {results_name('*')} in {folder}, got {len(found)}: name a folder that "
