@@ -131,7 +131,7 @@ class Effect:
 
 
 class Model:
-    """A CODI model in the hand.
+    """A CODI model, to patch from Python.
 
     Args:
         codi: The model.

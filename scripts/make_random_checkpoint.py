@@ -156,7 +156,6 @@ def main() -> None:
     """Write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=("llama", "gpt2", "qwen3"), required=True)
-    parser.add_argument("--layout", choices=("published",), default="published")
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("out", type=Path, metavar="OUT")

@@ -80,7 +80,7 @@ def test_a_question_in_its_own_place_changes_nothing(model):
 def test_interchange_checks_its_arguments(model):
     with pytest.raises(ValueError, match="expected a position from 0 to 2, got 3"):
         interchanged_answers(model, BASES, SOURCES, 3)
-    with pytest.raises(ValueError, match="expected a source a base, got 1 for 3 bases"):
+    with pytest.raises(ValueError, match="expected one source for each base, got 1 for 3 bases"):
         interchanged_answers(model, BASES, SOURCES[:1], 0)
 
 

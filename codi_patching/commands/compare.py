@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from codi_patching.errors import INVALID
 from codi_patching.reporting.runs import compare_folders
-
-INVALID = 3
-"""Exit status where results fail a check of validity."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: a bar, or a line now and then where that is not a terminal."""
+"""How far a command has come, on stderr: a bar, or a line now and then without a terminal."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _TOGETHER = 2
 
 
 class _Stopwatch(pl.Callback):
-    """Seconds of the second batch: the first one also plans."""
+    """Seconds of each batch; the first also plans, so the last one counts."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -48,7 +48,7 @@ class OneLineParser(LightningArgumentParser):
 
 
 class OneLineCLI(LightningCLI):
-    """Lightning's command line; options of which nothing can be made are refused in one line."""
+    """Lightning's command line; options that cannot be used are refused in one line."""
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.

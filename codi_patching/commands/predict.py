@@ -19,7 +19,7 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.commands.logger_options import apply_to_defaults
 from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.errors import InputError
+from codi_patching.errors import INVALID, InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import label_run
 from codi_patching.experiments.iterative import IterativePatching
@@ -28,9 +28,6 @@ from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.reporting.names import data_name, model_name, run_name, tags
-
-INVALID = 3
-"""Exit status of a run whose results are complete but fail a check of validity."""
 
 _LOGGERS = [
     {

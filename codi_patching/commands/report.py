@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from codi_patching.errors import INVALID
 from codi_patching.reporting.lens_report import report_lens
 from codi_patching.reporting.pipeline import ReportOptions
 from codi_patching.reporting.runs import report_folder
 from codi_patching.results.layout import is_lens_folder
-
-INVALID = 3
-"""Exit status where results fail a check of validity."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

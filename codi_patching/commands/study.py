@@ -13,7 +13,7 @@ from pathlib import Path
 
 from codi_patching.commands.one_line import OneLineArgumentParser, nearest
 from codi_patching.commands.study_arms import read_arms
-from codi_patching.errors import InputError
+from codi_patching.errors import INVALID, InputError
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "study.yaml"
 
@@ -76,7 +76,7 @@ def run(args: list[str]) -> int:
         status = subprocess.run([sys.executable, "-m", "codi_patching", *command], check=False)
         if status.returncode == _REFUSED:
             return _REFUSED
-        if status.returncode not in (0, 3):
+        if status.returncode not in (0, INVALID):
             raise InputError(
                 f"arm {arm.name} ended with status {status.returncode}: once what is said above is "
                 "seen to, the same command goes on there; another --dir begins anew"
@@ -86,4 +86,4 @@ def run(args: list[str]) -> int:
 
     report = compare_folders([arm.folder for arm in arms], asked.dir / "comparison")
     print(report.text)
-    return max(worst, 3 if report.failed else 0)
+    return max(worst, INVALID if report.failed else 0)

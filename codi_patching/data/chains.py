@@ -69,7 +69,7 @@ class Step:
         return found or [whole]
 
     def text(self, numbers: Sequence[Fraction], result: Fraction) -> str:
-        """The step with other numbers in the dress of its own: `<<15-3-4=8>>`."""
+        """The step with other numbers formatted like its own: `<<15-3-4=8>>`."""
         texts = [
             operand.text if number == operand.value else format_like(number, operand.text)
             for operand, number in zip(self.operands, numbers, strict=True)
@@ -210,7 +210,7 @@ def decimals(value: Fraction) -> int | None:
 
 
 def format_like(value: Fraction, like: str) -> str:
-    """A number in the dress of another: its commas, its digits after the point, its zero before.
+    """A number formatted like another: its commas, its digits after the point, its zero before.
 
     >>> format_like(Fraction(5, 2), ".5"), format_like(Fraction(81000), "80,000")
     ('2.5', '81,000')

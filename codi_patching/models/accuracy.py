@@ -117,7 +117,7 @@ def reasoned_answers(model: CodiModel, questions: Sequence[str], max_tokens: int
         InputError: The model has no answer prefix.
     """
     if not model.settings.answer_prefix:
-        raise InputError("expected a model with an answer prefix, to find answers in its words")
+        raise InputError("expected a model with an answer prefix, to find its answers by")
     prompts = [model.question_ids(q) for q in questions]
     last = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)
     _, context = model.encode([ids[:-1] for ids in prompts])

@@ -79,7 +79,9 @@ def interchanged_answers(
     if not 0 <= position < model.num_latents:
         raise ValueError(f"expected a position from 0 to {model.num_latents - 1}, got {position}")
     if len(bases) != len(sources):
-        raise ValueError(f"expected a source a base, got {len(sources)} for {len(bases)} bases")
+        raise ValueError(
+            f"expected one source for each base, got {len(sources)} for {len(bases)} bases"
+        )
     given, _, _ = model.think(*model.encode([model.prompt_ids(q) for q in sources]))
     hidden, context = model.encode([model.prompt_ids(q) for q in bases])
     for step in range(model.num_latents):

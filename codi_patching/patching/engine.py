@@ -131,7 +131,7 @@ class Engine(ABC):
     """Runs questions without patches, and rows of patches on them.
 
     Attributes:
-        max_rows: Rows a batch.
+        max_rows: Rows in a batch.
     """
 
     max_rows: int

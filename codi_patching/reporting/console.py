@@ -37,7 +37,7 @@ def summary_text(
     summary = aggregate(results, top)
     passing = passing_cells(results.run, findings)
     lines = [_head(results), "", *_by_content(results, summary, passing), ""]
-    lines += [*_by_disruption(results, summary), ""]
+    lines += [*_by_disruption(summary), ""]
     lines += [*_answers(findings), *[""] * bool(findings)]
     lines += [*_validity(checks), *_left_out(results)]
     if folder is not None:
@@ -129,7 +129,7 @@ def _by_content(
     return lines
 
 
-def _by_disruption(results: Results, summary: dict[str, Any]) -> list[str]:
+def _by_disruption(summary: dict[str, Any]) -> list[str]:
     lines = ["disruption, mean KL(patched ‖ unpatched) in nats"]
     if not summary["top_cells"]:
         return [*lines, "  no cell has any beyond rounding"]

@@ -53,7 +53,7 @@ def report_lens(folder: Path, figures: bool = True) -> str:
 
 
 def clearest(rates: HitRates) -> Iterator[Reading]:
-    """Of every step the cell where it is read most often; being the largest, it flatters."""
+    """Of every step the cell where it is read most often; as the largest it is biased upwards."""
     for step, own in enumerate(rates.own):
         layer, position = np.unravel_index(np.nanargmax(own), own.shape)
         chance = float(rates.chance[step][layer, position])

@@ -190,7 +190,7 @@ def _tldr(results: Results, summary: dict[str, Any]) -> str:
             f"{content[0]['name']}"
         )
         said += " (the smaller of two comparisons)" if results.control else ""
-        said += "; being the largest, it flatters, and it is no test. "
+        said += "; as the largest of many it is biased upwards, and nothing tests it here. "
     else:
         said += (
             "No cell raises the probability of the source run's answer by "

@@ -35,7 +35,7 @@ from codi_patching.analysis.summary import (
 from codi_patching.analysis.validity import check_run
 from codi_patching.reporting.evidence import COLUMNS, FindingLike, finding_row
 from codi_patching.reporting.figures import CAPTIONS
-from codi_patching.reporting.names import data_name, model_name, run_name
+from codi_patching.reporting.names import run_name
 from codi_patching.results.files import plain
 from codi_patching.results.read import Results
 from codi_patching.results.schema import RunDescription
@@ -132,12 +132,6 @@ def layer_series(results: Results) -> Iterator[tuple[int, dict[str, float]]]:
 def figure_paths(folder: Path) -> list[Path]:
     """The figures over all pairs that a folder has, in their order."""
     return [path for name in CAPTIONS if (path := folder / f"{name}.png").exists()]
-
-
-def tags(run: RunDescription) -> list[str]:
-    """What a run can be found by."""
-    found = [model_name(run), data_name(run), run.arm, run.latents, run.direction]
-    return [tag[:64] for tag in dict.fromkeys(found) if tag]
 
 
 def log_to(

@@ -113,7 +113,7 @@ def prepare_folder(
         sentence = f"{folder} holds this run's results already: nothing is run again"
         if found.run.code.sha256 != run.code.sha256:
             sentence += f" (they were measured by version {found.run.code.version} of other code)"
-        return found.run, True, f"{sentence}; --results.overwrite true would"
+        return found.run, True, f"{sentence}; set --results.overwrite true to run it again"
     if not overwrite and (replaced := batches.in_the_way()):
         names = ", ".join(path.name for path in replaced[:5])
         raise ResultsError(f"{folder} has {names}, which this run would replace: {ADVICE}")

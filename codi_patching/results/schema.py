@@ -269,7 +269,7 @@ class PairDescription:
         control: What the control is; None if there is none.
         source_pair: The other pair that the activations come from, if they do.
         num_steps: Reasoning steps of the question, if known.
-        changed_step: The first step whose result differs between the questions, from 1, if known.
+        changed_step: The first step that differs between the questions, from 1, if known.
         unknown_words: Words of the questions that the tokenizer does not know.
         self_patch: Largest KL in any cell with the base run's own activations; None if not run.
         chain_links: Of relay, cells patched with what the iteration before generated.

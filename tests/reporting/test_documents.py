@@ -47,7 +47,7 @@ def test_the_report(documents):
     _, report = documents
     assert report.startswith("# Position patching of codi-tiny on word-problems\n")
     assert "Of 11 cells the largest estimate of the content effect, the rise of the pro" in report
-    assert "being the largest, it flatters, and it is no test." in report
+    assert "as the largest of many it is biased upwards, and nothing tests it here." in report
     assert re.search(
         r"The largest mean KL is at layer 1, position 0: its median over pairs", report
     )

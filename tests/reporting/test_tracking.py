@@ -11,6 +11,7 @@ from findings_maker import FINDINGS
 from results_maker import make, records_of, run_of, write
 
 from codi_patching.analysis.validity import check_run
+from codi_patching.reporting.names import tags
 from codi_patching.reporting.pipeline import ReportOptions, write_derived
 from codi_patching.reporting.tracking import (
     aggregate_table,
@@ -20,7 +21,6 @@ from codi_patching.reporting.tracking import (
     leading_cells,
     log_to,
     scalars,
-    tags,
     validity_table,
 )
 from codi_patching.results.read import read_results
@@ -80,13 +80,8 @@ def test_scalars_and_series(results):
     series = dict(layer_series(results))
     assert list(series) == [0, 1, 2]
     assert series[1]["content_effect"] == pytest.approx(found["largest_content/effect"])
-    assert tags(results.run) == [
-        "codi-tiny",
-        "word-problems",
-        "position",
-        "recomputed",
-        "denoising",
-    ]
+    expected = ["resid_post", "recomputed", "denoising", "clean", "control-sibling"]
+    assert tags(results.run) == expected
 
 
 def read_wandb(path):

@@ -93,7 +93,7 @@ def _say(arm: Arm, blocks: tuple[Claims, ...], largest: float) -> Finding:
     sentence = (
         f"{begin} The largest content effect of a single patch is estimated at {number(largest)} "
         f"in probability, {largest / whole.estimate:.0%} of the ceiling's "
-        f"{number(whole.estimate)}; being the largest of the sample, it flatters. For {lead.name} "
+        f"{number(whole.estimate)}; as the largest of many it is biased upwards. For {lead.name} "
         f"the patch minus the ceiling is {evidence(lead)}, p being of a shortfall of less than the "
         f"threshold.{compared(lead)}"
     )
