@@ -204,7 +204,7 @@ def test_sigterm_ends_a_run_and_what_it_started(command, tmp_path):
         [sys.executable, "-m", "codi_patching", *command, place, NO_LOGGER, "--data.batch_size=1"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        while not (kept := list(tmp_path.glob("*/partial/000000.*"))):
+        while not (kept := list(tmp_path.glob("*/partial/000000.safetensors"))):
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()

@@ -195,7 +195,7 @@ def test_questions_a_line_each(tmp_path, checkpoint, capsys):
         (["--batch_size", "0"], "--batch_size to be 1 or more, got 0"),
         (["--device", "cuda:7"], "--device to be one of this machine's, got cuda:7"),
         (["--device", "abacus"], "--device to be one of this machine's, got abacus"),
-        (["--checkpoint", "nowhere"], "set --model.checkpoint"),
+        (["--checkpoint", "nowhere"], "set --checkpoint"),
     ],
 )
 def test_options_that_are_refused(questions_file, options, message):
