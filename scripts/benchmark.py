@@ -375,7 +375,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--peers", action="store_true", help="with position_frozen, other libraries"
     )
     parser.add_argument("--json", type=Path, help="file for the numbers")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        parser.error(f"expected --device to be one of this machine's, got {args.device}: {reason}")
+    return args
 
 
 @torch.inference_mode()
