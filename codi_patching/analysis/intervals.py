@@ -79,39 +79,6 @@ def mean_intervals(
     return _of_cells(values, groups, seed, level, resamples, (_accelerated, _studentised, _student))
 
 
-def bca_intervals(
-    values: Array,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> tuple[Array, Array]:
-    """Bias-corrected and accelerated bootstrap intervals of means.
-
-    Efron (1987), JASA 82, 171; Efron and Tibshirani (1993), section 14.3. The acceleration comes
-    from the jackknife. `scipy.stats.bootstrap(..., method="BCa")` computes the same. Arguments and
-    result as of `mean_intervals`.
-    """
-    return _of_cells(values, groups, seed, level, resamples, (_accelerated,))
-
-
-def studentised_intervals(
-    values: Array,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> tuple[Array, Array]:
-    """Studentised (bootstrap-t) intervals of means.
-
-    Efron and Tibshirani (1993), section 12.5. Resamples with a standard error of less than a tenth
-    of the sample's are left out: where one pair makes the mean, those without it have next to no
-    spread, and dividing by it would put the ends anywhere. Arguments and result as of
-    `mean_intervals`.
-    """
-    return _of_cells(values, groups, seed, level, resamples, (_studentised,))
-
-
 def median_interval(
     values: Array, groups: Sequence[str] | None = None, level: float = 0.95
 ) -> tuple[float, float, float]:
@@ -246,6 +213,10 @@ def _parts(
 
 
 def _accelerated(sample: _Sample) -> Ends:
+    """Bias-corrected and accelerated (BCa), the acceleration from the jackknife.
+
+    Efron (1987), JASA 82, 171; Efron and Tibshirani (1993), section 14.3.
+    """
     mean, means = sample.mean, np.sort(sample.means, axis=0)
     below = ((means < mean).sum(0) + (means <= mean).sum(0)) / (2 * len(means))
     shift = stats.norm.ppf(below)
@@ -266,6 +237,12 @@ def _accelerated(sample: _Sample) -> Ends:
 
 
 def _studentised(sample: _Sample) -> Ends:
+    """Bootstrap-t: Efron and Tibshirani (1993), section 12.5.
+
+    Resamples with a standard error of less than a tenth of the sample's are left out: where one
+    pair makes the mean, those without it have next to no spread, and dividing by it would put the
+    ends anywhere.
+    """
     sums, sizes, drawn, mean = sample.sums, sample.sizes, sample.drawn, sample.mean
     means, counts = sample.means, len(sample.sums)
     squares = drawn @ sums**2 - 2 * means * (drawn @ (sums * sizes)) + means**2 * (drawn @ sizes**2)

@@ -8,8 +8,7 @@ their mean is taken.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import stats
@@ -41,10 +40,6 @@ class PairedTests:
     p_t: float | None = None
     wilcoxon: float | None = None
     p_wilcoxon: float | None = None
-
-    def row(self) -> dict[str, Any]:
-        """As a row of a table."""
-        return asdict(self)
 
 
 TEST_COLUMNS = tuple(field.name for field in fields(PairedTests))

@@ -94,7 +94,7 @@ def write_derived(
     write_csv(folder / "results.csv", cell_rows(results), cell_columns(results))
     write_json(folder / "aggregate.json", aggregate(results, options.top))
     tests = paired_tests(as_arm(results))
-    write_csv(folder / "paired_tests.csv", (test.row() for test in tests), TEST_COLUMNS)
+    write_csv(folder / "paired_tests.csv", map(asdict, tests), TEST_COLUMNS)
     write_json(folder / "validity.json", describe_checks(checks))
     if findings:
         write_json(folder / FINDINGS, {"findings": [describe_finding(f) for f in findings]})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
 from codi_patching.analysis.summary import content_effect, groups_of
@@ -116,20 +117,21 @@ def _depth(layer: str) -> int:
     return -1 if layer == "thought" else int(layer)
 
 
-def rows_in(layers: Sequence[str], own: Sequence[str]) -> Array:
+def rows_in(layers: Sequence[str], own: Sequence[str]) -> NDArray[np.intp]:
     """Where a run's layers are among others, by name.
 
     Example:
         >>> rows_in(("thought", "0", "1"), ("0", "1")).tolist()
-        [1.0, 2.0]
+        [1, 2]
     """
-    return np.array([layers.index(name) for name in own], dtype=np.float64)
+    return np.array([layers.index(name) for name in own], dtype=np.intp)
 
 
-def _draw_series(axes: Axes, series: Mapping[str, tuple[LayerEffect, Array]]) -> None:
+def _draw_series(axes: Axes, series: Mapping[str, tuple[LayerEffect, NDArray[np.intp]]]) -> None:
     """Points with intervals, side by side within each layer; effects with the rows they are at."""
     for place, (label, (effect, rows)) in enumerate(series.items()):
-        at = rows + 0.76 / max(len(series), 3) * (place - (len(series) - 1) / 2)
+        shift = 0.76 / max(len(series), 3) * (place - (len(series) - 1) / 2)
+        at = rows.astype(np.float64) + shift
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
         axes.plot(at, effect.mean, marker, ms=4.2, color=colour, label=label)
         draw_intervals(axes, at, effect.mean, effect.low, effect.high, colour)
@@ -227,9 +229,7 @@ def _shared_content(
     others = [places[direct.pair_ids[row]] for row in rows]
     if not rows:
         raise ValueError("expected two runs on the same pairs")
-    here, there = (
-        rows_in(run.grid.layers, layers).astype(np.int_) for run in (direct.run, total.run)
-    )
+    here, there = (rows_in(run.grid.layers, layers) for run in (direct.run, total.run))
     names = ("over the unpatched run", "over the control")
     return rows, {
         name: (

@@ -44,9 +44,9 @@ VERDICTS = (
     "An answer is yes where a simultaneous interval lies beyond the threshold, no where all lie "
     "inside it and there are enough pairs that a rare effect would have shown, and undecided "
     "otherwise. All claims of a family of questions share one test, the largest studentised mean "
-    "under common sign flips. The level of its intervals divides 5 % by the families that are "
-    "tested here, so a comparison, which tests more of them, may leave undecided what the report "
-    "of a single run decides."
+    "under common sign flips. Its intervals miss with 5 % divided by the number of families that "
+    "are tested here, so a comparison, which tests more of them, may leave undecided what the "
+    "report of a single run decides."
 )
 
 

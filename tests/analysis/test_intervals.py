@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from codi_patching.analysis.intervals import (
-    bca_intervals,
-    mean_intervals,
-    median_interval,
-    share_of_largest,
-    studentised_intervals,
-)
+from codi_patching.analysis import intervals as module
+from codi_patching.analysis.intervals import mean_intervals, median_interval, share_of_largest
+
+
+def bca_intervals(values, groups=None, seed=0, level=0.95, resamples=1_999):
+    """The first of the three that `mean_intervals` is the hull of."""
+    return module._of_cells(values, groups, seed, level, resamples, (module._accelerated,))
+
+
+def studentised_intervals(values, groups=None, seed=0, level=0.95, resamples=1_999):
+    """The second."""
+    return module._of_cells(values, groups, seed, level, resamples, (module._studentised,))
+
 
 KINDS = [bca_intervals, studentised_intervals, mean_intervals]
 
