@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check reproduce train clean
+.PHONY: help demo test thorough check reproduce train clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,10 +18,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed ## install, and run position patching on the shipped model and pairs
-	$(BIN)/codi-patching predict --config configs/position.yaml
+	$(BIN)/codi-patching predict --config position
 
 test: $(VENV)/.installed-dev ## install, and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not thorough"
+
+thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m thorough
 
 check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/ruff check .
@@ -35,7 +38,7 @@ reproduce: $(VENV)/.installed ## make docs/results and the reports again (some m
 train: $(VENV)/.installed ## train codi-tiny again from nothing (about 70 minutes on one core)
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	  MALLOC_TOP_PAD_=200000000 OMP_NUM_THREADS=1 \
-	  $(BIN)/codi-patching fit --config configs/train_codi_tiny.yaml
+	  $(BIN)/codi-patching fit --config train_codi_tiny
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

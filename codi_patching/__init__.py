@@ -7,7 +7,8 @@ In a notebook:
     pair = cp.Pair.of("Max has 52 stamps. …", "Max has 54 stamps. …")
     effect = model.patch(pair, cp.Site("kv", layer=3, position=1))
     results = cp.load_results("results/position")
-    findings = cp.compare(["results/layer", results])
+    results.report()
+    cp.plot(results)
 
 Names are imported when they are first used, so that reading results needs none of the packages that
 measuring does.
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from codi_patching.experiments.lens import LensExperiment
     from codi_patching.experiments.position import PositionPatching
     from codi_patching.patching.interventions import Site
-    from codi_patching.reporting.runs import compare
-    from codi_patching.results.frames import Frames, load_results
+    from codi_patching.reporting.plot import plot
+    from codi_patching.saved_results import Results, compare, load_results
 
 _PLACES = {
     "Effect": "api",
-    "Frames": "results.frames",
     "IterativePatching": "experiments.iterative",
     "LayerPatching": "experiments.layer",
     "LensExperiment": "experiments.lens",
@@ -41,16 +41,17 @@ _PLACES = {
     "PositionPatching": "experiments.position",
     "Question": "data.pairs",
     "QuestionRun": "api",
+    "Results": "saved_results",
     "ResultsWriter": "callbacks.results",
-    "compare": "reporting.runs",
     "Site": "patching.interventions",
+    "compare": "saved_results",
     "load": "api",
-    "load_results": "results.frames",
+    "load_results": "saved_results",
+    "plot": "reporting.plot",
 }
 
 __all__ = [
     "Effect",
-    "Frames",
     "IterativePatching",
     "LayerPatching",
     "LensExperiment",
@@ -60,11 +61,13 @@ __all__ = [
     "PositionPatching",
     "Question",
     "QuestionRun",
+    "Results",
     "ResultsWriter",
     "Site",
     "compare",
     "load",
     "load_results",
+    "plot",
 ]
 
 

@@ -12,33 +12,32 @@ grid = model.grid(pair, site="kv")              # a frame: grid["recovery"].unst
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.errors import InputError
-from codi_patching.experiments.by_hand import NamedValues, Value, as_values, say, shaped
-from codi_patching.experiments.engines import EngineName
-from codi_patching.experiments.layer import LayerPatching
-from codi_patching.experiments.pair_runs import PairStart, check_finite
-from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.experiments.position import PositionPatching
-from codi_patching.experiments.preparation import Preparation
-from codi_patching.experiments.prompts import NOTHING, Direction, roles
-from codi_patching.metrics.grid import row_values
+from codi_patching.measuring import by_hand
+from codi_patching.measuring.by_hand import NamedValues, as_values, say, shaped, with_answers
+from codi_patching.measuring.engine_choice import EngineName, build_engine
+from codi_patching.measuring.measurement import Measurement, check_finite
+from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
+from codi_patching.measuring.preparation import PairStart, Preparation
+from codi_patching.measuring.prompts import Direction, Prompts
 from codi_patching.metrics.inputs import AnswerLogits
-from codi_patching.models.accuracy import latent_answers, read_number
-from codi_patching.models.answers import PairError
+from codi_patching.metrics.table import metric_rows
+from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.lens import token_text, top_tokens
 from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.vocabulary import unknown_words
 from codi_patching.patching.interventions import (
     EXTRA_SITES,
     Activations,
@@ -48,7 +47,8 @@ from codi_patching.patching.interventions import (
     SiteName,
     extra_sites,
 )
-from codi_patching.results.batches import ExcludedPair
+from codi_patching.results.description import ALL
+from codi_patching.results.records import ExcludedPair
 
 
 def load(
@@ -98,6 +98,9 @@ class QuestionRun:
     activations: dict[SiteName, Tensor]
     model: Model
 
+    def __repr__(self) -> str:
+        return f"QuestionRun({self.question!r}, answer={self.answer!r})"
+
     def lens(self, k: int = 5) -> pd.DataFrame:
         """The k tokens that each block's output makes most probable, best first.
 
@@ -108,6 +111,12 @@ class QuestionRun:
         table = [[" ".join(token_text(codi, t) for t in cell) for cell in row] for row in best]
         frame = pd.DataFrame(table).rename_axis("layer")
         return frame.rename_axis("position", axis="columns")
+
+
+Value = by_hand.Value | QuestionRun
+"""What is patched in: `"source"`, the source run's activation; `"clean"`, `"corrupted"`, those of
+the pair's questions; `"zero"`; `"mean"`, over questions; a `Question`, or its run, that one's; a
+tensor; or a function of what the patched run has there."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,8 @@ class Model:
     """
 
     def __init__(self, codi: CodiModel, engine: EngineName = "sweep") -> None:
-        self.codi, self.engine_name = codi, engine
-        self.engine = self._experiment(PositionPatching).engine
+        _check_choice("engine", engine, EngineName)
+        self.codi, self.engine = codi, build_engine(codi, engine, None)
 
     def __repr__(self) -> str:
         size = self.codi.backbone.config.hidden_size
@@ -164,7 +173,8 @@ class Model:
     @torch.no_grad()
     def run(self, question: str) -> QuestionRun:
         """A question without patches."""
-        own = self._activations(question, EXTRA_SITES)
+        own = self._activations(Question(question), EXTRA_SITES)
+        _say_unknown(self.codi, question)
         sites: tuple[SiteName, ...] = ("resid_post", *EXTRA_SITES)
         activations = {s: shaped(self.codi, own.of_site(s), s) for s in sites}
         answer = latent_answers(self.codi, [question])[0].strip()
@@ -172,7 +182,7 @@ class Model:
 
     def pair(self, clean: str, corrupted: str) -> Pair:
         """Two typed questions, with the answers that the model gives; see `Pair.of`."""
-        return self._answered(Pair.of(clean, corrupted))
+        return with_answers(self.codi, Pair.of(clean, corrupted))
 
     # -- patched runs ---------------------------------------------------------------------------
 
@@ -201,15 +211,14 @@ class Model:
         Raises:
             InputError: The pair, a site or a value does not fit the model.
         """
+        _check_choice("latents", latents, Latents)
         wanted = [sites] if isinstance(sites, Site) else list(sites)
-        values: list[Any] = [value] * len(wanted)
-        if isinstance(value, list | tuple):
-            values = list(value)
+        values = list(value) if isinstance(value, list | tuple) else [value] * len(wanted)
         if len(values) != len(wanted):
             raise InputError(f"expected a value for each of {len(wanted)} sites, got {len(values)}")
         record = extra_sites({site.name for site in wanted})
-        start = self._start(self._experiment(PositionPatching, latents, direction), pair, record)
-        named = NamedValues(self._activations, start.source.run.activations(), record, questions)
+        start = self._start(self._preparation(direction, record), pair)
+        named = self._named(start, record, questions)
         row = [self._as_patch(site, own, named) for site, own in zip(wanted, values)]
         try:
             patched = self.engine.patched(start.base, [row], latents)
@@ -217,14 +226,14 @@ class Model:
             raise InputError(str(error)) from None
         check_finite(patched.answer_logits, lambda _: "the patched run")
         inputs = start.metric_inputs()
-        metrics = row_values(inputs.of(AnswerLogits(*patched.answer_logits)))
-        unpatched = row_values(inputs.unpatched())
+        metrics = metric_rows(inputs.of(AnswerLogits(*patched.answer_logits)))
+        unpatched = metric_rows(inputs.unpatched())
         names = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
-        base = roles(pair, direction)[0]
+        prompt = start.requests.base[0]
         return Effect(
             {name: float(values[0]) for name, values in metrics.items()},
             {name: logits[0] for name, logits in zip(names, patched.answer_logits)},
-            say(self.engine, self.codi, self.codi.prompt_ids(base.text), row, latents, record),
+            say(self.engine, self.codi, prompt, row, latents, record),
             *({name: float(v[run]) for name, v in unpatched.items()} for run in (0, 1)),
         )
 
@@ -235,7 +244,7 @@ class Model:
         site: SiteName = "resid_post",
         latents: Latents = "recomputed",
         direction: Direction = "denoising",
-        value: str = "source",
+        value: str | Question | QuestionRun = "source",
         whole_layers: bool = False,
         questions: Sequence[str] = (),
     ) -> pd.DataFrame:
@@ -245,86 +254,68 @@ class Model:
             By layer and position, a column for each metric: `grid["recovery"].unstack()` is the
             map. `structural_zero` marks cells that cannot have an effect, whatever the model.
         """
-        kind = LayerPatching if whole_layers else PositionPatching
-        experiment = self._experiment(kind, latents, direction, site=site)
-        start = self._start(experiment, pair, experiment.record)
-        source = start.source.run.activations()
-        named = NamedValues(self._activations, source, experiment.record, questions)
-        (result,) = experiment.run_pairs([replace(start, source_activations=named.of(value))])
+        _check_choice("site", site, SiteName)
+        _check_choice("latents", latents, Latents)
+        cells = self._cells(site, latents, whole_layers)
+        preparation = self._preparation(direction, cells.record)
+        start = self._start(preparation, pair)
+        given = self._named(start, cells.record, questions).of(_plain(value))
+        measurement = Measurement(model=self.codi, preparation=preparation, cells=cells)
+        (result,) = measurement.started([replace(start, source_activations=given)])
         if isinstance(result, ExcludedPair):
-            raise PairError(result.reason)
+            raise InputError(result.reason)
         names = [
             (int(layer) if layer.isdigit() else layer, int(at) if at.isdigit() else at)
-            for _, layer, at in experiment.grid.cells()
+            for _, layer, at in cells.grid.cells()
         ]
-        index = pd.MultiIndex.from_tuples(names, names=["layer", experiment.column])
+        index = pd.MultiIndex.from_tuples(names, names=["layer", "position"])
         frame = pd.DataFrame({m: v.flatten() for m, v in result.values.items()}, index=index)
-        return frame.assign(structural_zero=experiment.grid.structural.flatten())
+        return frame.assign(structural_zero=cells.grid.structural.flatten())
 
     # -- parts of these -------------------------------------------------------------------------
 
-    def _experiment(
-        self,
-        kind: type[PatchingExperiment],
-        latents: Latents = "recomputed",
-        direction: Direction = "denoising",
-        **options: Any,
-    ) -> PatchingExperiment:
-        """An experiment on this model, without control."""
-        experiment = kind(
-            latents=latents,
-            direction=direction,
-            control="none",
-            engine=self.engine_name,
-            self_patch_pairs=0,
-            **options,
+    def _cells(self, site: SiteName, latents: Latents, whole: bool) -> PatchGrid:
+        """Every cell alone, or every layer at once."""
+        layers = grid_layers(self.codi, site)
+        columns = (ALL,) if whole else tuple(map(str, range(self.num_latents)))
+        patch_sets = partial(whole_layers if whole else single_cells, layers=layers, site=site)
+        return PatchGrid.of(
+            self.codi, patch_sets, layers=layers, columns=columns, latents=latents, site=site
         )
-        experiment.use(self.codi, getattr(self, "engine", None))
-        return experiment
 
-    def _start(
-        self, experiment: PatchingExperiment, pair: Pair, record: Sequence[SiteName]
-    ) -> PairStart:
+    def _preparation(self, direction: Direction, record: Sequence[SiteName]) -> Preparation:
+        """Makes unpatched runs, without control."""
+        _check_choice("direction", direction, Direction)
+        prompts = Prompts.of(self.codi, direction, self.engine)
+        return Preparation(engine=self.engine, prompts=prompts, record=record)
+
+    def _start(self, preparation: Preparation, pair: Pair) -> PairStart:
         """The two unpatched runs of a pair."""
-        pair = self._answered(pair)
-        preparation = Preparation(
-            self.engine, experiment.prompts, PairsDataModule(), "clean", "none", 0, record
-        )
-        try:
-            asked = preparation.requests(pair)
-        except PairError as error:
-            raise InputError(str(error)) from None
-        return preparation.start(pair, asked, self.engine.unpatched(asked.all(), record))
+        pair = with_answers(self.codi, pair)
+        _say_unknown(self.codi, pair.clean.text, pair.corrupted.text)
+        requests = preparation.requests(pair)
+        runs = self.engine.unpatched(requests.all(), preparation.record)
+        return preparation.start(pair, requests, runs)
 
-    def _answered(self, pair: Pair) -> Pair:
-        """The pair with the model's answers where there are none.
+    def _named(
+        self, start: PairStart, record: Sequence[SiteName], questions: Sequence[str]
+    ) -> NamedValues:
+        """What names stand for beside a pair."""
+        base, source = (run.run.activations() for run in (start.base, start.source))
+        clean, corrupted = (source, base) if start.direction == "denoising" else (base, source)
+        own = {"source": source, "clean": clean, "corrupted": corrupted}
+        return NamedValues(partial(self._activations, record=record), own, questions)
+
+    def _activations(self, question: Question, record: Sequence[SiteName]) -> Activations:
+        """What a question's run has.
 
         Raises:
-            InputError: It says no number, or the same for both.
+            InputError: It cannot be run.
         """
-        questions = {name: getattr(pair, name) for name in ("clean", "corrupted")}
-        for name, question in questions.items():
-            if math.isnan(question.answer):
-                said = latent_answers(self.codi, [question.text])[0]
-                number = read_number(said)
-                if number is None:
-                    raise InputError(
-                        f"expected a number as the answer to {question.text!r}, got "
-                        f"{said!r}: give the answers to Pair.of"
-                    )
-                questions[name] = replace(question, answer=number)
-        if questions["clean"].answer == questions["corrupted"].answer:
-            raise InputError(
-                f"expected two different answers, got {questions['clean'].answer:g} "
-                "for both: give the answers to Pair.of, or change the questions"
-            )
-        return replace(pair, **questions)
-
-    def _activations(self, question: str, record: Sequence[SiteName]) -> Activations:
-        request = self._experiment(PositionPatching).prompts.of_question(
-            Question(question, math.nan), NOTHING
-        )
-        return self.engine.unpatched([request], record)[0].run.activations()
+        try:
+            return self._preparation("denoising", record).activations_of(question)
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def _as_patch(self, site: Site, value: Any, named: NamedValues) -> Patch:
         """A site with its value.
@@ -337,4 +328,35 @@ class Model:
                 f"expected a layer under {self.num_layers} and a position under "
                 f"{self.num_latents}, got {site}"
             )
-        return Patch(site.layer, site.position, as_values(self.codi, site, value, named), site.name)
+        return Patch(site, as_values(self.codi, site, _plain(value), named))
+
+
+def _plain(value: Any) -> Any:
+    """A run as the activations that it had, everything else as it is."""
+    if not isinstance(value, QuestionRun):
+        return value
+    sites = value.activations
+    recorded = {site: sites[site] for site in EXTRA_SITES}
+    recorded["kv"] = recorded["kv"].flatten(2)
+    return Activations(value.thoughts, sites["resid_post"], recorded)
+
+
+def _say_unknown(codi: CodiModel, *questions: str) -> None:
+    """Warn of words that a model reads but never learned."""
+    words = [word for text in questions for word in unknown_words(codi.tokenizer, text)]
+    if words:
+        warnings.warn(
+            f"the tokenizer does not know {', '.join(dict.fromkeys(words))}: the model never "
+            "learned what stands there",
+            stacklevel=4,
+        )
+
+
+def _check_choice(argument: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of a `Literal`'s, naming the argument.
+
+    Raises:
+        InputError: It is none.
+    """
+    if value not in get_args(choices):
+        raise InputError(f"expected {argument} of {', '.join(get_args(choices))}, got {value!r}")

@@ -12,22 +12,46 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from types import FrameType, ModuleType
+from typing import NoReturn
 
-from codi_patching.commands.one_line import OneLineArgumentParser, nearest
-from codi_patching.errors import INPUT_ERRORS
+from codi_patching.commands.one_line import OneLineArgumentParser, nearest, refuse
+from codi_patching.errors import INPUT_ERRORS, InputError
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C."""
 
 _COMMANDS = {
-    "predict": "measure one experiment:     predict --config configs/position.yaml",
-    "study": "measure all, then compare:  study --config configs/study.yaml",
+    "predict": "measure one experiment:     predict --config position",
+    "study": "measure all, then compare:  study --dir results/study",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
     "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data F",
     "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
-    "fit": "train a small CODI model:   fit --config configs/train_codi_tiny.yaml",
+    "fit": "train a small CODI model:   fit --config train_codi_tiny",
 }
+
+_AFTER_INTERRUPT = {
+    "predict": "; the same command resumes",
+    "study": "; the same command resumes",
+    "pairs": "; the same command resumes",
+    "evaluate": "; with --output the same command resumes",
+    "fit": "; --ckpt_path resumes from a checkpoint",
+}
+
+_GROUPED = ("predict", "study", "fit")
+"""Commands whose options are named by group, as in `--data.pairs`; the others' are not."""
+
+_CALLED = {
+    "study": {"results.dir": "--dir", "report.comparison_dir": "--dir", "report.docs": "--docs"},
+    "compare": {"results.dir": "--dir", "report.comparison_dir": "--dir"},
+    "report": {"results.dir": "another folder"},
+}
+"""Arguments that a command calls otherwise than by their own names."""
 
 _USAGE = f"""usage: codi-patching {{{",".join(_COMMANDS)}}} [--config FILE] [options]
 
@@ -46,34 +70,74 @@ def main() -> None:
         print(_USAGE, end="")
         sys.exit(0)
     if args and args[0] == "--version":
+        from importlib.metadata import version  # slow to import
+
         print(f"codi-patching {version('codi_patching')}")
         sys.exit(0)
     if not args:
         print(_USAGE, end="", file=sys.stderr)
         sys.exit(2)
     if args[0] not in _COMMANDS:
-        print(
-            f"codi-patching: unknown command {args[0]}{nearest(args[0], list(_COMMANDS))}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        refuse(f"unknown command {args[0]}{nearest(args[0], list(_COMMANDS))}")
+    if sys.flags.optimize > 1 and args[0] not in ("compare", "report"):
+        refuse("transformers cannot be imported without docstrings: run Python without -OO")
     _quieten()
-    signal.signal(signal.SIGTERM, _stop)
+    if hasattr(sys.stdout, "reconfigure"):  # a console may have no ≥
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with _stopped_by_signals():
+        _end(*args)
+
+
+def _end(name: str, *args: str) -> NoReturn:
+    """Run a subcommand, and end with its exit status or with its error in a line."""
+    rank = os.environ.get("LOCAL_RANK", "0")
     try:
-        sys.exit(_run(*args))
+        sys.exit(_run(name, *args))
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED and rank == "0":
+            print(f"codi-patching: interrupted{_AFTER_INTERRUPT.get(name, '')}", file=sys.stderr)
+        raise
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except INPUT_ERRORS as error:
         if os.environ.get("CODI_PATCHING_TRACEBACK"):
             raise
-        rank = os.environ.get("LOCAL_RANK", "0")
         process = f" (process {rank})" if rank != "0" else ""
-        sys.exit(f"codi-patching{process}: {error}")
+        sys.exit(f"codi-patching{process}: {_told(error, name)}")
+
+
+def _told(error: Exception, command: str) -> str:
+    """An error's message, arguments named as options of the command."""
+    return error.naming(partial(_option, command)) if isinstance(error, InputError) else str(error)
+
+
+def _option(command: str, argument: str) -> str:
+    """What a command calls an argument such as `data.pairs`."""
+    usual = argument if command in _GROUPED else argument.rpartition(".")[2]
+    return _CALLED.get(command, {}).get(argument, f"--{usual}")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Within, SIGTERM and Ctrl-C end the program at once: what is done is kept.
+
+    Ctrl-C stays ignored where it was, as in what `nohup` or a study starts.
+    """
+    taken = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        taken.append(signal.SIGINT)
+    before = {number: signal.signal(number, _stop) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End at once, as by Ctrl-C: what is done is kept, and what was started ends too."""
+    """End, and what was started ends too; a second signal does not wait for that."""
+    signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
 

@@ -37,20 +37,30 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from peers import PEERS, SITES, engine_logits, frozen_grid, package_of, unpatched_runs
-from shapes import READOUT, SHAPES, build_model, draw_prompts, flop_per_token_layer
+from shapes import (
+    READOUT,
+    SHAPES,
+    DrawnPrompts,
+    build_model,
+    draw_pairs,
+    draw_prompts,
+    flop_per_token_layer,
+)
 from textbook import Textbook
 
-from codi_patching.data.pairs import Pair, Question
+from codi_patching.data.pairs import Pair
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
-from codi_patching.experiments.pair_runs import Measured, PairStart
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.measuring.measurement import Measurement
+from codi_patching.measuring.patch_grid import PatchGrid
+from codi_patching.measuring.prompts import Prompts
 from codi_patching.metrics import functional as F
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.row_limit import rows_at_once
@@ -58,6 +68,7 @@ from codi_patching.patching.engine import Engine
 from codi_patching.patching.interventions import SITE_NAMES
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
+from codi_patching.results.records import PairRecord
 
 GRIDS: dict[str, Callable[..., PatchingExperiment]] = {
     "layer": LayerPatching,
@@ -73,9 +84,9 @@ CHAINS = ("relay", "cumulative")
 
 ONE_PAIR = "sweep, own, one pair"
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+T = TypeVar("T")
 
-_PAIR = Pair("0", Question("", 0.0), Question("", 1.0))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -137,6 +148,7 @@ class Bench:
         self.dtype = DTYPES[args.dtype]
         self.model = build_model(args.shape, args.num_latents, self.dtype, self.device)
         self.prompts = draw_prompts(args.pairs, args.prompt, args.shared, seed=1)
+        self.pairs = draw_pairs(args.pairs)
         self.sweep = SweepEngine(self.model, args.max_rows or rows_at_once(self.model))
         self.reference = ReferenceEngine(self.model, 40)
 
@@ -148,18 +160,19 @@ class Bench:
     def measure(self, grid: str) -> Report:
         """One experiment by all arms."""
         args, report = self.args, Report()
-        own, both = self._experiment(grid, "none"), self._experiment(grid, "sibling")
+        cells = self.cells(grid)
+        measure = partial(self._seconds, cells)
         arms: dict[str, Callable[[], float]] = {
-            "sweep, own": partial(self._pairs, own, self.sweep, self.prompts),
-            "sweep, own and control": partial(self._pairs, both, self.sweep, self.prompts),
+            "sweep, own": partial(measure, self.sweep, self.pairs),
+            "sweep, own and control": partial(measure, self.sweep, self.pairs, control=True),
         }
         if not args.sweep_only:
-            arms["batched"] = partial(self._pairs, own, self.reference, self.prompts[:1])
+            arms["batched"] = partial(measure, self.reference, self.pairs[:1])
         if not args.sweep_only and args.site == "resid_post":
-            textbook = Textbook(own, self.wait)
+            textbook = Textbook(self.model, cells, self.wait)
             arms["textbook"] = lambda: textbook.seconds(self.prompts[0], args.sample)
         if args.peers and grid == "position_frozen" and args.site in SITES:
-            arms[ONE_PAIR] = partial(self._pairs, own, self.sweep, self.prompts[:1])
+            arms[ONE_PAIR] = partial(measure, self.sweep, self.pairs[:1])
             arms |= self._peers(report)
         turns: dict[str, list[float]] = {arm: [] for arm in arms}
         rates: dict[str, list[float]] = {arm: [] for arm in arms}
@@ -174,49 +187,30 @@ class Bench:
                     computed = (self.sweep.token_layers - before) / args.pairs
         report.seconds = {arm: median(seconds) for arm, seconds in turns.items()}
         report.matrix_product_gflops = {arm: median(seen) / 1e9 for arm, seen in rates.items()}
-        self._count_work(own, computed, report)
+        self._count_work(cells, computed, report)
         return report
 
-    def _experiment(self, grid: str, control: str) -> PatchingExperiment:
-        site = {} if grid in CHAINS else {"site": self.args.site}
-        experiment = GRIDS[grid](control=control, self_patch_pairs=0, **site)
+    def cells(self, grid: str) -> PatchGrid:
+        """The cells of an experiment and their patches."""
+        experiment = GRIDS[grid](site=self.args.site)
         experiment.use(self.model, self.sweep)
-        experiment.metrics.to(self.device)
-        return experiment
+        return experiment.patch_grid
 
-    def _pairs(
-        self,
-        experiment: PatchingExperiment,
-        engine: Engine,
-        prompts: Sequence[tuple[list[int], ...]],
+    def _seconds(
+        self, cells: PatchGrid, engine: Engine, pairs: Sequence[Pair], control: bool = False
     ) -> float:
         """Seconds a pair of some pairs side by side, from token ids to metrics."""
-        experiment.engine = engine
-        self.wait()
-        begun = time.perf_counter()
-        for found in experiment.measure_pairs(self._starts(experiment, engine, prompts)):
-            assert isinstance(found, Measured), found
-        self.wait()
-        return (time.perf_counter() - begun) / len(prompts)
-
-    def _starts(
-        self,
-        experiment: PatchingExperiment,
-        engine: Engine,
-        prompts: Sequence[tuple[list[int], ...]],
-    ) -> list[PairStart]:
-        """The unpatched runs; with a control three questions a pair, the third alike the others."""
-        third = experiment.control != "none"
-        asked = [[*pair, [*pair[0][:-1], 12]] if third else pair for pair in prompts]
-        requests = [(ids, READOUT) for pair in asked for ids in pair]
-        runs = iter(engine.unpatched(requests, experiment.record))
-        starts = []
-        for _ in prompts:
-            base, source = next(runs), next(runs)
-            control = next(runs).run.activations() if third else None
-            own = source.run.activations()
-            starts.append(PairStart(_PAIR, "denoising", base, source, own, control))
-        return starts
+        preparation = DrawnPrompts(
+            engine=engine,
+            prompts=Prompts(self.model, "denoising"),
+            record=cells.record,
+            drawn=self.prompts,
+            has_control=control,
+        )
+        measurement = Measurement(model=self.model, preparation=preparation, cells=cells)
+        seconds, results = self._timed(partial(measurement.pairs, pairs))
+        assert all(isinstance(result, PairRecord) for result in results), results
+        return seconds / len(pairs)
 
     def _peers(self, report: Report) -> dict[str, Callable[[], float]]:
         """The peers that are installed, once their logits are ours."""
@@ -230,21 +224,22 @@ class Bench:
                 continue
             run = prepare(self.model.backbone)
             report.largest_difference[name] = float((run(grid) - ours).abs().max())
-            arms[name] = partial(self._timed, partial(run, grid))
+            arms[name] = partial(lambda run: self._timed(run)[0], partial(run, grid))
         return arms
 
-    def _timed(self, run: Callable[[], object]) -> float:
+    def _timed(self, run: Callable[[], T]) -> tuple[float, T]:
+        """Seconds that a call takes, and what it gives."""
         self.wait()
         begun = time.perf_counter()
-        run()
+        given = run()
         self.wait()
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, given
 
-    def _count_work(self, own: PatchingExperiment, computed: float, report: Report) -> None:
+    def _count_work(self, cells: PatchGrid, computed: float, report: Report) -> None:
         """Token-layers, and shares of the machine's rate."""
         args, config = self.args, self.model.backbone.config
-        layers, rows = len(self.model.blocks), own.grid.size
-        unpatched, least = least_token_layers(own, args.prompt, args.shared)
+        layers, rows = len(self.model.blocks), cells.grid.size
+        unpatched, least = least_token_layers(self.model, cells, args.prompt, args.shared)
         whole = args.prompt + self.model.num_latents + len(READOUT.prefix)
         report.token_layers = {
             "unpatched": unpatched,
@@ -252,11 +247,11 @@ class Bench:
             "computed": computed,
             "textbook": (rows + 1 + layers) * layers * whole,
         }
-        third = layers * (self.model.num_latents + len(READOUT.prefix) + 1)
+        third = layers * (self.model.num_latents + 1)  # nothing is read after its thoughts
         head = 2 * config.hidden_size * config.vocab_size
         for arm, tokens, read in (
             ("sweep, own", unpatched + computed, rows + 3),
-            ("sweep, own and control", unpatched + third + 2 * computed, 2 * rows + 5),
+            ("sweep, own and control", unpatched + third + 2 * computed, 2 * rows + 4),
         ):
             flop = tokens * flop_per_token_layer(config) + read * head
             rate = flop / report.seconds[arm] / 1e9
@@ -270,7 +265,7 @@ class Bench:
         logits = []
         for engine in (self.sweep, twin):
             base, source = engine.unpatched(asked)
-            sets = self._experiment("position", "none").patch_sets(source.run.activations())
+            sets = self.cells("position").patch_sets(source.run.activations())
             logits.append(engine.patched(base, sets).answer_logits[0].cpu())
         return F.compute_kl_divergence(*logits).abs().max().item()
 
@@ -314,16 +309,16 @@ def peak_memory(peaks: dict[str, float], arm: str) -> Iterator[None]:
 
 
 def least_token_layers(
-    experiment: PatchingExperiment, length: int, shared: int
+    model: CodiModel, cells: PatchGrid, length: int, shared: int
 ) -> tuple[float, float]:
     """Token-layers of a pair's unpatched runs, and the least of all its own patched runs."""
-    layers, latents = len(experiment.model.blocks), experiment.model.num_latents
+    layers, latents = len(model.blocks), model.num_latents
     readout = len(READOUT.prefix)
     unpatched = layers * (2 * length - shared + 2 * (latents + readout))
     above = [layers - 1 - layer for layer in range(layers)]
-    if experiment.grid.whole_layers:
+    if cells.grid.whole_layers:
         return unpatched, sum(above) * (latents + readout)
-    if experiment.latents == "frozen":
+    if cells.latents == "frozen":
         return unpatched, sum(above) * sum(latents + readout - p for p in range(latents))
     later = layers * sum((latents - 1 - p) + readout for p in range(latents - 1))
     return unpatched, sum(above) * latents + layers * later + sum(above) * readout

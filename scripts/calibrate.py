@@ -1,161 +1,330 @@
-"""How often reports are wrong: simulated results, through the very functions that reports use.
+"""How often reports are wrong, and what they find: simulated results, judged as reports judge them.
 
-    python scripts/calibrate.py --runs 400 --out docs/calibration.md
+    python scripts/calibrate.py --out docs/calibration.md
 
-Without effects it counts reports in which any finding says yes, for each kind of noise; all kinds
-make own patch and control exchangeable, or leave the own patch without any change. With planted
-effects it counts wrong claims, wrong signs, coverage of the simultaneous intervals and power. And
-it measures the coverage of the single intervals that maps and tables show.
+Without effects it counts reports that claim a direction, for each kind of noise; with planted ones,
+wrong signs, bounds and intervals that miss, and power; with planted strata, what is said of each
+thought.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import xarray as xr
 from tqdm import tqdm
 
-from codi_patching.analysis.calibration import (
-    KL_MEDIAN,
-    Score,
-    coverage,
-    median_intervals,
-    no_effect,
-    planted,
-    skewed_kl,
-    values,
+from codi_patching.analysis.asking import ask
+from codi_patching.analysis.courses import ask_chains
+from codi_patching.analysis.findings import Claim, Finding, StrataFinding
+from codi_patching.analysis.levels import SHARES, label_of
+from codi_patching.analysis.noise import NO_EFFECT
+from codi_patching.analysis.questions import PRIMARY
+from codi_patching.analysis.simulated import (
+    HOLDS,
+    Planted,
+    expected,
+    planted_cells,
+    simulate,
+    simulate_strata,
 )
-from codi_patching.analysis.intervals import mean_intervals
-from codi_patching.analysis.simulated import NO_EFFECT, PAIRS, Planted
+from codi_patching.analysis.strata import strata_finding
+from codi_patching.analysis.study import studies_of
+from codi_patching.results.dataset import run_of
 
-SIZES = (0.15, 0.30, 0.50)
-SHAPES = ("cell", "position", "band")
-MEAN_ZERO = ("heavy tails", "a third exact zeros", "layers share their noise")
+SIZES = (20, 57, 200)
+EFFECTS = {
+    "0.30, deviation 0.3": Planted(0.3),
+    "0.15, deviation 0.3": Planted(0.15),
+    "flips in 30 %, control never": Planted(0.3, flips=True),
+    "flips in 30 %, control in 2 %": Planted(0.3, flips=True, control=0.02),
+    "flips in 30 %, control in 5 %": Planted(0.3, flips=True, control=0.05),
+}
+NOISES = (None, "heavy tails", "a third exact zeros", "layers share their noise")
+"""Of mean 0, beneath planted effects of every size; flips stand in none."""
+
+Key = tuple[str, tuple[str, ...], str, str]
 
 
-def _count(number: int, what: str) -> Iterable[int]:
-    return tqdm(range(number), desc=what, leave=False)
+def judged(runs: Sequence[xr.Dataset], seed: int) -> list[Finding]:
+    """The findings in which a report claims, by the functions that reports use."""
+    found = []
+    for study in studies_of(list(runs), seed, ()):
+        found += [finding for question in PRIMARY for finding in ask(question, study)]
+        found += ask_chains(study)
+    return found
 
 
-def _planted(size: float, shape: str, noise: Sequence[str], runs: int, flips: int) -> Score:
-    return planted(_count(runs, f"{shape} {size}"), flips, Planted(size, shape), noise)
+def claims_of(findings: Iterable[Finding]) -> Iterator[tuple[Key, Claim]]:
+    """Every claim once, by question, runs, kind and name."""
+    for finding in findings:
+        for claim in finding.claims:
+            yield (finding.key, finding.runs, claim.kind, claim.name), claim
 
 
-def table(title: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+@dataclass
+class Score:
+    """Counts over reports.
+
+    Attributes:
+        reports: How many.
+        false: Those with a claimed direction that the truth does not have, wrong signs among them.
+        oftener: Those that claim that more pairs go one way where the mean effect is 0.
+        missed_bounds: Those with an effect beyond what it is said to be at most.
+        missed_intervals: Those with a mean outside its simultaneous interval, in any question.
+        claims: Claims of any kind.
+        wrong_signs: Those whose effect goes the other way.
+        planted: Cells with a planted effect, in position patching with recomputed thoughts.
+        found: Those that are claimed to rise.
+        counted: Those that are claimed to rise more often than fall.
+        examples: Claims that the truth does not have, to look at.
+    """
+
+    reports: int = 0
+    false: int = 0
+    oftener: int = 0
+    missed_bounds: int = 0
+    missed_intervals: int = 0
+    claims: int = 0
+    wrong_signs: int = 0
+    planted: int = 0
+    found: int = 0
+    counted: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, findings: Sequence[Finding], truth: dict[Key, Claim]) -> None:
+        """Count a report against the truth."""
+        false = oftener = bound = interval = False
+        for key, claim in claims_of(findings):
+            means = [comparison.mean for comparison in truth[key].comparisons]
+            agree = all(m > 1e-9 for m in means) or all(m < -1e-9 for m in means)
+            content = min(means, key=abs) if agree else 0.0
+            sign = {"rises": 1, "more often": 1, "falls": -1, "less often": -1}
+            if claim.claimed:
+                wrong = sign[claim.verdict] * content <= 0
+                self.claims += 1
+                self.wrong_signs += sign[claim.verdict] * content < 0
+                false |= wrong and claim.verdict in ("rises", "falls")
+                oftener |= wrong and claim.verdict in ("more often", "less often")
+                if wrong:
+                    self.examples.append(f"{key} {claim}")
+            bound |= content > claim.bound + 1e-9
+            interval |= any(
+                not (c.low - 1e-9 <= m <= c.high + 1e-9)
+                for c, m in zip(claim.comparisons, means, strict=True)
+                if np.isfinite(c.low)
+            )
+            if key[:2] == ("cells", ("position, recomputed",)) and content > 0.01:
+                self.planted += 1
+                self.found += claim.verdict == "rises"
+                self.counted += claim.verdict == "more often"
+        self.reports += 1
+        self.false += false
+        self.oftener += oftener
+        self.missed_bounds += bound
+        self.missed_intervals += interval
+
+
+def score(
+    kinds: Sequence[str | None], pairs: int, seeds: Iterable[int], planted: Planted | None = None
+) -> Score:
+    """Reports on noise of several kinds in turn, against the truth."""
+    total = Score()
+    truths = {
+        kind: dict(claims_of(judged(expected(kind, pairs, planted), seed=0))) for kind in kinds
+    }
+    for seed in seeds:
+        kind = kinds[seed % len(kinds)]
+        total.add(judged(simulate(kind, seed, pairs, planted), seed), truths[kind])
+    return total
+
+
+@dataclass
+class StrataScore:
+    """Counts over tables of what each position carries.
+
+    Attributes:
+        tables: How many.
+        late: Those that name a step later than what is held, or where nothing is.
+        right: Positions by length whose step is named, of those that hold one.
+        held: Of so many.
+        depends: Tables in which effects depend on the step that changed, at 5 %.
+    """
+
+    tables: int = 0
+    late: int = 0
+    right: int = 0
+    held: int = 0
+    depends: int = 0
+
+    def add(self, finding: StrataFinding, known: bool) -> None:
+        """Count a table; `known` is whether its labels are the pairs' own."""
+        late = False
+        for carried in finding.main.carried:
+            for length in carried.lengths or tuple(HOLDS):
+                holds = HOLDS[length][int(carried.column)] if known else 0
+                late |= (carried.step or 0) > holds
+                self.right += holds > 0 and carried.step == holds
+        self.held += sum(step > 0 for steps in HOLDS.values() for step in steps) if known else 0
+        self.tables += 1
+        self.late += late
+        self.depends += finding.depends <= 0.05
+
+
+def score_strata(
+    rate: float, background: float, pairs: int, seeds: Iterable[int], shuffle: bool = False
+) -> StrataScore:
+    """Tables of planted strata."""
+    total, share = StrataScore(), SHARES["strata"]["position, recomputed"]
+    for seed in seeds:
+        data = simulate_strata(seed, rate, background, pairs, shuffle).isel(layer=[0])
+        finding = strata_finding(data, label_of(run_of(data)), share, (), seed, permutations=499)
+        if finding is not None:
+            total.add(finding, not shuffle)
+    return total
+
+
+def table(title: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table."""
-    lines = [title, ["---"] * len(title), *rows]
+    lines = [title, ["---"] * len(title), *(map(str, row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(runs: int, flips: int, samples: int) -> str:
+def rate(part: int, whole: int) -> str:
+    """A count with its share."""
+    return f"{part} of {whole} ({part / whole:.1%})" if whole else "none"
+
+
+def without_effects(reports: int) -> str:
+    """Reports on noise alone, by kind and number of pairs."""
+    rows, every = [], {size: Score() for size in SIZES}
+    for kind in tqdm(NO_EFFECT, desc="no effect", leave=False):
+        for pairs in SIZES:
+            own = score([kind], pairs, range(reports))
+            rows.append([kind, pairs, reports, own.false, own.oftener, own.missed_intervals])
+            for name in ("reports", "false", "oftener", "missed_intervals"):
+                setattr(every[pairs], name, getattr(every[pairs], name) + getattr(own, name))
+    for pairs, total in every.items():
+        counts = (total.false, total.oftener, total.missed_intervals)
+        rows.append(["all", pairs, total.reports, *(rate(c, total.reports) for c in counts)])
+    title = (
+        "noise", "pairs", "reports", "false direction", "more pairs one way", "interval missed",
+    )  # fmt: skip
+    return table(title, rows)
+
+
+def with_effects(reports: int) -> str:
+    """Reports on planted effects, by effect and number of pairs."""
+    rows = []
+    for name, planted in tqdm(EFFECTS.items(), desc="planted", leave=False):
+        for pairs in SIZES:
+            own = score(NOISES[:1] if planted.flips else NOISES, pairs, range(reports), planted)
+            rows.append(
+                [
+                    name,
+                    pairs,
+                    reports,
+                    f"{own.found / own.planted:.0%}",
+                    f"{(own.found + own.counted) / own.planted:.0%}",
+                    own.false,
+                    rate(own.wrong_signs, own.claims),
+                    own.missed_bounds,
+                    own.missed_intervals,
+                ]
+            )
+    title = (
+        "effect", "pairs", "reports", "cells claimed to rise", "or more often", "false direction",
+        "wrong signs of claims", "bound missed", "interval missed",
+    )  # fmt: skip
+    return table(title, rows)
+
+
+def of_strata(tables: int) -> str:
+    """Tables of planted strata, by rate, background and number of pairs."""
+    rows = []
+    cases = [(0.3, 0.0), (0.5, 0.0), (0.8, 0.0), (0.5, 0.1), (0.8, 0.15)]
+    for restored, background in tqdm(cases, desc="strata", leave=False):
+        for pairs in SIZES:
+            own = score_strata(restored, background, pairs, range(tables))
+            named = f"{own.right / own.held:.0%}"
+            late = rate(own.late, own.tables)
+            rows.append([restored, background, pairs, tables, named, late])
+    for pairs in SIZES:
+        own = score_strata(0.8, 0.0, pairs, range(tables), shuffle=True)
+        depends = rate(own.depends, own.tables)
+        late = f"{rate(own.late, own.tables)}; p ≤ 0.05 in {depends}"
+        rows.append(["0.8, labels shuffled", 0.0, pairs, tables, "", late])
+    title = ("restored", "background", "pairs", "tables", "steps named", "named too late")
+    return table(title, rows)
+
+
+def write(reports: int, tables: int) -> str:
     """The whole page."""
-    kinds = list(NO_EFFECT)
-    nothing = {kind: no_effect(_count(runs, kind), flips, kind) for kind in kinds}
-    rows = [
-        [kind, str(runs), str(sum(map(bool, found))), str(sum(map(len, found)))]
-        for kind, found in nothing.items()
-    ]
-    total = sum(sum(map(bool, found)) for found in nothing.values())
-    every = runs * len(kinds)
-    rows.append(["all", str(every), f"{total} ({total / every:.2%})", ""])
-    effects: list[tuple[str, float, tuple[str, ...]]] = [
-        (shape, size, MEAN_ZERO) for shape in SHAPES for size in SIZES
-    ]
-    effects.append(("position", 0.30, ("skewed",)))
-    scores = [
-        (size, shape, noise, _planted(size, shape, noise, -(-runs // 4), flips))
-        for shape, size, noise in effects
-    ]
-    single = [
-        [name, f"{coverage(_count(samples, name), sample, truth, mean_intervals):.1%}"]
-        for name, sample, truth in values()
-    ]
-    single.append(
-        [
-            "median of KL, lognormal σ = 2, 30 % zeros",
-            f"{coverage(_count(samples, 'KL'), skewed_kl, KL_MEDIAN, median_intervals):.1%}",
-        ]
-    )
     return PAGE.format(
-        command=f"python scripts/calibrate.py --runs {runs} --flips {flips} --samples {samples}",
-        nothing=table(["noise", "reports", "with any yes", "findings that say yes"], rows),
-        planted=table(PLANTED, [_row(*score) for score in scores]),
-        single=table(["values", "coverage"], single),
-        pairs=PAIRS,
+        command=f"python scripts/calibrate.py --reports {reports} --tables {tables}",
+        nothing=without_effects(reports),
+        planted=with_effects(reports),
+        strata=of_strata(tables),
+        cells=int(planted_cells(5).sum()),
     )
-
-
-PLANTED = (
-    "shape", "size", "reports", "found by layer", "found by cell", "planted cells that say yes",
-    "wrong claims", "wrong signs", "intervals that cover", "reports in which all cover",
-)  # fmt: skip
-
-
-def _row(size: float, shape: str, noise: Sequence[str], score: Score) -> list[str]:
-    return [
-        shape if len(noise) > 1 else f"{shape}, {noise[0]}",
-        f"{size:.2f}",
-        str(score.runs),
-        f"{score.found['layer'] / score.runs:.0%}",
-        f"{score.found['position'] / score.runs:.0%}",
-        f"{score.cells[0] / max(score.cells[1], 1):.0%}",
-        f"{score.wrong} of {score.claims}",
-        f"{score.wrong_sign} of {score.yes}",
-        f"{score.covered / max(score.intervals, 1):.2%}",
-        f"{score.joint / score.runs:.0%}",
-    ]
 
 
 PAGE = """# Calibration
 
-How often reports are wrong, measured on simulated results through the very functions that reports
-use (`codi_patching.analysis.findings.find`, `codi_patching.analysis.intervals`). Made by
+How often reports are wrong, and what they find, on simulated results that are judged by the
+functions that judge those of models. Made by
 
     {command}
 
-Each report has {pairs} pairs and six arms: layer and position patching, each with frozen and with
-recomputed latents, a relay and a cumulative chain, over 16 layers and 5 positions.
+Each report has six runs: layer and position patching, each with frozen and with recomputed
+thoughts, a relay and a cumulative chain, over 16 layers and 5 positions. At 20 pairs there are
+directions only where each pair is its own group.
 
-## No effect: how many reports claim one
+## No effect
 
-Every kind of noise makes own patch and control exchangeable, or leaves the own patch without any
-change. A report is wrong if any of its findings says yes; at most 5 % may be.
+Every kind of noise makes own patch and control exchangeable, or leaves the answer alone with the
+own patch. *False direction*: reports in which any claim says that a mean rises or falls; at most
+5 % may. *More pairs one way*: reports that claim so of pairs, and nothing of the mean; of skewed
+noise it is true. *Interval missed*: reports in which any of some 700 simultaneous intervals, of
+each comparison in every question, does not hold its mean; on sparse and on skewed columns they are
+approximate, which is why directions have a guard of their own.
 
 {nothing}
 
 ## Planted effects
 
-A content effect of the given mean and a standard deviation of 0.3 over pairs, drawn anew in each
-cell, in noise of mean 0 (heavy tails, zeros, shared; a third of the reports each). `cell` is one
-layer and one position, `position` one position at eight layers, `band` all positions in the lower
-half. A claim is wrong if it says yes where the true contrast is within the threshold, or no
-where it is beyond; the truth of every contrast comes from the same code, applied to expected
-values. Found means that the question about layers, or about cells, is answered with yes. The last
-row is in skewed noise (a tenth of the pairs changes by 0.45 one way, the others by 0.05 the other):
-there some of a report's 500 columns see none or one of those pairs, and their intervals miss, but
-by less than the threshold.
+In {cells} cells, half of the layers at one position, of both runs of position patching; the other
+runs are empty. Beneath effects with a deviation there is noise of mean 0 (none, heavy tails, zeros,
+shared; a quarter of the reports each). *False direction*: reports that claim a direction that the
+truth does not have, in any run. *Bound missed*: reports in which an effect is larger than it is
+said to be at most.
 
 {planted}
 
-## Single intervals
+## What each thought carries
 
-Coverage of the 95 % intervals of maps and tables at {pairs} pairs: `mean_intervals` of bounded
-values, `median_interval` of KL.
+Position patching of a model whose thoughts hold results as codi-tiny's do, in problems of two to
+four steps, at one layer. Patches that reach what a thought holds restore a pair at the first rate,
+all others, and the control's, at the second. *Steps named*: positions by length whose step is
+named, of those that hold one. *Named too late*: tables that name a step after what is held, or
+any step where nothing is.
 
-{single}
+{strata}
 """
 
 
 def main() -> None:
     """Simulate, and print or write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--runs", type=int, default=400, help="reports for each kind of noise")
-    parser.add_argument("--flips", type=int, default=1_999, help="sign flips of each test")
-    parser.add_argument("--samples", type=int, default=2_000, help="samples for each coverage")
+    parser.add_argument("--reports", type=int, default=12, help="for each kind and size")
+    parser.add_argument("--tables", type=int, default=200, help="of strata, for each case")
     parser.add_argument("--out", type=Path, help="where to write the page; else it is printed")
     arguments = parser.parse_args()
-    page = write(arguments.runs, arguments.flips, arguments.samples)
+    page = write(arguments.reports, arguments.tables)
     if arguments.out:
         arguments.out.write_text(page, encoding="utf-8")
     else:

@@ -17,16 +17,18 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["codi_patching"]):
-    from codi_patching.analysis.summary import aggregate
-    from codi_patching.data.pair_files import PairsFileError, read_pairs
-    from codi_patching.results.read import read_results
-    from codi_patching.results.schema import (
+    from codi_patching.analysis.summary import summarise
+    from codi_patching.data.json_lines import DataFileError
+    from codi_patching.data.pair_files import read_pairs
+    from codi_patching.results.dataset import run_of
+    from codi_patching.results.description import (
         Code,
         Grid,
         PairDescription,
         ResultsError,
         RunDescription,
     )
+    from codi_patching.results.read import read_results
 
 _PAIR = {
     "pair_id": "a",
@@ -60,10 +62,8 @@ _RUN = RunDescription(
     metrics=_METRICS,
     num_pairs=1,
 )
-_UNPATCHED = dict.fromkeys(_METRICS, 0.5)
-_DESCRIBED = PairDescription(
-    *("q", "r", "1", "2", (1,), (2,), "a", _UNPATCHED, _UNPATCHED, _UNPATCHED, _UNPATCHED)
-)
+_ONE: dict[str, float | None] = dict.fromkeys(_METRICS, 0.5)
+_DESCRIBED = PairDescription("q", "r", "1", "2", (1,), (2,), "a", _ONE, _ONE, _ONE, _ONE)
 _CELLS = {"0": {"0": {**_CELL, "control": _CELL}, "1": {**_CELL, "control": _CELL}}}
 _RESULTS = {
     "metadata": _RUN.to_json(),
@@ -76,7 +76,7 @@ def fuzz_pairs(path: Path) -> None:
     """Read a file of pairs; questions and answers are usable if it could be read."""
     try:
         pairs = read_pairs(path)
-    except PairsFileError:
+    except DataFileError:
         return
     for pair in pairs:
         for question in (pair.clean, pair.corrupted):
@@ -87,12 +87,11 @@ def fuzz_pairs(path: Path) -> None:
 def fuzz_results(path: Path) -> None:
     """Read a results file; it can be summarised if it could be read."""
     try:
-        results = read_results(path.parent)
+        data = read_results(path.parent)
     except ResultsError:
         return
-    assert all(len(values) == len(results.pair_ids) for values in results.values.values())
-    if set(_METRICS) <= set(results.values) and results.run.seed == 1:
-        aggregate(results, 1)
+    if set(_METRICS) <= set(run_of(data).metrics):
+        summarise(data, "a run", seed=1)
 
 
 TARGETS: dict[str, tuple[Callable[[Path], None], str, list[str]]] = {

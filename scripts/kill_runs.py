@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL at random moments, then let the same command finish.
 
-    python scripts/kill_runs.py --kills 20 predict --config configs/position.yaml --results.dir out
+    python scripts/kill_runs.py --kills 20 predict --config position --results.dir out
 
 Every run is a fork of this process, so that the imports are paid once. Ends with the exit status of
 the last run, which is not killed.

@@ -39,7 +39,7 @@ def measure(count: int, folder: Path) -> str:
     write_pairs(folder / "pairs.jsonl", count)
     partial = folder / f"out{count}" / "partial"
     command = [
-        *(sys.executable, "-m", "codi_patching", "predict", "--config=configs/position.yaml"),
+        *(sys.executable, "-m", "codi_patching", "predict", "--config=position"),
         *(f"--data.pairs={folder}/pairs.jsonl", f"--data.batch_size={_BATCH}"),
         *(f"--results.dir={partial.parent}", "--report.pair_sheets=false"),
     ]

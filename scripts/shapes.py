@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
+from codi_patching.data.pairs import Pair, Question
+from codi_patching.measuring.preparation import PairRequests, Preparation
+from codi_patching.measuring.prompts import NOTHING
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.engine import Readout
@@ -40,9 +45,9 @@ def build_model(
     shape: str, num_latents: int, dtype: torch.dtype, device: torch.device
 ) -> CodiModel:
     """The shipped model, or one of a Llama's shape with random weights."""
+    tiny = load_checkpoint("codi-tiny", num_latents)[0]
     if shape == "codi-tiny":
-        model = load_checkpoint("codi-tiny", num_latents)[0]
-        return model.to(device=device, dtype=dtype)
+        return tiny.to(device=device, dtype=dtype)
     config = LlamaConfig(vocab_size=128259, num_key_value_heads=8, **SHAPES[shape])
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -54,7 +59,7 @@ def build_model(
         torch.set_default_dtype(before)
     generator = torch.Generator(device).manual_seed(0)
     settings = CodiSettings(num_latents, bot_ids=(1,), eot_ids=(2,), eos_id=3)
-    model = CodiModel(backbone, projection, None, settings)
+    model = CodiModel(backbone, projection, tiny.tokenizer, settings)
     with torch.no_grad():
         for value in model.parameters():
             value.normal_(0, 0.02, generator=generator) if value.ndim > 1 else value.fill_(1)
@@ -71,6 +76,30 @@ def draw_prompts(pairs: int, length: int, shared: int, seed: int) -> list[tuple[
         second[shared] = 11
         drawn.append((first, second))
     return drawn
+
+
+def draw_pairs(count: int) -> list[Pair]:
+    """Pairs in name alone: what `DrawnPrompts` asks for them is drawn."""
+    return [Pair(str(index), Question("", 0.0), Question("", 1.0)) for index in range(count)]
+
+
+@dataclass(kw_only=True)
+class DrawnPrompts(Preparation):
+    """Prepares pairs of `draw_pairs`.
+
+    Attributes:
+        drawn: Two prompts for each.
+        has_control: Whether each has a third, which is like the others but for its last token.
+    """
+
+    drawn: Sequence[tuple[list[int], ...]]
+    has_control: bool
+
+    def requests(self, pair: Pair) -> PairRequests:
+        """The two or three prompts of a pair."""
+        base, source = self.drawn[int(pair.pair_id)]
+        third = ([*base[:-1], 12], NOTHING) if self.has_control else None
+        return PairRequests(base=(base, READOUT), source=(source, READOUT), control=third)
 
 
 def flop_per_token_layer(config: PreTrainedConfig) -> float:

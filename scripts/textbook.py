@@ -10,8 +10,10 @@ import torch
 from shapes import READOUT
 from torch import Tensor
 
-from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.measuring.patch_grid import PatchGrid
 from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
+from codi_patching.metrics.table import metric_rows
+from codi_patching.models.codi import CodiModel
 from codi_patching.patching.hooks import capture, patch
 
 
@@ -19,26 +21,26 @@ class Textbook:
     """A batch of one; logits at every token, as transformers gives them.
 
     Args:
-        experiment: Whose own patched runs are made.
+        model: The model.
+        cells: Whose own patched runs are made.
         wait: Waits for the device before time is taken.
     """
 
-    def __init__(self, experiment: PatchingExperiment, wait: Callable[[], None]) -> None:
-        self.experiment, self.model, self.wait = experiment, experiment.model, wait
+    def __init__(self, model: CodiModel, cells: PatchGrid, wait: Callable[[], None]) -> None:
+        self.model, self.cells, self.wait = model, cells, wait
 
     def seconds(self, prompts: tuple[list[int], ...], sample: int) -> float:
         """A pair, scaled from the median of a sample of its runs; metrics included.
 
         Two prompts and their thoughts, a pass a layer to record the source run, then every run.
         """
-        experiment = self.experiment
-        layers, columns = experiment.grid.shape
-        cells = list(range(self.model.num_latents)) if columns == 1 else [2]
+        layers, columns = self.cells.grid.shape
+        positions = list(range(self.model.num_latents)) if columns == 1 else [2]
         recording, patched = [], []
         begun = self._now()
         thoughts = [self.model.think(*self.model.encode([ids]))[0] for ids in prompts]
         thinking = self._now() - begun
-        frozen = thoughts[0] if experiment.latents == "frozen" else None
+        frozen = thoughts[0] if self.cells.latents == "frozen" else None
         base = logits = self.run(prompts[0], frozen, 0, []).float()
         for index in range(sample):
             layer = index * layers // sample
@@ -46,11 +48,11 @@ class Textbook:
             self.record(prompts[1], thoughts[1], layer)
             recording.append(self._now() - begun)
             begun = self._now()
-            logits = self.run(prompts[0], frozen, layer, cells).float()
+            logits = self.run(prompts[0], frozen, layer, positions).float()
             patched.append(self._now() - begun)
         begun = self._now()
-        grid = logits[:, None].expand(layers * columns, 1, -1)
-        experiment.metrics(self._metric_inputs(grid, base))
+        rows = logits[:, None].expand(layers * columns, 1, -1)
+        metric_rows(self._metric_inputs(rows, base), self.cells.metrics)
         measuring = self._now() - begun
         runs = layers * columns + 1
         return thinking + layers * median(recording) + runs * median(patched) + measuring

@@ -1,18 +1,19 @@
 """Small random models, in float64 so that identities hold to the last digits."""
 
 import json
+import os
 from collections.abc import Iterator
+from functools import cached_property
 
 import lightning.pytorch as pl
 import pytest
 import torch
 
-from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import save_checkpoint
-from codi_patching.results.read import read_results
+from codi_patching.results.dataset import CONTROL, OWN, has_control, pairs_of, run_of
 from codi_patching.training.codi_tiny import build_codi_tiny
 
 WORDS = ["Tom", "has", "pears", "buys", "more", ".", "The", "answer", "is", ":", "He", "eats"]
@@ -34,6 +35,23 @@ def random_model(num_layers: int = 3, num_latents: int = 3, seed: int = 0) -> Co
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.25)
     return model.double().eval().requires_grad_(False)
+
+
+_ARITHMETIC = os.environ.get("MKL_CBWR")
+
+
+def _restore_arithmetic() -> None:
+    os.environ.pop("MKL_CBWR", None)
+    if _ARITHMETIC is not None:
+        os.environ["MKL_CBWR"] = _ARITHMETIC
+
+
+@pytest.fixture(autouse=True)
+def _own_arithmetic() -> Iterator[None]:
+    """What commands run in this process set for MKL is not left to processes of later tests."""
+    _restore_arithmetic()
+    yield
+    _restore_arithmetic()
 
 
 @pytest.fixture
@@ -103,9 +121,32 @@ def quiet_trainer(*callbacks, **options) -> pl.Trainer:
     )
 
 
+class Results:
+    """A dataset as plain arrays, by metric `(pairs, layers, columns)`."""
+
+    def __init__(self, data):
+        self.data, self.run, self.pairs = data, run_of(data), pairs_of(data)
+        self.pair_ids = tuple(data.pair.values.tolist())
+        self.structural = self.run.grid.structural
+
+    def of_arm(self, arm):
+        return {name: self.data[name].sel(arm=arm).values for name in self.run.metrics}
+
+    @cached_property
+    def values(self):
+        return self.of_arm(OWN)
+
+    @cached_property
+    def control(self):
+        return self.of_arm(CONTROL) if has_control(self.data) else {}
+
+
 @pytest.fixture
 def predict(pairs_file, tmp_path):
     """Run an experiment; returns its results, which are in `predict.folder`."""
+    from codi_patching.callbacks.results import ResultsWriter
+    from codi_patching.results.read import read_results
+
     counter = iter(range(100))
 
     def predict(experiment, precision="32-true", **data):
@@ -113,7 +154,7 @@ def predict(pairs_file, tmp_path):
         trainer = quiet_trainer(ResultsWriter(str(folder)), precision=precision)
         data = PairsDataModule(data.pop("pairs", pairs_file), **data)
         trainer.predict(experiment, data, return_predictions=False)
-        return read_results(folder)
+        return Results(read_results(folder))
 
     return predict
 

@@ -1,22 +1,32 @@
 """Results of any experiment without a model: noise, planted effects, and folders of both.
 
-    results = make(run_of("position", layers=4, columns=3), pairs=24, planted={(1, 2): 0.5})
-    folder = write(tmp_path / "out", run, records)
+    data = make(run_of("position", layers=4, columns=3), pairs=24, planted={(1, 2): 0.5})
+    data = written(tmp_path / "out", run_of("layer"), pairs=12)    # the same through files
 
 Own patches raise the probability of the source run's answer by what is planted in a cell, the
-control's by `stranger`; KL grows with what is planted in `disrupting` too.
+control's by `stranger`; KL grows with what is planted in `disrupting` too. `carried` plants
+by stratum: whole pairs whose answer is restored, in exact numbers.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
-from codi_patching.results.batches import ExcludedPair
-from codi_patching.results.read import Results, read_results
-from codi_patching.results.records import PairResult, Records
-from codi_patching.results.schema import Code, Control, Grid, PairDescription, RunDescription
-from codi_patching.results.store import write_run
+from codi_patching.results.dataset import patching_dataset
+from codi_patching.results.description import (
+    Code,
+    Control,
+    Grid,
+    PairDescription,
+    RunDescription,
+    VerifiedRun,
+)
+from codi_patching.results.read import read_results
+from codi_patching.results.records import ExcludedPair, PairRecord
+from codi_patching.results.store import Store
+from codi_patching.results.write import write_run
 
 METRICS = (
     "kl_divergence",
@@ -77,8 +87,23 @@ def run_of(experiment="position", layers=4, columns=3, thought=False, **changed)
     return replace(run, **changed)
 
 
+STRATA = ((2, 1), (3, 2), (4, 1), (2, 2), (3, 1), (4, 2))
+"""Steps and first changed step of the pairs, in turn."""
+
+
 def records_of(
-    run, pairs=24, planted=None, disrupting=None, stranger=0.02, seed=0, noise=0.01, one_pair=None
+    run,
+    pairs=24,
+    planted=None,
+    disrupting=None,
+    stranger=0.02,
+    seed=0,
+    noise=0.01,
+    one_pair=None,
+    strata=STRATA,
+    carried=None,
+    siblings=None,
+    verified=2,
 ):
     """What each pair gave.
 
@@ -91,18 +116,37 @@ def records_of(
         seed: Of the noise.
         noise: Deviation of probabilities.
         one_pair: Description fields of the first pair to change.
+        strata: `num_steps` and `changed_step` of the pairs, in turn, or these and
+            `changed_path`, which else is all steps from the changed one on; (None, None) where
+            nothing is known.
+        carried: By cell and changed step, the share of that stratum's pairs, the first ones of it,
+            whose source answer is restored by the own patch and not by the control's.
+        siblings: Whether the control is the pair's sibling, or, if False, a random pair; of three
+            in four pairs if not given.
+        verified: The first so many pairs were made again by the reference engine.
     """
     rng = np.random.default_rng(seed)
+    described = [strata[index % len(strata)] for index in range(pairs)]
     made = []
     for index in range(pairs):
         values, control, unpatched = _pair_values(
             run, rng, planted or {}, disrupting or {}, stranger, noise
         )
-        kinds = {"sibling": "sibling" if index % 4 else "random_pair"}
-        kind = kinds.get(run.control, run.control)
+        changed = [stratum[1] for stratum in described]
+        for cell, shares in (carried or {}).items():
+            if _is_restored(shares.get(changed[index], 0), changed, index):
+                _restore(run, values, cell)
+        num_steps, changed_step, *path = described[index]
+        if not path:
+            path = [tuple(range(changed_step, num_steps + 1)) if changed_step else ()]
         used = None
         if run.source == "clean" and run.control != "none":
-            used = Control(kind, f"Max has {50 + index} stamps.", str(50 + index), f"pair_{index}")
+            sibling = index % 4 > 0 if siblings is None else siblings
+            kind = "sibling" if sibling and run.control == "sibling" else "random_pair"
+            giver = f"pair_{index:02d}" if kind == "sibling" else f"pair_{(index + 1) % pairs:02d}"
+            used = Control(kind, f"Max has {50 + index} stamps.", str(50 + index), giver)
+        else:
+            control, unpatched = {}, unpatched | {"ceiling_control": {}}
         description = PairDescription(
             base_question=f"Max collects {index + 20} stamps. He sells 17 of them.",
             source_question=f"Max collects {index + 25} stamps. He sells 17 of them.",
@@ -111,17 +155,52 @@ def records_of(
             base_answer_tokens=(index,),
             source_answer_tokens=(index + 5,),
             group=f"pair_{index:02d}",
-            **unpatched | ({} if used else {"ceiling_control": {}}),
+            **unpatched,
             control=used,
-            num_steps=2 + index % 3,
-            changed_step=1 + index % 2,
+            num_steps=num_steps,
+            changed_step=changed_step,
+            changed_path=path[0],
+            base_tokens=12,
+            source_tokens=12,
             self_patch=1e-13 if index < 8 else None,
             chain_links=(run.grid.size - len(run.grid.layers)) * (run.strategy == "relay"),
+            verified=_verified(run, values, control, unpatched) if index < verified else (),
         )
         if one_pair and index == 0:
             description = replace(description, **one_pair)
-        made.append(PairResult(f"pair_{index:02d}", description, values, control if used else {}))
+        made.append(PairRecord(f"pair_{index:02d}", description, values, control))
     return made
+
+
+def _is_restored(share, changed, index):
+    """Whether a pair is among the first so many of its stratum."""
+    alike = [row for row, step in enumerate(changed) if step == changed[index]]
+    return alike.index(index) < round(share * len(alike))
+
+
+def _restore(run, values, cell):
+    """The source run's answer, said with the own patch."""
+    source, base = ("clean", "corrupted") if run.clean_is_source else ("corrupted", "clean")
+    said = {f"{source}_probability": 0.95, f"predicts_{source}": 1.0, "recovery": 1.0}
+    said |= {f"{base}_probability": 0.01, f"predicts_{base}": 0.0, "prediction_change_rate": 1.0}
+    for metric, value in (said | {"kl_divergence": 4.0, "l2_difference": 12.0}).items():
+        values[metric][cell] = value
+
+
+def _verified(run, own, control, unpatched):
+    """The first and the last cell, each run of which agrees, and whole runs."""
+    cells = list(run.grid.cells())
+    made = [
+        VerifiedRun(arm, {m: _null(values[m][index]) for m in values}, layer, column)
+        for index, layer, column in (cells[0], cells[-1])
+        for arm, values in (("own", own), ("control", control))
+        if values
+    ]
+    return (*made, *(VerifiedRun(name, dict(v)) for name, v in unpatched.items() if v))
+
+
+def _null(value):
+    return None if np.isnan(value) else float(value)
 
 
 def _pair_values(run, rng, planted, disrupting, stranger, noise):
@@ -199,7 +278,7 @@ def _run_values(run, p, kl, to_source):
     return values
 
 
-def in_memory(run, records) -> Results:
+def in_memory(run, records) -> xr.Dataset:
     """Results as they are read, without a folder."""
     run = replace(run, num_pairs=len(records))
     values, control = {}, {}
@@ -208,28 +287,28 @@ def in_memory(run, records) -> Results:
         if any(r.control for r in records):
             nothing = np.full(run.grid.shape, np.nan)
             control[metric] = np.stack([r.control.get(metric, nothing) for r in records])
-    ids = tuple(r.pair_id for r in records)
-    return Results(run, ids, tuple(r.description for r in records), values, control)
+    ids = [r.pair_id for r in records]
+    return patching_dataset(run, ids, [r.description for r in records], values, control)
 
 
-def make(run, **options) -> Results:
+def make(run, **options) -> xr.Dataset:
     """Results in memory; see `records_of`."""
     return in_memory(run, records_of(run, **options))
 
 
 def write(folder: Path, run, records, excluded=()) -> Path:
-    """A results folder with the measured files only."""
+    """A results folder with the measured files only; of any experiment."""
     folder.mkdir(parents=True, exist_ok=True)
     left_out = [ExcludedPair(pair_id, reason) for pair_id, reason in dict(excluded).items()]
     run = replace(run, num_pairs=len(records) + len(left_out))
-    kept = Records(folder)
+    kept = Store(folder)
     kept.begin(run)
-    kept.write(0, [*records, *left_out])
-    write_run(folder, run, kept)
+    kept.keep(0, [*records, *left_out])
+    write_run(folder, kept)
     kept.remove()
     return folder
 
 
-def written(folder: Path, run, excluded=(), **options) -> Results:
+def written(folder: Path, run, excluded=(), **options) -> xr.Dataset:
     """Results that were written and read again."""
     return read_results(write(folder, run, records_of(run, **options), excluded))

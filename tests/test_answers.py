@@ -3,7 +3,7 @@ from conftest import WORDS
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from codi_patching.models.accuracy import is_correct, read_number
+from codi_patching.models.accuracy import is_correct
 from codi_patching.models.answers import PairError, answer_tokens, build_readout, format_answer
 from codi_patching.training.codi_tiny import build_tokenizer
 
@@ -73,11 +73,27 @@ def test_a_token_across_prefix_and_answer_is_an_error():
         answer_tokens(merged, PREFIX, "18")
 
 
-def test_different_tokens_before_the_answers_are_an_error():
-    """18 is a token with its space, 19 is not."""
+def test_a_minus_that_takes_the_space_is_read_from_where_the_answers_part():
+    """As in Llama-3: 5 stands after a space of its own, -5 does not."""
+    words = ["The", " answer", " is", ":", " ", " -", "5", "18"]
+    minus = byte_level(r"\d{1,3}| ?-|\s(?=\d)| ?[^\s\d:-]+|:", *words)
+    readout = build_readout(minus, (7,), PREFIX, (18.0, -5.0))
+    assert names(minus, readout.prefix[1:]) == ["The", "Ġanswer", "Ġis", ":"]
+    assert [names(minus, ids) for ids in readout.answers] == [["Ġ", "18"], ["Ġ-", "5"]]
+    same = build_readout(minus, (7,), PREFIX, (-18.0, -5.0))
+    assert [names(minus, ids) for ids in same.answers] == [["Ġ-", "18"], ["Ġ-", "5"]]
+
+
+def test_a_number_that_takes_the_space_beside_one_that_does_not():
     mixed = byte_level(r" ?18|\s(?=\d)|\d+| ?[^\s\d:]+|:", "The", " answer", " is", ":", " 18")
+    readout = build_readout(mixed, (7,), PREFIX, (18.0, 19.0))
+    assert [names(mixed, ids) for ids in readout.answers] == [["Ġ18"], ["Ġ", "1", "9"]]
+
+
+def test_a_prefix_of_other_tokens_before_one_of_the_answers_is_an_error():
+    merged = byte_level(r":(?= 18)| is:(?= 19)| ?[^\s\d:]+|\s|\d+", "The", " answer", " is", ":")
     with pytest.raises(PairError, match="expected the same tokens between"):
-        build_readout(mixed, (7,), PREFIX, (18.0, 19.0))
+        build_readout(merged, (7,), PREFIX, (18.0, 19.0))
 
 
 @pytest.mark.parametrize(
@@ -86,13 +102,6 @@ def test_different_tokens_before_the_answers_are_an_error():
 )
 def test_format_answer(value, text):
     assert format_answer(value) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [(" 18", 18), ("1,430 pears", 1430), ("-2.5", -2.5), ("none", None)]
-)
-def test_read_number(text, number):
-    assert read_number(text) == number
 
 
 def test_is_correct():

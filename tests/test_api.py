@@ -74,7 +74,7 @@ def test_grids_equal_what_predict_writes(predict, checkpoint):
     ours = torch.tensor(grid["kl_divergence"].unstack().to_numpy())
     theirs = torch.tensor(results.values["kl_divergence"][0])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert grid["structural_zero"].to_numpy().sum() == results.run.grid.structural.sum() == 1
+    assert grid["structural_zero"].to_numpy().sum() == results.structural.sum() == 1
 
 
 def test_whole_layers_and_thoughts_have_grids(hand):
@@ -94,9 +94,13 @@ def test_every_kind_of_value(hand):
     given = [v if site.name == "thought" else v[site.position] for v, site in zip(given, SITES)]
     source = hand.patch(PAIR, SITES)
     same(source, hand.patch(PAIR, SITES, value=given))
-    same(source, hand.patch(PAIR, SITES, value=CLEAN))
+    same(source, hand.patch(PAIR, SITES, value="clean"))
+    same(source, hand.patch(PAIR, SITES, value=cp.Question(CLEAN)))
+    same(source, hand.patch(PAIR, SITES, value=run))
     same(source, hand.patch(PAIR, SITES, value="mean", questions=[CLEAN, CLEAN]))
     same(source, hand.patch(PAIR, SITES, value=[lambda _, v=v: v for v in given]))
+    unchanged = hand.patch(PAIR, SITES, value="corrupted")
+    assert unchanged.metrics["kl_divergence"] == pytest.approx(0, abs=1e-12)
     zero = hand.patch(PAIR, SITES, value="zero")
     same(zero, hand.patch(PAIR, SITES, value=lambda x: x * 0))
     assert zero.metrics["kl_divergence"] > 1e-6
@@ -115,6 +119,21 @@ def test_functions_see_heads_of_keys_and_values(hand):
     assert set(shapes) == {(2, 2, 8)}
 
 
+def test_a_grid_takes_another_question_too(hand):
+    other = "Tom has 9 pears. He eats 3."
+    for value in (cp.Question(other), hand.run(other)):
+        grid = hand.grid(PAIR, site="kv", value=value)
+        effect = hand.patch(PAIR, cp.Site("kv", layer=1, position=2), value=value)
+        assert grid.loc[(1, 2), "l2_difference"] == pytest.approx(effect.metrics["l2_difference"])
+
+
+def test_python_users_are_told_of_arguments_and_never_of_options(hand):
+    with pytest.raises(InputError) as raised:
+        hand.grid(PAIR, site="resid")
+    assert "--" not in str(raised.value)
+    assert str(raised.value).startswith("expected site of resid_post")
+
+
 def test_noising_changes_the_roles(hand):
     effect = hand.patch(PAIR, SITES[0], direction="noising")
     back = hand.patch(cp.Pair.of(CORRUPTED, CLEAN, 15, 13), SITES[0])
@@ -126,7 +145,8 @@ def test_answers_come_from_the_model_where_they_are_not_given(hand, model, monke
     assert math.isnan(cp.Pair.of(CLEAN, CORRUPTED).clean.answer)
     said = {CLEAN: "13", CORRUPTED: "15 pears"}
     monkeypatch.setattr(
-        "codi_patching.api.latent_answers", lambda _, questions: [said[q] for q in questions]
+        "codi_patching.measuring.by_hand.latent_answers",
+        lambda _, questions: [said[q] for q in questions],
     )
     pair = hand.pair(CLEAN, CORRUPTED)
     assert (pair.clean.answer, pair.corrupted.answer) == (13, 15)
@@ -143,10 +163,13 @@ def test_answers_come_from_the_model_where_they_are_not_given(hand, model, monke
     [
         (SITES, {"value": ["zero"]}, "expected a value for each of 5 sites, got 1"),
         (SITES[0], {"value": torch.zeros(3)}, "expected 32 numbers for Site"),
-        (SITES[0], {"value": 3}, "expected text, a tensor or a function as a value, got 3"),
+        (SITES[0], {"value": 3}, "expected a name, a question, a tensor or a function as a value"),
         (SITES[0], {"value": lambda x: x[:2]}, r"that gives 32 numbers.*got \(2,\)"),
-        (SITES[0], {"value": "mean"}, "expected questions to take the mean over"),
-        (SITES[0], {"value": "  "}, "expected a question with text"),
+        (SITES[0], {"value": "mean"}, "to take the mean over: set questions$"),
+        (SITES[0], {"value": "sorce"}, "got 'sorce': did you mean 'source'"),
+        (SITES[0], {"value": cp.Question("  ")}, "expected a question with text"),
+        (SITES[0], {"latents": "frosen"}, "expected latents of frozen, recomputed, got 'frosen'"),
+        (SITES[0], {"direction": "back"}, "expected direction of denoising, noising"),
         (cp.Site("kv", layer=9, position=0), {}, "expected a layer under 3"),
         ([SITES[0], SITES[0]], {}, "expected each cell once in a row"),
     ],
@@ -160,3 +183,99 @@ def test_public_names_are_there():
     for name in cp.__all__:
         assert getattr(cp, name) is not None
     assert "load" in dir(cp)
+
+
+# -- models that were changed after they were loaded ------------------------------------------
+
+CHANGES = {
+    "hook on a block": lambda m: m.blocks[1].register_forward_hook(lambda _m, _a, out: out + 1.0),
+    "hook before a block": lambda m: m.blocks[1].register_forward_pre_hook(
+        lambda _m, args: (args[0] + 1.0, *args[1:])
+    ),
+    "hook on the stack": lambda m: m.backbone.model.register_forward_hook(
+        lambda _m, _a, out: type(out)(**{**out, "last_hidden_state": out.last_hidden_state + 1.0})
+    ),
+    "hook on the norm": lambda m: m.backbone.model.norm.register_forward_hook(
+        lambda _m, _a, out: out * 1.5
+    ),
+    "block of another class": lambda m: m.blocks.__setitem__(1, Shifting(m.blocks[1])),
+    "forward of its own": lambda m: setattr(m.blocks[0], "forward", shifted(m.blocks[0].forward)),
+}
+
+
+def shifted(forward):
+    return lambda *args, **kwargs: forward(*args, **kwargs) + 1.0
+
+
+class Shifting(torch.nn.Module):
+    """A block that is wrapped, as libraries of sparse autoencoders do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs) + 1.0
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_user_hangs_on_a_model_is_followed(pair, change):
+    from conftest import random_model
+
+    site, effects = cp.Site("resid_post", layer=0, position=1), []
+    for engine in ("sweep", "reference"):
+        model = cp.Model(random_model(), engine)
+        before = model.patch(pair, site)
+        CHANGES[change](model.codi)
+        if engine == "sweep":
+            with pytest.warns(UserWarning, match="reference engine is used in place of the sweep"):
+                effects.append(model.patch(pair, site))
+        else:
+            effects.append(model.patch(pair, site))
+    swept, reference = effects
+    assert swept.base == pytest.approx(reference.base, rel=1e-9)
+    assert swept.metrics == pytest.approx(reference.metrics, rel=1e-9, nan_ok=True)
+    assert swept.base["clean_probability"] != pytest.approx(
+        before.base["clean_probability"], rel=0.05
+    )
+
+
+def test_a_hook_that_is_removed_gives_the_sweep_back(hand, model, pair):
+    site = cp.Site("resid_post", layer=0, position=1)
+    before = hand.patch(pair, site)
+    handle = CHANGES["hook on a block"](model)
+    with pytest.warns(UserWarning, match=r"model.layers.1 has a hook"):
+        hand.patch(pair, site)
+    handle.remove()
+    assert hand.patch(pair, site).metrics == before.metrics
+
+
+def test_other_attention_is_left_to_the_reference(hand, model, pair):
+    site = cp.Site("resid_post", layer=0, position=1)
+    before = hand.patch(pair, site)
+    model.backbone.set_attn_implementation("eager")
+    with pytest.warns(UserWarning, match="its attention was set to 'eager' after it was loaded"):
+        after = hand.patch(pair, site)
+    assert after.metrics == pytest.approx(before.metrics, rel=1e-3)  # softmax in float32
+
+
+def test_a_model_that_remembers_nothing_is_refused(hand, model, pair):
+    model.train()
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+    with pytest.raises(InputError, match=r"gradient checkpointing .* call eval\(\)"):
+        hand.patch(pair, cp.Site("resid_post", layer=0, position=1))
+
+
+def test_words_that_the_tokenizer_does_not_know_are_said(hand):
+    with pytest.warns(UserWarning, match="does not know Zorblax: "):
+        hand.run("Zorblax has 5 pears.")
+    with pytest.raises(InputError, match="got control tokens: <bot>"):
+        hand.run("Tom has <bot> 5 pears.")

@@ -49,8 +49,7 @@ def refused(tmp_path, monkeypatch, capsys):
 
 
 def predict(*args, config="position"):
-    root = Path(__file__).parent.parent
-    return ("predict", f"--config={root}/configs/{config}.yaml", "--results.dir=out", *args)
+    return ("predict", f"--config={config}", "--results.dir=out", *args)
 
 
 def two(**changes):
@@ -164,14 +163,16 @@ def test_a_file_that_is_none(refused, path, reason):
 
 
 OPTIONS = {
-    "--data.max_pairs=0": (1, "expected --data.max_pairs of at least 1, got 0"),
-    "--data.max_pairs=-3": (1, "expected --data.max_pairs of at least 1, got -3"),
-    "--data.batch_size=0": (1, "expected --data.batch_size of at least 1, got 0"),
-    "--model.max_rows=0": (1, "max_rows of at least 1, got 0"),
+    "--data.max_pairs=0": (1, "expected max_pairs of at least 1, got 0: set --data.max_pairs"),
+    "--data.max_pairs=-3": (1, "expected max_pairs of at least 1, got -3: set --data.max_pairs"),
+    "--data.batch_size=0": (1, "expected batch_size of at least 1, got 0: set --data.batch_size"),
+    "--model.max_rows=0": (1, "expected max_rows of at least 1, got 0: set --model.max_rows"),
     "--model.num_latents=0": (1, "set --model.num_latents to 1 or more"),
     "--model.num_latents=-1": (1, "set --model.num_latents to 1 or more"),
     "--model.num_latents=4096": (1, "expected fewer latent thoughts than the model's context"),
-    "--model.checkpoint=none": (1, "made for codi-tiny: make some for none"),
+    "--model.checkpoint=none": (1, "got none, which is not there: set --model.checkpoint"),
+    "--model.checkpoint=codi_tiny": (1, "did you mean codi-tiny?"),
+    "--model.checkpoint=owner/model": (1, "made for codi-tiny: make some for owner/model"),
     "--model.lora_alpha=16": (1, "expected --model.base_model, --model.lora_alpha"),
     "--model.prompt_eos=true": (1, "expected --model.base_model, --model.lora_alpha"),
     "--results.dir=/proc/none": (1, "/proc/none cannot be written"),
@@ -179,7 +180,7 @@ OPTIONS = {
     "--report.docs=/proc/none": (1, "/proc/none cannot be written"),
     "--report.docs=/dev/null": (1, "set --report.docs"),
     "--model.self_patch_pairs=-1": (1, "self_patch_pairs of at least 0, got -1"),
-    "--report.top=0": (1, "(--report.top) of at least 1, got 0"),
+    "--report.top=0": (1, "expected top of at least 1, got 0: set --report.top"),
     "--data.max_pairs=two": (2, "max_pairs"),
     "--data.max_pairs=1.5": (2, "max_pairs"),
     "--data.pears=x": (2, "pears"),
@@ -232,13 +233,14 @@ def test_a_comparison_that_cannot_be_written(refused):
     status, error = refused("compare", folders[0], folders[0], "--dir=x")
     assert "expected each experiment once" in error
     status, error = refused("report", "none")
-    assert "name a folder that `codi-patching predict` wrote" in error
+    assert "none does not exist: name a folder" in error
 
 
 def test_a_pair_to_trace_that_is_not_there(refused):
     status, error = refused(*predict("--model.trace_pair=none", config="iterative"))
     assert status == 1
-    assert "expected --model.trace_pair to be one of the 57 pairs" in error
+    assert "expected trace_pair to be one of the 57 pairs" in error
+    assert "set --model.trace_pair" in error
 
 
 def test_no_command_that_exists(refused):

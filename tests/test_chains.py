@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from codi_patching.data.chains import ChainError, decimals, format_like, parse_chain, read_number
+from codi_patching.data.chains import ChainError, decimals, format_like, parse_chain
 
 
 def only(text):
@@ -84,8 +84,22 @@ def test_a_number_without_an_end_has_no_dress():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("1,430", 1430), (".5", Fraction(1, 2)), ("3.", 3), ("-7", -7), ("", None), ("1/2", None)],
+    ("text", "accepted"),
+    [
+        ("<<18/7=2>>", True),  # a whole number of bags
+        ("<<18/7=3>>", True),  # of buses
+        ("<<10/3=3.33>>", True),
+        ("<<10/3=3.4>>", True),
+        ("<<10/3=3.5>>", False),
+        ("<<18/7=4>>", False),
+        ("<<2+2=5>>", False),
+    ],
 )
-def test_read_number(text, value):
-    assert read_number(text) == value
+def test_results_may_be_rounded_to_their_digits_where_that_is_asked_for(text, accepted):
+    with pytest.raises(ChainError, match="rounded, or wrong"):
+        parse_chain([text])
+    if accepted:
+        parse_chain([text], rounded=True)
+    else:
+        with pytest.raises(ChainError, match="rounded, or wrong"):
+            parse_chain([text], rounded=True)

@@ -100,7 +100,7 @@ def test_a_truncated_file_is_refused(checkpoint):
 
 
 def test_a_missing_file_is_named(checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match=r"codi-tiny.*set --model\.checkpoint"):
+    with pytest.raises(CheckpointError, match=r"codi-tiny.*set checkpoint"):
         load_checkpoint(tmp_path / "nowhere")
     shutil.move(f"{checkpoint}/codi.json", tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=r"has no codi\.json"):

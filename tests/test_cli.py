@@ -3,31 +3,37 @@
 import inspect
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import results_maker
 import yaml
 
 from codi_patching import cli
+from codi_patching.commands.config_files import SHIPPED_CONFIGS, config_names, find_config
+from codi_patching.commands.logger_options import without_missing
+from codi_patching.commands.study import _report_options
 from codi_patching.commands.study_arms import SHARED, read_arms
+from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
-from codi_patching.metrics.grid import GRID_METRICS
+from codi_patching.metrics.table import METRICS
+from codi_patching.results.dataset import has_control, run_of
 from codi_patching.results.folder import FolderLock
 from codi_patching.results.layout import derived_files
 from codi_patching.results.read import read_results
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {
-    path.relative_to(ROOT / "configs").with_suffix("").as_posix().replace("/", "_"): path
-    for path in sorted((ROOT / "configs").rglob("*.yaml"))
-    if path.stem not in ("study", "sweep")
-}
+CONFIGS = [name for name in config_names() if name not in ("study", "sweep")]
 NO_LOGGER = "--trainer.logger=false"
-FEW = ("--data.max_pairs=4", NO_LOGGER)
+FEW = ("--data.max_pairs=2", NO_LOGGER)
+BARE = ("--report.page=false", "--report.figures=false")
 
 
 def codi_patching(*args, cwd=ROOT, **options):
@@ -63,7 +69,7 @@ def position_run(tmp_path_factory):
     done = codi_patching(
         "predict",
         "--config=configs/position.yaml",
-        "--config=configs/test_mode.yaml",
+        "--config=test_mode",
         f"--results.dir={folder}",
         NO_LOGGER,
     )
@@ -83,9 +89,9 @@ def contents(folder):
 def test_position_patching_in_test_mode(position_run):
     folder, done = position_run
     results = read_results(folder)
-    assert len(results.pair_ids) == 5
-    assert set(results.values) == set(results.control) == set(GRID_METRICS)
-    assert all(v.shape == (5, 16, 5) for v in results.values.values())
+    assert set(run_of(results).metrics) == set(METRICS)
+    assert has_control(results)
+    assert all(results[name].shape == (5, 16, 5, 2) for name in METRICS)
     written = {path.name for path in folder.iterdir()}
     assert written >= {
         "position_patching_results.json",
@@ -98,7 +104,7 @@ def test_position_patching_in_test_mode(position_run):
     }
     assert list(folder.glob("*.png"))
     assert "66 pairs, 9 left out because both answers are equal" in done.stderr
-    assert "position patching" in done.stdout
+    assert "Position patching of codi-tiny" in done.stdout
     assert f"written to {folder}" in done.stdout
     assert "runs/s" not in done.stdout + done.stderr
     assert "Tip" not in done.stderr
@@ -134,17 +140,18 @@ def test_a_report_needs_no_model_and_gives_the_same_bytes(position_run):
 
 
 @pytest.mark.slow
-def test_the_same_command_runs_nothing_and_reports_again(position_run):
-    folder, first = position_run
-    before = contents(folder)
-    for path in derived_files(folder):
-        path.unlink()
-    command = ["predict", "--config=configs/position.yaml", f"--results.dir={folder}"]
-    command += ["--data.max_pairs=5", NO_LOGGER]
+@pytest.mark.thorough
+def test_the_same_command_runs_nothing_and_reports_again(position_run, tmp_path):
+    made, first = position_run
+    folder = shutil.copytree(made, tmp_path / "out")
+    drawn = (".png", ".html")
+    before = {path: of for path, of in contents(folder).items() if path.suffix not in drawn}
+    command = ["predict", "--config=position", f"--results.dir={folder}"]
+    command += ["--data.max_pairs=5", NO_LOGGER, *BARE]
     again = codi_patching(*command)
     assert again.returncode == 0, again.stderr
     assert "holds this run's results already: nothing is run again" in again.stderr
-    assert again.stdout == first.stdout
+    assert again.stdout == first.stdout.replace(str(made), str(folder))
     assert contents(folder) == before
 
     refused = codi_patching(*command, "--model.direction=noising")
@@ -155,35 +162,68 @@ def test_the_same_command_runs_nothing_and_reports_again(position_run):
     assert contents(folder) == before
 
 
+def study_of(folder, arms):
+    """The option of a study of some of its arms."""
+    config = yaml.safe_load((SHIPPED_CONFIGS / "study.yaml").read_text())
+    config["arms"] = {name: config["arms"][name] for name in arms}
+    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return f"--config={folder}/study.yaml"
+
+
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_study_runs_every_arm_once_and_compares(tmp_path):
-    config = yaml.safe_load((ROOT / "configs" / "study.yaml").read_text())
-    arms = ["layer_frozen", "position_recomputed", "lens"]
-    config["arms"] = {name: arm for name, arm in config["arms"].items() if name in arms}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
-    command = ["study", f"--config={tmp_path}/study.yaml", f"--dir={tmp_path}/study", NO_LOGGER]
-    command += ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
+    arms = ["layer_frozen", "lens"]
+    command = ["study", study_of(tmp_path, arms), f"--dir={tmp_path}/study", NO_LOGGER]
+    command += ["--data.max_pairs=2", *BARE]
+    command += ['--report.strata=["kind"]']
     done = codi_patching(*command)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "study").iterdir()} == {*arms, "comparison"}
     findings = json.loads((tmp_path / "study/comparison/comparison.json").read_text())["findings"]
-    assert all(finding["verdict"] != "yes" for finding in findings)  # too few pairs for any
+    assert all(finding["answer"] != "yes" for finding in findings)  # too few pairs for any
+    written = {path.suffix for path in (tmp_path / "study/comparison").rglob("*.*")}
+    assert written == {".json", ".md", ".csv", ".tex"}  # no page, no figures, as the arms
     before = contents(tmp_path / "study")
     again = codi_patching(*command)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("nothing is run again") == 3
+    assert again.stderr.count("nothing is run again") == 2
     assert contents(tmp_path / "study") == before
 
     alone = codi_patching(
         *("compare", *(tmp_path / "study" / arm for arm in arms), f"--dir={tmp_path}/alone"),
+        *("--no_figures", "--no_page", "--strata", "kind"),
     )
     assert alone.returncode == 0, alone.stderr
-    written = [tmp_path / f / "comparison.json" for f in ("study/comparison", "alone")]
-    assert written[0].read_bytes() == written[1].read_bytes()
+    assert contents(tmp_path / "alone") == contents(tmp_path / "study/comparison")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_comparison_of_a_study_is_made_as_its_arms_are(tmp_path):
+    (tmp_path / "mine.yaml").write_text("report: {format: [svg, pdf], figures: false}\n")
+    (arm, *_) = read_arms(SHIPPED_CONFIGS / "study.yaml", tmp_path, None)
+    asked = [f"--config={tmp_path}/mine.yaml", '--report.strata=["kind", "source"]']
+    options = _report_options(arm, asked)
+    assert (options.figures, options.page) == (False, True)
+    assert options.formats == ("svg", "pdf")
+    assert options.strata == ("kind", "source")
+
+
+def test_a_report_waits_for_no_run_but_says_who_writes(program, tmp_path):
+    run = results_maker.run_of(layers=2, columns=2)
+    results_maker.write(tmp_path / "out", run, results_maker.records_of(run, pairs=3))
+    command = ("report", tmp_path / "out", "--no_figures", "--no_page")
+    with FolderLock(tmp_path / "out"):
+        before = contents(tmp_path / "out")
+        status, out, err = program(*command)
+        assert (status, out) == (1, "")
+        assert f"(process {os.getpid()} on " in err
+        assert contents(tmp_path / "out") == before
+    assert program(*command)[0] == 0
 
 
 def test_a_study_runs_the_lens_once_and_without_options_of_patching(tmp_path):
-    arms = read_arms(ROOT / "configs" / "study.yaml", tmp_path, ["denoising", "noising"])
+    arms = read_arms(SHIPPED_CONFIGS / "study.yaml", tmp_path, ["denoising", "noising"])
     assert len(arms) == 13
     (lens,) = [arm for arm in arms if not arm.patches]
     assert lens.folder == tmp_path / "lens"
@@ -196,7 +236,8 @@ def test_a_study_runs_the_lens_once_and_without_options_of_patching(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["predict", "--config=configs/position.yaml"], ["study"]])
+@pytest.mark.parametrize("command", [["predict", "--config=position"], ["study"]])
+@pytest.mark.thorough
 def test_sigterm_ends_a_run_and_what_it_started(command, tmp_path):
     """At once, with status 143; what is done is kept, and the folder is free."""
     place = f"--results.dir={tmp_path}/out" if command[0] == "predict" else f"--dir={tmp_path}"
@@ -232,13 +273,16 @@ def test_a_study_refuses_what_is_each_arms_own(program, tmp_path, option, advice
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
-    done = codi_patching("study", "--dry_run", f"--dir={tmp_path}/study", "--data.max_pairs=6")
+    config = study_of(tmp_path, ["layer_frozen", "position_recomputed", "lens"])
+    few = (f"--dir={tmp_path}/study", "--data.max_pairs=6")
+    done = codi_patching("study", config, "--dry_run", *few)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
     assert lines["position_recomputed"][1:3] == ["6", "972"]  # 6 × 2 × (80 + 1)
     said = done.stderr.splitlines()
-    assert said[0] == "study: trying arm 1 of 7, layer_frozen"
+    assert said[0] == "study: trying arm 1 of 3, layer_frozen"
     assert not [line for line in said if "Tip" in line or "GPU" in line]
     assert lines["layer_frozen"][1:3] == ["6", "204"]
     assert lines["lens"][1:3] == ["6", "6"]
@@ -247,30 +291,27 @@ def test_a_dry_run_says_what_a_study_would_cost_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_seeds_in_a_loop_do_not_collide(tmp_path, program):
     for seed in (1, 2, 3, 1):
         status, _, err = program(
-            *("predict", f"--config={ROOT}/configs/layer.yaml", f"--seed_everything={seed}"),
+            *("predict", "--config=layer", f"--seed_everything={seed}"),
             *(f"--results.dir={tmp_path}/sweep", "--results.folder_by_run=true", *FEW),
-            *("--report.page=false", "--report.figures=false"),
+            *BARE,
         )
         assert status == 0, err
     folders = sorted(path.name for path in (tmp_path / "sweep").iterdir())
     assert [name.rpartition("_")[0] for name in folders] == [
         f"layer_frozen_denoising_seed{seed}" for seed in (1, 2, 3)
     ]
-    assert all(read_results(tmp_path / "sweep" / name).run.seed for name in folders)
+    assert all(run_of(read_results(tmp_path / "sweep" / name)).seed for name in folders)
 
 
 def test_the_sweep_file_names_options_that_exist(program):
-    sweep = yaml.safe_load((ROOT / "configs" / "sweep.yaml").read_text())
+    sweep = yaml.safe_load((SHIPPED_CONFIGS / "sweep.yaml").read_text())
     options = [f"--{key}={given['values'][-1]}" for key, given in sweep["parameters"].items()]
     command = [part for part in sweep["command"] if not part.startswith("${")]
-    status, out, err = program(
-        *(part.replace("configs/", f"{ROOT}/configs/") for part in command),
-        *options,
-        "--print_config",
-    )
+    status, out, err = program(*command, *options, "--print_config")
     assert status == 0, err
     assert yaml.safe_load(out)["results"]["folder_by_run"] is True
 
@@ -296,7 +337,7 @@ def test_the_sweep_file_names_options_that_exist(program):
     ],
 )
 def test_a_mistyped_option_is_one_line(program, option, message):
-    status, out, err = program("predict", f"--config={ROOT}/configs/position.yaml", option)
+    status, out, err = program("predict", "--config=position", option)
     assert status == 2
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("codi-patching")]) == 1
@@ -317,7 +358,7 @@ def test_a_mistyped_option_is_one_line(program, option, message):
 )
 def test_a_mistyped_key_of_a_file_is_one_line(program, tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
-    position = f"--config={ROOT}/configs/position.yaml"
+    position = "--config=position"
     status, out, err = program("predict", position, f"--config={tmp_path}/mine.yaml")
     assert (status, out) == (2, "")
     assert message in err
@@ -328,8 +369,17 @@ def test_a_mistyped_key_of_a_file_is_one_line(program, tmp_path, text, message):
     ("command", "message"),
     [
         ("predcit", "unknown command predcit: did you mean predict?"),
-        ("predict --data.max_pairs=2", "add --config configs/position.yaml or --model CLASS"),
-        ("predict --config=none.yaml", "none.yaml does not exist: set --config"),
+        ("predict --data.max_pairs=2", "add --config position or --model CLASS"),
+        ("predict --config=none.yaml", "none.yaml does not exist: set --config to a file, or to"),
+        ("predict --config postion", "postion does not exist: did you mean --config position?"),
+        ("predict --config position --seed 7", "--seed: did you mean --seed_everything?"),
+        ("predict --config position --model.seed=7", "--model.seed is the run's: set --seed_every"),
+        ("fit --config train_codi", "train_codi does not exist: did you mean --config train_codi_"),
+        ("study --config=studi", "studi does not exist: did you mean --config study?"),
+        ("study --seed 7", "unknown option --seed: did you mean --seed_everything?"),
+        ("study --dir=", "argument --dir: expected a path, got an empty text"),
+        ("predict --config position --results.dir=", "expected --results.dir to be a path"),
+        ("report results/postion", "results/postion does not exist: name a folder"),
         ("compare --dri=x", "unknown option --dri: did you mean --dir?"),
         ("evaluate --chekpoint=x", "unknown option --chekpoint: did you mean --checkpoint?"),
         ("study --dryrun", "unknown option --dryrun: did you mean --dry_run?"),
@@ -353,7 +403,7 @@ def test_a_mistake_in_any_command_is_one_line(program, command, message):
         ("limit_predict_batches=1", "set --data.max_pairs"),  # one batch; 1.0 is all
         ("accelerator=gp", "invalid accelerator name"),
         ("strategy=fsdp", "requires a GPU accelerator"),
-        ("fast_dev_run=true", "configs/test_mode.yaml"),
+        ("fast_dev_run=true", "--config test_mode"),
         ("barebones=true", "--trainer.barebones"),
         ("overfit_batches=2", "--data.max_pairs"),
         ("use_distributed_sampler=false", "every pair in every process"),
@@ -364,7 +414,7 @@ def test_trainer_options_that_cannot_work_are_refused_before_the_work(
     program, tmp_path, option, message
 ):
     status, _, err = program(
-        *("predict", f"--config={ROOT}/configs/layer.yaml", f"--trainer.{option}", *FEW),
+        *("predict", "--config=layer", f"--trainer.{option}", *FEW),
         f"--results.dir={tmp_path}/out",
     )
     assert status == 1
@@ -384,13 +434,13 @@ def test_trainer_options_that_work(program, tmp_path):
         "sync_batchnorm=false", "limit_val_batches=0",
     ]  # fmt: skip
     status, out, err = program(
-        *("predict", f"--config={ROOT}/configs/layer.yaml", *FEW, f"--results.dir={tmp_path}/out"),
+        *("predict", "--config=layer", *FEW, f"--results.dir={tmp_path}/out"),
         *(f"--trainer.{option}" for option in options),
-        *("--report.page=false", "--report.figures=false"),
+        *BARE,
     )
     assert status == 0, err
-    assert "layer patching" in out
-    assert read_results(tmp_path / "out").run.precision == "64-true"
+    assert "Layer patching of codi-tiny" in out
+    assert run_of(read_results(tmp_path / "out")).precision == "64-true"
 
 
 def test_help_is_of_this_program(program):
@@ -411,33 +461,183 @@ def test_help_is_of_this_program(program):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_shipped_configs_resolve_to_their_golden_file(name, monkeypatch, program):
+def test_shipped_configs_resolve_to_their_golden_file(name, monkeypatch, tmp_path, program):
     """Overlays on position patching; `tests/golden` is what they resolved to when read by eye."""
-    path = CONFIGS[name]
     command = ["fit" if name.startswith("train") else "predict"]
-    if command == ["predict"] and "class_path: codi_patching." not in path.read_text():
-        command.append("--config=configs/position.yaml")
-    monkeypatch.chdir(ROOT)
-    status, out, err = program(*command, f"--config={path}", "--print_config")
+    if command == ["predict"] and "class_path: codi_patching." not in find_config(name).read_text():
+        command.append("--config=position")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = program(*command, f"--config={name}", "--print_config")
     assert status == 0, err
-    golden = ROOT / "tests" / "golden" / f"{name}.yaml"
+    golden = ROOT / "tests" / "golden" / f"{name.replace('/', '_')}.yaml"
     if os.environ.get("WRITE_GOLDEN"):
         golden.write_text(out)
     assert yaml.safe_load(out) == yaml.safe_load(golden.read_text())
 
 
+@pytest.mark.parametrize("name", config_names())
+def test_a_config_opens_with_a_command_that_names_it(name):
+    first = find_config(name).read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert re.search(rf"\b{name}\b", first)
+
+
+def test_runs_of_the_arms_have_folders_of_their_own():
+    configs = {name: yaml.safe_load(find_config(name).read_text()) for name in CONFIGS}
+    arms = {name: c for name, c in configs.items() if c.get("model", {}).get("class_path")}
+    folders = [
+        c.get("results", {}).get("dir") or f"results/{name.partition('_')[0]}"
+        for name, c in arms.items()
+    ]
+    assert len(arms) == 10
+    assert len(set(folders)) == 10
+    assert configs["noising"]["results"] == {"dir": "results/noising", "folder_by_run": True}
+
+
+def test_a_config_is_found_by_path_then_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = SHIPPED_CONFIGS / "position.yaml"
+    for name in ("position", "position.yaml", "configs/position.yaml", "./configs/position.yaml"):
+        assert find_config(name) == shipped
+    assert find_config("models/gpt2") == SHIPPED_CONFIGS / "models" / "gpt2.yaml"
+    assert (ROOT / "configs/position.yaml").samefile(shipped)
+    (tmp_path / "models").mkdir()  # a folder is no configuration
+    (tmp_path / "position").mkdir()
+    assert find_config("position") == shipped
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "position.yaml").write_text("{}")
+    assert find_config("configs/position.yaml") == Path("configs/position.yaml")
+    assert find_config("position") == shipped
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("predict", "set --model.max_rows, --results.dir, --report.docs"),
+        ("fit", "set --model.max_rows, --results.dir, --report.docs"),
+        ("study", "set --model.max_rows, --dir, --docs"),
+        ("evaluate", "set --max_rows, --dir, --docs"),
+        ("compare", "set --max_rows, --dir, --docs"),
+        ("report", "set --max_rows, another folder, --docs"),
+    ],
+)
+def test_errors_name_arguments_as_the_command_does(program, monkeypatch, command, line):
+    def fail(*_):
+        raise InputError("set [[model.max_rows]], [[results.dir]], [[report.docs]]")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert program(command) == (1, "", f"codi-patching: {line}")
+
+
+def test_home_is_expanded_in_every_path(program, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("results: {dir: ~/out}\ndata: {pairs: ~/none.json}\n")
+    status, _, err = program("predict", "--config=position", "--config=~/mine.yaml", NO_LOGGER)
+    assert status == 1
+    assert f"{tmp_path}/none.json: " in err
+    status, _, err = program("report", "~/none")
+    assert f"{tmp_path}/none does not exist" in err
+    status, _, err = program("evaluate", "--checkpoint=~/none", "--problems=2")
+    assert f"{tmp_path}/none" in err
+
+
+def interrupted(process, begun):
+    """What a process says when Ctrl-C is pressed at a terminal, once `begun` holds."""
+    while not begun():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def started(*args):
+    return subprocess.Popen(
+        [sys.executable, "-m", "codi_patching", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip; a shell's background jobs ignore Ctrl-C, and so would their children
+
+
+def test_ctrl_c_gives_one_line_while_modules_are_imported(tmp_path):
+    with started("predict", "--config=position", f"--results.dir={tmp_path}/out") as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        said = interrupted(process, lambda: "libtorch" in maps.read_text())
+    assert said == (130, "", "codi-patching: interrupted; the same command resumes\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_gives_one_line_in_a_study_which_ends_its_arm(tmp_path):
+    with started("study", f"--dir={tmp_path}/out", NO_LOGGER) as process:
+        assert process.stderr.readline() == "study: arm 1 of 7, layer_frozen\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        said = interrupted(process, children.read_text)
+    assert said == (130, "", "codi-patching: interrupted; the same command resumes\n")
+
+
+def test_a_console_without_an_encoding_for_everything_ends_no_command(tmp_path):
+    name = "\N{GREEK SMALL LETTER ALPHA}"
+    options = {"env": {**os.environ, "PYTHONIOENCODING": "latin-1"}, "encoding": "latin-1"}
+    done = codi_patching("report", tmp_path / name, **options)
+    assert done.returncode == 1
+    assert "\\u03b1 does not exist" in done.stderr
+    code = "import sys; from codi_patching import cli; cli._run = lambda *_: print('\u03b1'); "
+    code += "sys.argv[1:] = ['report']; cli.main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, check=False, **options)
+    assert (done.returncode, done.stdout) == (0, "\\u03b1\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["--help"], 0, "usage: codi-patching"),
+        (["report", "none"], 1, "none does not exist"),
+        (["predict", "--config=position"], 2, "run Python without -OO"),
+    ],
+)
+def test_python_without_docstrings(command, status, said):
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "codi_patching", *command],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, said in done.stdout + done.stderr) == (status, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_logger_that_is_not_installed_names_the_extra_that_has_it(monkeypatch):
+    monkeypatch.setattr("codi_patching.commands.logger_options.find_spec", lambda _: None)
+    names = ("CSVLogger", "TensorBoardLogger", "MLFlowLogger")
+    csv, *others = (SimpleNamespace(class_path=f"lightning.pytorch.loggers.{n}") for n in names)
+    with pytest.warns(UserWarning, match=r"pip install codi_patching\[tensorboard\]"):
+        assert without_missing([csv, others[0]]) == [csv]
+    with pytest.warns(UserWarning, match=r"pip install codi_patching\[mlflow\]"):
+        assert without_missing(others[1]) == []
+    assert without_missing(False) is False
+
+
+def test_help_explains_donors(program):
+    told = " ".join(program("pairs", "--help")[1].split())
+    assert "two other questions whose thoughts can be put into its own" in told
+
+
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_random_checkpoints_of_the_published_layout_run(tmp_path):
     make = [sys.executable, "scripts/make_random_checkpoint.py", "--family=llama"]
     subprocess.run([*make, str(tmp_path)], check=True, cwd=ROOT)
     command = [
         "predict",
-        "--config=configs/position.yaml",
-        "--config=configs/models/llama_1b.yaml",
+        "--config=position",
+        "--config=models/llama_1b",
         f"--model.checkpoint={tmp_path}/pytorch_model.bin",
         f"--model.base_model={tmp_path}/base",
         "--data.max_pairs=2",
         NO_LOGGER,
+        *BARE,
         f"--results.dir={tmp_path}/out",
     ]
     refused = codi_patching(*command)
@@ -446,12 +646,13 @@ def test_random_checkpoints_of_the_published_layout_run(tmp_path):
     done = codi_patching(*command, "--data.pairs=shipped")
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "out")
-    assert results.values["kl_divergence"].shape == (2, 3, 6)
-    assert results.run.precision == "bf16-true"
+    assert results.kl_divergence.shape == (2, 3, 6, 2)
+    assert run_of(results).precision == "bf16-true"
     assert "LoRA merged into 21 weights with alpha 32" in done.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_benchmark_measures_all_arms(tmp_path):
     options = ["--pairs=2", "--sample=1", "--repeats=1", "--prompt=20", "--shared=8", "--peers"]
     run = [sys.executable, "scripts/benchmark.py", *options, f"--json={tmp_path}/out.json"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import random_model
 
-from codi_patching.experiments.prompts import Prompts
+from codi_patching.measuring.prompts import Prompts
+from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiSettings, pad_left
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
@@ -17,13 +18,52 @@ def test_prompt_starts_with_bos_and_ends_with_bot(model):
     assert model.tokenizer.convert_ids_to_tokens(ids[1:4]) == ["Tom", "has", "16"]
 
 
-def test_prompt_is_stripped_and_double_spaces_are_one(model):
-    assert model.prompt_ids("  Tom  has   5. ") == model.prompt_ids("Tom has 5.")
+@pytest.mark.parametrize(
+    ("question", "read"),
+    [(" Tom  has 5. ", "Tom has 5."), ("a   b", "a  b"), ("a    b", "a  b"), ("a     b", "a   b")],
+)
+def test_the_prompts_text_is_that_of_codis_own_code(model, monkeypatch, question, read):
+    """`example["question"].strip().replace("  ", " ")`, once: two of three spaces stay."""
+    texts = []
+    monkeypatch.setattr(model, "tokenizer", SimpleTokenizer(texts))
+    model.prompt_ids(question)
+    assert texts == [read]
 
 
-def test_an_empty_question_is_refused(model):
-    with pytest.raises(ValueError, match="expected a question with text"):
-        model.prompt_ids("  ")
+class SimpleTokenizer:
+    """Notes what it is given; knows no control tokens."""
+
+    def __init__(self, texts):
+        self.texts, self.added_tokens_decoder = texts, {}
+
+    def __call__(self, text):
+        self.texts.append(text)
+        return {"input_ids": [1]}
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ("  ", "expected a question with text"),
+        ("Tom<eos> has 5.", "expected a question in words, got control tokens: <eos>"),
+        ("<bos>Tom has 5.<bot>", "got control tokens: <bos>, <bot>"),
+    ],
+)
+def test_questions_that_are_none_are_refused(model, question, message):
+    with pytest.raises(PairError, match=message):
+        model.prompt_ids(question)
+
+
+def test_no_more_tokens_than_the_context_has_enter_the_model(model):
+    """Whatever enters: a prompt, thoughts, or what is read and spoken after them."""
+    prompt = model.prompt_ids(LONG)
+    model.backbone.config.max_position_embeddings = len(prompt) + model.num_latents
+    hidden, start = model.encode([prompt])
+    _, _, context = model.think(hidden, start)
+    with pytest.raises(PairError, match=f"at most {len(prompt) + 3} tokens .* context, got "):
+        model.read(context, torch.tensor([[7]]))
+    with pytest.raises(PairError, match="the model's context, got"):
+        model.encode([prompt * 2])
 
 
 def test_words_outside_the_vocabulary_become_characters_and_bytes_never_unknown(model):
@@ -65,8 +105,10 @@ def test_eos_stands_before_bot_in_the_prompt_and_after_eot_in_the_readout(model,
 
 
 def test_no_latents_is_refused():
-    with pytest.raises(ValueError, match=r"at least 1 latent.*--model\.num_latents"):
+    with pytest.raises(ValueError, match=r"at least 1 latent.*num_latents"):
         CodiSettings(num_latents=0, bot_ids=(1,), eot_ids=(2,), eos_id=3)
+    with pytest.raises(ValueError, match="expected bot_ids to hold at least one token"):
+        CodiSettings(num_latents=1, bot_ids=(), eot_ids=(2,), eos_id=3)
 
 
 def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):

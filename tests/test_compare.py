@@ -1,24 +1,28 @@
-"""Comparing from Python: folders, results and frames; the results file is the truth."""
+"""Comparing from Python: folders, results and datasets; the results file is the truth."""
 
 import json
 
+import numpy as np
 import pytest
-from lens_maker import make_lens
-from results_maker import records_of, run_of, write
+from lens_maker import make_lens, write_lens
+from results_maker import make, records_of, run_of, write
 
 import codi_patching as cp
-from codi_patching.reporting.runs import compare_folders
+from codi_patching.errors import InputError
+from codi_patching.reporting.runs import ReportOptions, compare_folders, report_folder
+from codi_patching.results.dataset import CONTROL, OWN
+from codi_patching.results.description import ResultsError
 from codi_patching.results.files import write_checksums
-from codi_patching.results.layout import measured_files
-from codi_patching.results.lens_store import write_lens
 from codi_patching.results.read import read_results
-from codi_patching.results.schema import ResultsError
+from codi_patching.saved_results import Results
 
-WHERE = "Which positions and layers carry the answer"
+POSITION = "position, recomputed"
+BARE = ReportOptions(figures=False, page=False)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
+    """Position patching acts at one cell, layer patching at one layer."""
     made = []
     for experiment, cells in (("position", {(1, 1): 0.5}), ("layer", {(1, 0): 0.5})):
         run = run_of(experiment, layers=4, columns=3)
@@ -27,49 +31,31 @@ def folders(tmp_path_factory):
     return made
 
 
-def about(findings, question):
-    return next(finding for finding in findings if finding.question.startswith(question))
+def claimed(report, key, run=POSITION):
+    return {claim.name for claim in report.finding(key, run).claims if claim.claimed}
 
 
-def yes(finding):
-    return {claim.name for claim in finding.claims if claim.verdict == "yes"}
+@pytest.mark.parametrize("given", [str, cp.load_results, lambda f: Results(read_results(f))])
+def test_what_is_planted_is_found_from_folders_and_results(folders, given):
+    report = cp.compare([given(folder) for folder in folders])
+    cells = report.finding("cells", POSITION)
+    assert (cells.answer, cells.n) == ("yes", 60)
+    assert claimed(report, "cells") == {"layer 1, position 1"}
+    assert claimed(report, "cells", "layer, frozen") == {"layer 1"}
+    assert all(comparison.low > 0 for comparison in cells.lead.comparisons)
+    assert report.finding("chain").answer == "missing"
 
 
-def test_what_is_planted_is_found_from_folders_results_and_frames(folders):
-    for given in (
-        folders,
-        [read_results(folder) for folder in folders],
-        [cp.load_results(folder) for folder in folders],
-    ):
-        findings = cp.compare(given)
-        cells = about(findings, WHERE)
-        assert cells.verdict == "yes"
-        assert yes(cells) == {"layer 1, position 1"}
-        assert cells.n == 60
-        assert cells.low > cells.threshold == 0.1
-        assert "layer 1, position 1" in cells.sentence
-        assert about(findings, "Is what suffices").verdict == "not applicable"
-
-
-def test_a_folder_of_results_takes_no_comparison(folders):
-    before = sorted(path.name for path in folders[0].iterdir())
-    with pytest.raises(ResultsError, match="holds an experiment's results: set --dir"):
-        compare_folders(folders, folders[0])
-    assert sorted(path.name for path in folders[0].iterdir()) == before
-
-
-def test_frames_that_were_changed_in_memory_are_what_is_compared(folders):
-    frames = cp.load_results(folders[0])
-    at = (frames.cells.layer == 1) & (frames.cells.position == 1)
-    frames.cells.loc[at, "clean_probability"] = frames.cells.loc[at, "control_clean_probability"]
-    assert not yes(about(cp.compare([frames]), WHERE))
-    few = cp.load_results(folders[0])
-    half = few.pairs.index[:30]
-    few = type(few)(few.run, few.cells[few.cells.pair_id.isin(half)], few.pairs, few.results)
-    assert about(cp.compare([few]), WHERE).n == 30
-    broken = type(few)(few.run, few.cells.iloc[1:], few.pairs, few.results)
-    with pytest.raises(ResultsError, match="each cell of every pair exactly once"):
-        cp.compare([broken])
+def test_what_was_changed_in_memory_is_what_is_compared(folders):
+    results = cp.load_results(folders[0])
+    here = {"layer": "1", "column": "1"}
+    changed = results.data.copy(deep=True)
+    probability = changed["clean_probability"]
+    probability.loc[{**here, "arm": OWN}] = probability.loc[{**here, "arm": CONTROL}]
+    assert not claimed(cp.compare([Results(changed)]), "cells")
+    assert claimed(cp.compare([results]), "cells")  # which is as it was
+    half = Results(results.data.isel(pair=slice(30)))
+    assert cp.compare([half]).finding("cells").n == 30
 
 
 def test_a_results_file_whose_sums_were_refreshed_is_valid(folders, tmp_path):
@@ -78,90 +64,157 @@ def test_a_results_file_whose_sums_were_refreshed_is_valid(folders, tmp_path):
     for cells in content["results"].values():
         cells["1"]["1"]["clean_probability"] = cells["1"]["1"]["control"]["clean_probability"]
     path.write_text(json.dumps(content))
-    write_checksums(tmp_path, measured_files(tmp_path))
-    report = compare_folders([tmp_path], tmp_path / "out", figures=False, page=False)
-    assert not yes(about(report.findings, WHERE))
-    assert read_results(tmp_path).changed == ()
+    write_checksums(tmp_path)
+    report = compare_folders([tmp_path], tmp_path / "out", BARE).report
+    assert not claimed(report, "cells")
+    assert read_results(tmp_path).attrs["changed"] == ()
 
 
-def test_results_that_do_not_belong_together_are_refused(folders, tmp_path):
-    run = run_of("layer", layers=4, columns=3, seed=7)
-    other = write(tmp_path / "seed", run, records_of(run, pairs=60))
-    with pytest.raises(ResultsError, match="differ in seed: 42 and 7"):
-        cp.compare([folders[0], other])
-    run = run_of("layer", layers=4, columns=3)
-    fewer = write(tmp_path / "fewer", run, records_of(run, pairs=59))
-    with pytest.raises(ResultsError, match="differ in their pairs: only one of them has"):
-        cp.compare([folders[0], fewer])
-    with pytest.raises(ResultsError, match="expected each experiment once"):
+def test_a_folder_of_results_takes_no_comparison(folders):
+    before = sorted(path.name for path in folders[0].iterdir())
+    with pytest.raises(ResultsError, match="holds an experiment's results: set comparison_dir"):
+        compare_folders(folders, folders[0])
+    assert sorted(path.name for path in folders[0].iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "pairs", "reason"),
+    [
+        ({"seed": 7}, 60, "differ in seed: 42 and 7"),
+        ({"data_sha256": "0" * 64}, 60, "differ in data_sha256"),
+        ({}, 59, "differ in their pairs: only one of them has pair_59"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(folders, changed, pairs, reason):
+    other = make(run_of("layer", layers=4, columns=3, **changed), pairs=pairs)
+    with pytest.raises(ResultsError, match=reason):
+        cp.compare([folders[0], Results(other)])
+
+
+def test_a_run_twice_none_at_all_and_a_single_folder_are_refused(folders, tmp_path):
+    with pytest.raises(ResultsError, match=f"each experiment once, got {POSITION} in .*position"):
         cp.compare([folders[0], folders[0]])
+    with pytest.raises(ResultsError, match="at least one run, got none"):
+        cp.compare([])
+    with pytest.raises(InputError, match="expected a list of folders or results, got"):
+        cp.compare(str(folders[0]))
+    with pytest.raises(ResultsError, match="nothing"):
+        cp.compare([tmp_path / "nothing"])
 
 
-LENS = "What does each thought say, and does patching agree"
+# -- with the lens ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lens_folder(tmp_path):
-    """Step 2 is read where position patching has its effect, and at one cell where it has none."""
-    lens = make_lens(60, planted={(1, 1, 1): 0.8, (1, 2, 0): 0.8})
-    write_lens(tmp_path / "lens", lens)
-    return tmp_path / "lens"
+@pytest.fixture(scope="module")
+def lens_folder(tmp_path_factory):
+    """Step 2 is read where position patching acts, and at one cell where it does not."""
+    planted = {(1, 1, 1): 0.8, (1, 2, 0): 0.8}
+    return write_lens(tmp_path_factory.mktemp("lens"), 60, planted=planted)
 
 
-def test_a_folder_of_the_lens_is_recognised_and_answers_its_question(folders, lens_folder):
-    for given in ([*folders, lens_folder], [str(lens_folder), *map(cp.load_results, folders)]):
-        found = about(cp.compare(given), LENS)
-        assert found.verdict == "yes"
-        assert (found.estimate, found.n, found.threshold) == (0.8, 60, 0.05)
-        assert "step 2 (position 1 at layer 1)" in found.sentence
-        assert "no content effect beyond the threshold: step 2 (position 0 at layer 2)" in (
-            found.sentence
-        )
-    assert "configs/lens.yaml" in about(cp.compare(folders), LENS).sentence
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_lens_is_recognised_and_answers_its_question(folders, lens_folder, order):
+    report = cp.compare([*folders, str(lens_folder)][::order])
+    found = report.finding("read")
+    assert (found.answer, found.runs) == ("yes", (POSITION, "lens"))
+    read = [claim for claim in found.claims if claim.kind == "read" and claim.claimed]
+    assert {(c.step, c.layer, c.column) for c in read} == {(2, "1", "1"), (2, "2", "0")}
+    assert [c.lead.mean for c in read] == [0.8, 0.8]  # nothing of another pair's is read
+    # at layer 1, position 1 alone it is used too
+    assert dict(found.numbers)["read and used"] == 1
+    assert cp.compare(folders).finding("read").missing == (("lens",),)
 
 
 def test_a_comparison_shows_the_lens_beside_patching(folders, lens_folder, tmp_path):
-    out = tmp_path / "out"
-    report = compare_folders([*folders, lens_folder], out, page=False)
-    assert f"{LENS} (position patching (recomputed thoughts))? YES" in report.text
-    assert (out / "lens_and_patching.png").stat().st_size > 5000
-    text = (out / "comparison.md").read_text()
-    assert "| 2 | 60 | 80% (chance 0%) at layer 2 | 80% (chance 0%) at layer 1 |" in text
-    assert "](lens_and_patching.png)" in text
-    assert "](by_layer.png)" in text or not (out / "by_layer.png").exists()
-    described = json.loads((out / "comparison.json").read_text())
-    assert described["lens"]["pairs"] == 60
-    compare_folders(folders, out, figures=False, page=False)
-    assert not (out / "lens_and_patching.png").exists()
-    text = (out / "comparison.md").read_text()
-    assert f"- **{LENS}?** It takes the lens; `codi-patching predict" in text
-    assert "## What each thought says" not in text
-    assert "lens" not in json.loads((out / "comparison.json").read_text())
+    compare_folders([*folders, lens_folder], tmp_path, ReportOptions(page=False))
+    assert (tmp_path / "lens_and_patching.png").stat().st_size > 5000
+    assert (tmp_path / "comparison.md").read_text().count("](lens_and_patching.png)") == 1
+    described = json.loads((tmp_path / "comparison.json").read_text())
+    assert described["runs"]["lens"]["pairs"] == 60
+    compare_folders(folders, tmp_path, BARE)
+    assert not list(tmp_path.glob("*.png"))
+    assert "lens_and_patching.png" not in (tmp_path / "comparison.md").read_text()
+    assert "lens" not in json.loads((tmp_path / "comparison.json").read_text())["runs"]
 
 
-def test_a_lens_that_read_no_pair_is_named(folders, tmp_path):
+def test_a_lens_that_read_no_pair_says_so(folders, tmp_path):
     excluded = {f"pair_{row:02d}": "no reasoning steps" for row in range(60)}
-    write_lens(tmp_path / "lens", make_lens(60, excluded=excluded))
-    report = compare_folders([*folders, tmp_path / "lens"], tmp_path / "out")
-    found = about(report.findings, LENS)
-    assert found.sentence == "The lens read none of these pairs; pair_00: no reasoning steps."
-    assert not (tmp_path / "out" / "lens_and_patching.png").exists()
+    write_lens(tmp_path / "lens", 60, excluded=excluded)
+    made = compare_folders([*folders, tmp_path / "lens"], tmp_path / "out", BARE)
+    found = made.report.finding("read")
+    assert (found.answer, found.lead, found.claims) == ("counts", None, ())
+    assert made.report.finding("cells", POSITION).n == 60
 
 
-def test_a_lens_that_does_not_belong_is_refused(folders, tmp_path):
-    for name, lens, reason in (
-        ("few", make_lens(59), "and the lens differ in their pairs: only one of them has pair_59"),
-        ("other", make_lens(60, checkpoint_sha256="0" * 64), "differ in checkpoint_sha256"),
-    ):
-        write_lens(tmp_path / name, lens)
-        with pytest.raises(ResultsError, match=reason):
-            cp.compare([*folders, tmp_path / name])
-    write_lens(tmp_path / "one", make_lens(60))
-    write_lens(tmp_path / "two", make_lens(60))
-    with pytest.raises(ResultsError, match="expected the lens once, got it in"):
-        cp.compare([*folders, tmp_path / "one", tmp_path / "two"])
-    with pytest.raises(ResultsError, match="got those of the lens alone: name a folder"):
-        cp.compare([tmp_path / "one"])
-    some = make_lens(60, excluded={"pair_59": "no reasoning steps"})
-    write_lens(tmp_path / "some", some)
-    assert about(cp.compare([*folders, tmp_path / "some"]), LENS).n == 59
+def test_a_lens_that_read_no_pair_has_a_report(tmp_path):
+    excluded = {f"pair_{row:02d}": "no reasoning steps" for row in range(6)}
+    write_lens(tmp_path / "lens", 6, excluded=excluded)
+    report_folder(tmp_path / "lens", ReportOptions(docs=tmp_path / "docs"))
+    (written,) = (tmp_path / "docs" / "experiments").glob("*.md")
+    assert "no reasoning steps" in written.read_text()
+
+
+def test_a_lens_of_some_pairs_is_compared_on_those(folders):
+    some = Results(
+        make_lens(60, excluded={"pair_59": "no reasoning steps"}, planted={(1, 1, 1): 1})
+    )
+    found = cp.compare([*folders, some]).finding("read")
+    assert (found.n, found.lead.lead.mean) == (59, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lenses", "reason"),
+    [
+        ([make_lens(59)], "lens differ in their pairs: only one of them has pair_59"),
+        ([make_lens(60, data_sha256="0" * 64)], "lens differ in data_sha256"),
+        ([make_lens(60), make_lens(60)], "expected each experiment once, got lens in memory"),
+    ],
+)
+def test_a_lens_that_does_not_belong_is_refused(folders, lenses, reason):
+    with pytest.raises(ResultsError, match=reason):
+        cp.compare([*folders, *map(Results, lenses)])
+
+
+def test_the_lens_alone_is_a_report(lens_folder):
+    report = cp.compare([lens_folder])
+    assert not report.summaries
+    assert float(report.hit_rates["own"].sel(step=2, layer="1", column="1")) == 0.8
+
+
+# -- what questions may hold --------------------------------------------------------------------
+
+HOSTILE = "<script>alert(1)</script> | `x` **y** ![z](http://a.b/c.png) <!-- end of a -->"
+
+
+def test_hostile_text_stays_text_in_everything_that_is_written(tmp_path):
+    made = []
+    for experiment in ("position", "layer"):
+        run = run_of(experiment, layers=2, columns=2, model=HOSTILE, excluded={})
+        records = records_of(run, pairs=6, one_pair={"source_question": HOSTILE})
+        made.append(write(tmp_path / experiment, run, records, {HOSTILE: HOSTILE}))
+    report = compare_folders(made, tmp_path / "out", ReportOptions(figures=False))
+    page = (tmp_path / "out" / "report.html").read_text()
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    for written in (page, text, report.text):
+        assert "<script>alert" not in written.replace("<\\/", "</").split("plotly.js")[-1] or (
+            written is report.text
+        )
+    assert "![z](http" not in text
+    assert "<!-- end of a -->" not in text
+
+
+def test_no_number_of_a_comparison_is_nan_in_its_file(folders, tmp_path):
+    compare_folders(folders, tmp_path, BARE)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=refuse)
+    cells = next(f for f in content["findings"] if f["key"] == "cells")
+    data = read_results(folders[0])
+    own = data["clean_probability"].sel(layer="1", column="1", arm=OWN).values
+    other = data["clean_probability"].sel(layer="1", column="1", arm=CONTROL).values
+    base = data["run_clean_probability"].sel(run="base").values
+    means = {c["against"]: c["mean"] for c in cells["lead"]["comparisons"]}
+    expected = {"unpatched": np.mean(own - base), "control": np.mean(own - other)}
+    assert means == pytest.approx(expected)

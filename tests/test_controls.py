@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from codi_patching.data.pairs import Pair, Question
-from codi_patching.experiments.controls import match_pairs
+from codi_patching.measuring.controls import find_control, match_pairs
 
 
 def pair(name, clean, corrupted, steps=1, group=""):
@@ -100,3 +100,34 @@ def test_the_draw_is_the_seeds():
     first, again, other = (names(match_pairs(pairs, lengths, seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+# -- which question it is -----------------------------------------------------------------------
+
+
+def control_of(own, kind, direction="denoising", fits=lambda _: True, partner=None):
+    return find_control(own, kind, direction, fits, lambda: partner)
+
+
+def test_the_sibling_goes_before_a_random_pair_where_it_fits():
+    own, other = pair("own", 1, 2), pair("other", 3, 4)
+    own.sibling = Question("s", 5)
+    found, question = control_of(own, "sibling", partner=other)
+    assert (found.kind, found.question, found.answer, found.pair_id) == ("sibling", "s", "5", "own")
+    assert question is own.sibling
+    too_long = control_of(own, "sibling", fits=lambda question: question.text != "s", partner=other)
+    for found, question in (too_long, control_of(own, "random_pair", partner=other)):
+        assert (found.kind, found.answer, found.pair_id) == ("random_pair", "3", "other")
+        assert question is other.clean
+
+
+def test_a_random_pairs_control_is_its_source_question():
+    found, question = control_of(pair("own", 1, 2), "sibling", "noising", partner=pair("o", 3, 4))
+    assert (found.question, found.answer, question.answer) == ("d", "4", 4)
+
+
+def test_without_a_partner_or_asked_for_none_there_is_no_control():
+    own = pair("own", 1, 2)
+    assert control_of(own, "sibling") is None
+    own.sibling = Question("s", 5)
+    assert control_of(own, "none", partner=pair("o", 3, 4)) is None

@@ -1,11 +1,11 @@
 """Progress of commands: a line now and then where stderr is no terminal."""
 
-from codi_patching.commands.counting import Counting, counted
+from codi_patching.callbacks.counting import Counting, counted
 
 
 def test_lines_come_now_and_then(capsys, monkeypatch):
     seconds = iter([0.0, 5.0, 25.0, 25.0, 30.0])
-    monkeypatch.setattr("codi_patching.commands.counting.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("codi_patching.callbacks.counting.time.monotonic", lambda: next(seconds))
     with Counting(4_000, "questions", every=20.0) as count:
         for done in (1_000, 2_000, 3_000):
             count.reach(done)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,20 +13,20 @@ from twin import TwinPair, from_run, whole_run
 
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
-from codi_patching.experiments import engines
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.experiments.preparation import Preparation
-from codi_patching.experiments.sources import mean_activations
+from codi_patching.measuring import engine_choice
+from codi_patching.measuring.preparation import Preparation
+from codi_patching.measuring.sources import mean_activations
 from codi_patching.models import row_limit
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Patch
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.results.batches import ExcludedPair
-from codi_patching.results.schema import ResultsError
+from codi_patching.results.description import ResultsError
+from codi_patching.results.records import ExcludedPair
 
 THOUGHT = -1
 CELLS = [[(layer, position)] for layer in range(3) for position in range(3)]
@@ -191,35 +192,20 @@ def test_defaults_are_frozen_for_layers_and_recomputed_for_positions():
     ],
 )
 def test_a_value_that_is_none_of_the_choices_is_refused(option, value, choices):
-    message = rf"expected --model\.{option} to be one of {choices}, got '{value}'"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as raised:
         PositionPatching(**{option: value})
-
-
-@pytest.mark.parametrize(("option", "least"), [("max_rows", 1), ("self_patch_pairs", 0)])
-def test_numbers_that_are_too_small_are_refused(option, least):
-    with pytest.raises(
-        InputError, match=rf"--model\.{option} of at least {least}, got {least - 1}"
-    ):
-        PositionPatching(**{option: least - 1})
+    message = f"expected {option} to be one of {choices}, got {value!r}: set "
+    assert str(raised.value) == f"{message}{option}"
+    assert raised.value.naming("--{}".format) == f"{message}--model.{option}"
 
 
 @pytest.mark.parametrize(
-    ("experiment", "latents", "zeros"),
-    [
-        (PositionPatching, "frozen", ((2, 0), (2, 1), (2, 2))),
-        (PositionPatching, "recomputed", ((2, 2),)),
-        (LayerPatching, "frozen", ((2, 0),)),
-        (LayerPatching, "recomputed", ()),
-    ],
+    ("option", "least"), [("max_rows", 1), ("self_patch_pairs", 0), ("verify_pairs", 0)]
 )
-def test_structural_zeros_are_named_and_are_zero(checkpoint, predict, experiment, latents, zeros):
-    results = predict(experiment(checkpoint=checkpoint, latents=latents))
-    assert results.run.grid.structural_zeros == zeros
-    for values in (results.values, results.control):
-        kl = values["kl_divergence"]
-        assert kl[:, results.structural].max(initial=0) < 1e-9
-        assert kl[:, ~results.structural].min() > 1e-9
+def test_numbers_that_are_too_small_are_refused(option, least):
+    message = rf"expected {option} of at least {least}, got {least - 1}: set {option}"
+    with pytest.raises(InputError, match=message):
+        PositionPatching(**{option: least - 1})
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "transformer-engine"])
@@ -228,15 +214,15 @@ def test_mixed_precision_is_refused(attached, checkpoint, monkeypatch, precision
     trainer = SimpleNamespace(precision=precision)
     monkeypatch.setattr(PositionPatching, "trainer", trainer)
     message = (
-        r"expected --trainer\.precision to be one of 32-true, 64-true, bf16-true, 16-true, got "
-        rf"'{precision}': autocast rounds"
+        r"expected a precision of 32-true, 64-true, bf16-true, 16-true, got "
+        rf"'{precision}': autocast rounds .*, set precision"
     )
     with pytest.raises(InputError, match=message):
         experiment.configure_model()
 
 
 def test_mixed_precision_is_refused_by_a_run(checkpoint, predict):
-    with pytest.raises(InputError, match=r"--trainer\.precision .* got 'bf16-mixed'"):
+    with pytest.raises(InputError, match=r"a precision of .* got 'bf16-mixed'"):
         predict(PositionPatching(checkpoint=checkpoint), precision="bf16-mixed")
 
 
@@ -277,6 +263,15 @@ def test_the_mean_source_is_over_the_source_runs(checkpoint, predict, twin, dire
     runs = [twin(index, direction).source for index in range(3)]
     mean = sum(run[0] for run in runs) / 3, sum(run[1] for run in runs) / 3, []
     assert_cells(results.values, 1, twin(1, direction), CELLS, mean)
+
+
+def test_the_mean_does_not_depend_on_max_pairs(checkpoint, predict):
+    first, whole = (
+        predict(PositionPatching(checkpoint=checkpoint, source="mean"), **data)
+        for data in ({"max_pairs": 1}, {})
+    )
+    for metric, values in first.values.items():
+        np.testing.assert_allclose(values[0], whole.values[metric][0], rtol=1e-4, atol=2e-4)
 
 
 def test_the_mean_of_a_thousand_bf16_runs_is_that_of_float64():
@@ -387,12 +382,14 @@ def test_a_pair_without_a_partner_has_no_control_and_the_others_have(checkpoint,
     assert content["results"]["p2"]["0"]["0"]["control"]["kl_divergence"] == kl[2, 0, 0]
 
 
-def test_the_means_of_the_metrics_are_over_own_values_alone(checkpoint, predict):
+def test_the_mean_maps_are_of_own_and_control(checkpoint, predict):
     experiment = PositionPatching(checkpoint=checkpoint)
     results = predict(experiment)
     maps = experiment.metrics.compute()
     for metric, values in results.values.items():
-        np.testing.assert_allclose(maps[metric].numpy(), values.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(maps[metric][0].numpy(), values.mean(0), rtol=1e-12)
+        control = results.control[metric].mean(0)
+        np.testing.assert_allclose(maps[metric][1].numpy(), control, rtol=1e-12)
 
 
 # -- pairs that cannot run ----------------------------------------------------------------------
@@ -471,7 +468,7 @@ def test_a_control_that_is_not_finite_leaves_the_whole_pair_out(checkpoint, pred
 
 def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(attached, checkpoint, pair):
     experiment = attached(PositionPatching(checkpoint=checkpoint, source="zero"))
-    experiment.preparation._source_activations = lambda source: Activations(
+    experiment.measurement.preparation._source_activations = lambda source: Activations(
         torch.full((3, 32), torch.nan), torch.full((3, 3, 32), torch.nan)
     )
     (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
@@ -481,18 +478,22 @@ def test_logits_that_are_not_finite_exclude_the_pair_with_its_cell(attached, che
 
 def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_sweep(attached, checkpoint, pair):
     experiment = attached(PositionPatching(checkpoint=checkpoint))
-    experiment.model.backbone.config.sliding_window = 12
+    config = experiment.model.backbone.config
+    config.model_type, config.sliding_window = "mistral", 12
     (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
-    assert "at most 12 tokens" in result.reason  # of bos, 9, bot, 3 thoughts, eot, 4
-    assert result.reason.endswith("attention window, got 19: set --model.engine reference")
+    assert "at most 12 tokens" in result.reason
+    assert "got 19" in result.reason  # bos, 9, bot, 3 thoughts, eot, 4
+    assert result.reason.endswith("attention window, which the reference engine alone can pass")
 
 
 def test_a_prompt_beyond_the_attention_window_is_left_out_by_the_lens(attached, checkpoint, pair):
     experiment = attached(LensExperiment(checkpoint=checkpoint))
-    experiment.model.backbone.config.sliding_window = 12
+    config = experiment.model.backbone.config
+    config.model_type, config.sliding_window = "mistral", 12
     pair = replace(pair, clean=replace(pair.clean, reasoning_steps=("<<1+1=2>>",)))
     (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
-    assert result.reason.endswith("the model's attention window, got 14")  # bos, 9, bot, 3
+    assert "at most 12 tokens" in result.reason
+    assert "got 14" in result.reason  # bos, 9, bot, 3
 
 
 # -- checks that run with it, progress, engines -------------------------------------------------
@@ -503,7 +504,7 @@ class Shifted(PositionPatching):
 
     def patch_sets(self, activations):
         return [
-            [Patch(p.layer, p.position, activations.at(p.layer, (p.position + 1) % 3))]
+            [Patch(p.site, activations.at(p.site.layer, (p.site.position + 1) % 3))]
             for (p,) in super().patch_sets(activations)
         ]
 
@@ -517,39 +518,76 @@ def test_the_first_pairs_are_patched_with_their_own_activations(checkpoint, pred
     assert broken.pairs[0].self_patch > 1e-2
 
 
-def test_steps_of_the_questions_are_kept(checkpoint, predict, tmp_path):
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        partial(PositionPatching, site="mlp_out"),
+        partial(PositionPatching, source="mean"),
+        partial(PositionPatching, source="random_pair"),
+        partial(LayerPatching, direction="noising", site="kv"),
+        IterativePatching,
+    ],
+)
+def test_the_first_pairs_are_run_again_by_the_reference_engine(checkpoint, predict, experiment):
+    results = predict(experiment(checkpoint=checkpoint, verify_pairs=2), precision=DOUBLE)
+    arms = ("own", "control") if results.control else ("own",)
+    assert [bool(pair.verified) for pair in results.pairs] == [True, True, False]
+    cells = 0
+    for index, pair in enumerate(results.pairs[:2]):
+        found = {run.arm: run.metrics for run in pair.verified if run.layer is None}
+        ceilings = {"ceiling", "ceiling_control"} if results.control else {"ceiling"}
+        assert set(found) == {"base", "source"} | ceilings
+        for name, metrics in found.items():
+            ours = getattr(pair, name)
+            for metric, value in metrics.items():
+                assert ours[metric] == pytest.approx(value, rel=1e-6, abs=1e-8), (name, metric)
+        for run in pair.verified:
+            if run.layer is None:
+                continue
+            assert run.arm in arms
+            values = results.data.sel(layer=run.layer, column=run.column, arm=run.arm)
+            for metric, value in run.metrics.items():
+                ours = float(values[metric][index])
+                assert ours == pytest.approx(value, rel=1e-6, abs=1e-8), (run, metric)
+            cells += 1
+    assert cells >= 4 * len(arms)
+
+
+def test_no_pair_is_run_again_where_none_is_asked_for(checkpoint, predict):
+    results = predict(PositionPatching(checkpoint=checkpoint, verify_pairs=0), max_pairs=1)
+    assert results.pairs[0].verified == ()
+
+
+def test_what_the_file_says_of_pairs_is_kept(checkpoint, predict, tmp_path):
     records = json.loads((tmp_path / "pairs.json").read_text())
-    records[0]["clean"]["reasoning_steps"] = ["<<2+2=4>>", "<<16-3=13>>"]
-    records[0]["corrupted"]["reasoning_steps"] = ["<<2+2=4>>", "<<18-3=15>>"]
-    records[0]["group"] = "g"
+    for side, has, left in (("clean", 16, 10), ("corrupted", 18, 12)):
+        records[0][side] = {
+            "question": f"Tom has {has} pears. He eats 3. He eats 3 more.",
+            "answer": left,
+            "reasoning_steps": ["<<3+3=6>>", f"<<{has}-6={left}>>"],
+        }
+    records[0] |= {"group": "g", "template": "eats twice"}
     (tmp_path / "steps.json").write_text(json.dumps(records))
     first, second, _ = predict(
         PositionPatching(checkpoint=checkpoint), pairs=str(tmp_path / "steps.json")
     ).pairs
-    assert (first.num_steps, first.changed_step, first.group) == (2, 2, "g")
-    assert (second.num_steps, second.changed_step, second.group) == (None, None, "p1")
+    assert (first.num_steps, first.changed_step, first.changed_path) == (2, 2, (2,))
+    assert (first.group, first.fields) == ("g", {"template": "eats twice"})
+    assert (second.num_steps, second.changed_step, second.changed_path) == (None, None, ())
+    assert (second.group, second.fields) == ("p1", {})
 
 
-class Follower:
-    """As a callback that follows patched runs."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_patched_runs_end(self, pair_id, done, total, cell):
-        self.seen.append((pair_id, done, total, cell))
-
-
-def test_patched_runs_are_followed_by_name(attached, checkpoint, pair):
+def test_patched_runs_are_followed_by_name(attached, checkpoint):
     experiment = attached(PositionPatching(checkpoint=checkpoint, max_rows=1), max_pairs=1)
-    follower = Follower()
-    experiment.trainer.callbacks.append(follower)
+    seen = []
+    experiment.on_runs_done = lambda *told: seen.append(told)
     (batch,) = experiment.datamodule.batches
     experiment.predict_step(batch, 0)
     assert experiment.runs_of_a_pair == 20
-    own = [seen for seen in follower.seen if seen[2] == 20]
-    assert [(pair_id, done) for pair_id, done, *_ in own] == [("p0", i + 1) for i in range(20)]
-    names = [cell for *_, cell in own]
+    assert [(pair_id, done, total) for pair_id, done, total, _ in seen] == [
+        ("p0", i + 1, 20) for i in range(20)
+    ]
+    names = [cell for *_, cell in seen]
     assert names[0] == "layer 0, position 0"
     assert names[7] == "layer 2, position 1 (makes thought 2)"
     assert names[8] == "layer 2, position 2"
@@ -564,7 +602,7 @@ def test_a_model_that_cannot_be_swept_says_so_and_takes_the_reference(
     config = SimpleNamespace(rope_parameters={"rope_type": "dynamic"})
     reason = sweep_unsupported_reason(SimpleNamespace(config=config))
     assert reason == "its rotary positions (dynamic) depend on the length of the sequence"
-    monkeypatch.setattr(engines, "sweep_unsupported_reason", lambda _: reason)
+    monkeypatch.setattr(engine_choice, "sweep_unsupported_reason", lambda _: reason)
     with pytest.warns(UserWarning, match="reference engine is used in place of the sweep: its rot"):
         experiment = attached(PositionPatching(checkpoint=checkpoint))
     assert isinstance(experiment.engine, ReferenceEngine)

@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from results_maker import records_of, run_of, write
 
-from codi_patching.data.pair_files import PairsFileError, read_pairs
-from codi_patching.reporting.runs import compare_folders
+from codi_patching.data.json_lines import DataFileError
+from codi_patching.data.pair_files import read_pairs
+from codi_patching.results.dataset import structural_of
+from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
-from codi_patching.results.schema import ResultsError
+from codi_patching.saved_results import compare
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,7 +96,7 @@ def test_pairs(tmp_path, value, lines):
     path = tmp_path / "pairs.json"
     many = isinstance(value, list) and lines
     path.write_text("\n".join(map(json.dumps, value)) if many else json.dumps(value))
-    with clear_error(PairsFileError, f"{path}: ") as error:
+    with clear_error(DataFileError, f"{path}: ") as error:
         pairs = read_pairs(path)
     if not error:
         assert all(p.clean.text.strip() and abs(p.corrupted.answer) <= 2**53 for p in pairs)
@@ -104,7 +106,7 @@ def test_pairs(tmp_path, value, lines):
 @given(text=st.text())
 def test_any_text(tmp_path, text):
     (tmp_path / "pairs.json").write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(PairsFileError):
+    with pytest.raises(DataFileError):
         read_pairs(tmp_path / "pairs.json")
 
 
@@ -124,14 +126,14 @@ def test_results(whole, tmp_path, data, cut):
     text = json.dumps(data.draw(damaged(whole)))
     path.write_text(text[: len(text) - cut])
     with clear_error(ResultsError, f"{path} is not a complete results file: ") as error:
-        results = read_results(tmp_path)
+        data = read_results(tmp_path)
     if error:
         with pytest.raises(ResultsError):
-            compare_folders([tmp_path], tmp_path / "out")
+            compare([tmp_path])
     else:
-        shape = results.run.grid.shape
-        assert all(v.shape[1:] == shape for v in results.values.values())
-        assert results.structural.shape == shape
+        run = data.attrs["run"]
+        assert all(data[metric].shape[1:3] == run.grid.shape for metric in run.metrics)
+        assert structural_of(data).shape == run.grid.shape
 
 
 @pytest.mark.slow

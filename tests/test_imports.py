@@ -12,12 +12,12 @@ import codi_patching
 
 ROOT = Path(codi_patching.__file__).parent
 ORDER = [
-    *("errors", "results", "patching", "metrics", "models", "data", "experiments", "api"),
-    *("analysis", "reporting", "callbacks", "training", "commands", "cli"),
+    *("errors", "results", "patching", "metrics", "models", "data", "measuring", "experiments"),
+    *("analysis", "reporting", "saved_results", "api", "callbacks", "training", "commands", "cli"),
 ]
 """Each may import only what stands before it. `__init__` and `__main__` are above all."""
 
-HEAVY = ("lightning", "torchmetrics", "transformers")
+HEAVY = ("lightning", "torchmetrics", "transformers", "torch")
 
 
 def imported_names(path):
@@ -88,10 +88,27 @@ def loaded(*modules):
     return json.loads(done.stdout)
 
 
+def modules(name, *but):
+    return sorted(
+        f"codi_patching.{name}.{p.stem}"
+        for p in (ROOT / name).glob("[!_]*.py")
+        if p.stem not in but
+    )
+
+
 def test_reading_results_loads_nothing_that_measures():
-    results = sorted(f"codi_patching.results.{p.stem}" for p in (ROOT / "results").glob("[!_]*.py"))
-    assert "codi_patching.results.frames" in results
-    assert loaded("codi_patching", *results, "codi_patching.cli") == []
+    read = modules("results", "records", "store", "write")
+    assert "codi_patching.results.read" in read
+    assert loaded("codi_patching", *read) == []
+
+
+def test_keeping_and_writing_results_needs_tensors_alone():
+    assert loaded(*modules("results")) == ["torch"]
+
+
+def test_saying_what_results_show_loads_nothing_that_measures():
+    said = [*modules("analysis"), *modules("reporting"), "codi_patching.saved_results"]
+    assert loaded(*said, "codi_patching.cli") == []
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_damaged_coconut_files_are_refused(coconut, change, message):
 
 
 def test_coconut_options(coconut, tmp_path):
-    with pytest.raises(CheckpointError, match=r"how many thoughts .*: set --model\.num_latents"):
+    with pytest.raises(CheckpointError, match=r"how many thoughts .*: set num_latents"):
         load_checkpoint(**coconut(num_latents=None))
     for wrong in ({"prompt_eos": True}, {"lora_alpha": 16}):
         with pytest.raises(CheckpointError, match=r"only with CODI's layout, got one with"):

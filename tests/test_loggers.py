@@ -128,7 +128,7 @@ def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert len(read_results(tmp_path / "out").pair_ids) == 2
+    assert read_results(tmp_path / "out").sizes["pair"] == 2
     told = capsys.readouterr().err + caplog.text
     assert "logged to" not in told
 

@@ -6,15 +6,10 @@ import pytest
 import torch
 
 from codi_patching.metrics import functional as F
-from codi_patching.metrics.grid import (
-    GRID_METRICS,
-    CosineToClean,
-    CosineToCorrupted,
-    KLDivergence,
-    grid_metrics,
-    row_values,
-)
+from codi_patching.metrics import mean_map
 from codi_patching.metrics.inputs import AnswerLogits, GeneratedActivations, MetricInputs
+from codi_patching.metrics.mean_map import MeanMap, mean_maps
+from codi_patching.metrics.table import ITERATIVE_METRICS, METRICS, metric_rows
 
 
 def log(*rows):
@@ -106,8 +101,8 @@ def test_no_float64_is_moved_to_a_device_that_has_none(monkeypatch):
         moved.append(tensor.dtype)
         return tensor
 
-    metric = KLDivergence((2, 2))
-    monkeypatch.setattr(F, "widest_float", lambda device: torch.float32)
+    metric = MeanMap((2, 2))
+    monkeypatch.setattr(mean_map, "widest_float", lambda device: torch.float32)
     metric._apply(move)
     assert torch.float64 not in moved
     assert metric.total.dtype == torch.float32
@@ -127,11 +122,11 @@ def test_a_device_without_float64_computes_in_float32():
 
 
 def test_sums_are_kept_in_float32_where_there_is_no_float64(monkeypatch):
-    metric = KLDivergence((2,))
-    monkeypatch.setattr(F, "widest_float", lambda device: torch.float32)
+    metric = MeanMap((2,))
+    monkeypatch.setattr(mean_map, "widest_float", lambda device: torch.float32)
     metric.to(torch.float64)
     assert (metric.total.dtype, metric.count.dtype) == (torch.float32, torch.float32)
-    metric.add(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    metric.update(torch.tensor([1.0, 2.0], dtype=torch.float64))
     metric.reset()
     assert metric.total.dtype == torch.float32
 
@@ -141,8 +136,8 @@ def test_shapes_that_do_not_fit_are_refused():
         F.compute_kl_divergence(torch.zeros(1, 2), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="expected logits for 2 answer tokens, got 1"):
         F.mean_answer_logit(torch.zeros(1, 3), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="each of 6 cells, got 2"):
-        KLDivergence((2, 3)).add(torch.zeros(2))
+    with pytest.raises(ValueError, match=r"of shape \(2, 3\), got \(6,\)"):
+        MeanMap((2, 3)).update(torch.zeros(6))
 
 
 def pair_of_runs(cells=4, seed=0, clean_is_source=True):
@@ -162,30 +157,33 @@ def pair_of_runs(cells=4, seed=0, clean_is_source=True):
     )
 
 
-def test_the_collection_returns_a_pair_and_accumulates_the_mean():
-    metrics = grid_metrics((2, 2))
-    pairs = [metrics(pair_of_runs(seed=seed)) for seed in range(3)]
-    total = metrics.compute()
-    assert set(total) == set(GRID_METRICS)
-    for name, value in total.items():
-        mean = torch.stack([pair[name] for pair in pairs]).mean(0)
-        torch.testing.assert_close(value, mean, rtol=1e-12, atol=1e-12)
+def test_the_mean_map_is_over_pairs():
+    metrics = mean_maps(["kl", "l2"], (2, 2))
+    for number in (1.0, 2.0, 6.0):
+        metrics["kl"].update(torch.full((2, 2), number))
+        metrics["l2"].update(torch.full((2, 2), -number))
+    means = metrics.compute()
+    assert means["kl"].tolist() == [[3, 3], [3, 3]]
+    assert means["l2"].tolist() == [[-3, -3], [-3, -3]]
+    metrics.reset()
+    assert metrics["kl"].total.tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("clean_is_source", [True, False])
-def test_grid_values_are_the_functions_values_cell_by_cell(clean_is_source):
+def test_the_table_names_the_functions_row_by_row(clean_is_source):
     runs = pair_of_runs(clean_is_source=clean_is_source)
-    maps = grid_metrics((2, 2))(runs)
-    alone = row_values(runs)
+    found = metric_rows(runs)
+    assert set(found) == set(METRICS)
     for cell in range(4):
         base, source = runs.patched.base[cell], runs.patched.source[cell]
-        index = divmod(cell, 2)
         # what means clean and corrupted is the pair's, what means roles is not
         clean, corrupted = (source, runs.source_ids), (base, runs.base_ids)
         if not clean_is_source:
             clean, corrupted = corrupted, clean
         expected = {
             "kl_divergence": F.compute_kl_divergence(base, runs.base_run.base),
+            "l2_difference": F.compute_l2_difference(base, runs.base_run.base),
+            "prediction_change_rate": F.compute_prediction_change_rate(base, runs.base_run.base),
             "kl_to_source": F.compute_kl_divergence(runs.source_run.source, source),
             "predicts_clean": F.compute_predicts(*clean),
             "predicts_corrupted": F.compute_predicts(*corrupted),
@@ -194,17 +192,16 @@ def test_grid_values_are_the_functions_values_cell_by_cell(clean_is_source):
             "answer_logit_difference": F.compute_answer_logit_difference(*clean, *corrupted),
         }
         for name, value in expected.items():
-            assert maps[name][index].item() == pytest.approx(value.item(), abs=1e-12), name
-            assert alone[name][cell].item() == maps[name][index].item(), name
+            assert found[name][cell].item() == pytest.approx(value.item(), abs=1e-12), name
 
 
 @pytest.mark.parametrize("clean_is_source", [True, False])
 def test_recovery_is_0_for_the_base_run_and_1_for_the_source_run(clean_is_source):
     runs = pair_of_runs(clean_is_source=clean_is_source).unpatched()
-    maps = grid_metrics((2,))(runs)
-    assert maps["recovery"].tolist() == pytest.approx([0, 1])
-    assert maps["kl_divergence"][0] == 0
-    assert maps["kl_to_source"][1] == 0
+    found = metric_rows(runs)
+    assert found["recovery"].tolist() == pytest.approx([0, 1])
+    assert found["kl_divergence"][0] == 0
+    assert found["kl_to_source"][1] == 0
 
 
 @pytest.mark.parametrize(("clean_is_source", "signs"), [(True, (-2, 3)), (False, (2, -3))])
@@ -219,7 +216,7 @@ def test_the_logit_difference_is_clean_minus_corrupted_in_both_directions(clean_
         torch.tensor([1]),
         clean_is_source,
     )
-    values = row_values(runs.unpatched())
+    values = metric_rows(runs.unpatched())
     assert tuple(values["answer_logit_difference"].tolist()) == signs
     says_source = values["predicts_clean" if clean_is_source else "predicts_corrupted"]
     assert says_source.tolist() == [0, 1]
@@ -227,44 +224,46 @@ def test_the_logit_difference_is_clean_minus_corrupted_in_both_directions(clean_
 
 def test_metrics_that_start_equal_are_not_merged():
     """Compute groups would tie two metrics whose first values are the same."""
-    metrics = grid_metrics((1,))
-    same = torch.zeros(1, 1, 2)
-    still, ids = AnswerLogits(same[0], same[0]), torch.tensor([0])
-    runs = MetricInputs(AnswerLogits(same, same), still, still, ids, ids, True)
-    metrics(runs)
-    values = metrics(runs.of(AnswerLogits(torch.tensor([[[0.0, 3.0]]]), same)))
-    assert values["kl_divergence"] > 0
-    assert values["kl_to_source"] == 0
-    assert metrics.compute()["l2_difference"].item() == 1.5
+    metrics = mean_maps(["kl", "l2"], (1,))
+    for first, second in ((0.0, 0.0), (3.0, 0.0)):
+        metrics["kl"].update(torch.tensor([first]))
+        metrics["l2"].update(torch.tensor([second]))
+    assert {name: value.item() for name, value in metrics.compute().items()} == {
+        "kl": 1.5,
+        "l2": 0.0,
+    }
 
 
 def test_missing_values_are_left_out_of_the_mean_of_their_cell_only():
-    metric = KLDivergence((2,))
-    metric.add(torch.tensor([1.0, math.nan]))
-    metric.add(torch.tensor([3.0, math.nan]))
-    assert metric.compute()[0] == 2
-    assert metric.compute()[1].isnan()
+    metric = MeanMap((2, 2))
+    metric.update(torch.tensor([[1.0, math.nan], [math.nan, 4.0]]))
+    metric.update(torch.tensor([[3.0, math.nan], [5.0, 6.0]]))
+    mean = metric.compute()
+    assert mean.flatten().tolist() == pytest.approx([2, math.nan, 5, 5], nan_ok=True)
 
 
 def test_sums_stay_float64_when_a_model_around_them_is_cast():
-    module = torch.nn.ModuleDict({"metrics": grid_metrics((1,))}).to(torch.bfloat16)
-    metric = module["metrics"]["kl_divergence"]
-    metric.add(torch.tensor([1.001]))
+    module = torch.nn.ModuleDict({"metrics": mean_maps(["kl"], (1,))}).to(torch.bfloat16)
+    metric = module["metrics"]["kl"]
+    metric.update(torch.tensor([1.001]))
     metric.reset()
-    metric.add(torch.tensor([1.001], dtype=torch.float64))
+    metric.update(torch.tensor([1.001], dtype=torch.float64))
     assert metric.compute().item() == 1.001
 
 
 def test_states_of_two_ranks_add_up():
-    first, second, both = (KLDivergence((2,)) for _ in range(3))
-    runs = [pair_of_runs(cells=2, seed=seed) for seed in range(3)]
-    first.update(runs[0])
-    for run in runs[1:]:
-        second.update(run)
-    for run in runs:
-        both.update(run)
-    total, count = first.total + second.total, first.count + second.count
-    torch.testing.assert_close(total / count, both.compute())
+    """As torchmetrics reduces them: by the sum of each state."""
+    first, second = MeanMap((2,)), MeanMap((2,))
+    first.update(torch.tensor([1.0, 5.0]))
+    second.update(torch.tensor([2.0, math.nan]))
+    second.update(torch.tensor([6.0, 9.0]))
+    assert {name: reduce.__name__ for name, reduce in first._reductions.items()} == {
+        "total": "dim_zero_sum",
+        "count": "dim_zero_sum",
+    }
+    for name, reduce in first._reductions.items():
+        setattr(first, name, reduce(torch.stack([getattr(first, name), getattr(second, name)])))
+    assert first.compute().tolist() == [3, 7]
 
 
 @pytest.mark.parametrize("clean_is_source", [True, False])
@@ -272,7 +271,8 @@ def test_cosines_are_to_the_pairs_clean_and_corrupted_runs(clean_is_source):
     made, base, source = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.eye(2)[1:]
     runs = pair_of_runs(1, clean_is_source=clean_is_source)
     runs = runs.of(runs.patched, GeneratedActivations(made, base, source))
-    cosines = [metric.rows(runs).item() for metric in (CosineToClean, CosineToCorrupted)]
+    found = metric_rows(runs, ITERATIVE_METRICS)
+    cosines = [found[f"cosine_to_{name}"].item() for name in ("clean", "corrupted")]
     assert cosines == pytest.approx([0.8, 0.6] if clean_is_source else [0.6, 0.8])
     with pytest.raises(ValueError, match="expected the generated activations"):
-        CosineToClean.rows(pair_of_runs())
+        metric_rows(pair_of_runs(), ITERATIVE_METRICS)

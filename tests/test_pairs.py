@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.pair_files import PairsFileError, read_pairs
+from codi_patching.data.json_lines import DataFileError
+from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
 from codi_patching.data.pairs import split_equal
 
 CLEAN = {"question": "Tom has 16.", "answer": 16}
@@ -96,18 +97,18 @@ def without(key, record=PREPARED):
     ],
 )
 def test_a_bad_file_is_one_clear_error(write, content, message):
-    with pytest.raises(PairsFileError, match=message):
+    with pytest.raises(DataFileError, match=message):
         read_pairs(write(content))
 
 
-def test_a_missing_file_names_the_option(tmp_path):
-    with pytest.raises(PairsFileError, match=r"cannot be read .*set --data\.pairs"):
+def test_a_missing_file_names_the_argument(tmp_path):
+    with pytest.raises(DataFileError, match=r"cannot be read .*set pairs"):
         read_pairs(tmp_path / "none.json")
 
 
 def test_text_in_another_encoding(tmp_path):
     (tmp_path / "pairs.json").write_bytes(b'[{"pair_id": "\xff"}]')
-    with pytest.raises(PairsFileError, match="expected UTF-8"):
+    with pytest.raises(DataFileError, match="expected UTF-8"):
         read_pairs(tmp_path / "pairs.json")
 
 
@@ -125,7 +126,7 @@ def test_max_pairs_counts_after_filtering(write):
     data = PairsDataModule(str(write([equal, *records])), max_pairs=2)
     data.setup("predict")
     assert [pair.pair_id for pair in data.kept] == ["b", "c"]
-    with pytest.raises(ValueError, match=r"--data\.max_pairs of at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_pairs of at least 1, got 0: set max_pairs"):
         PairsDataModule(max_pairs=0)
 
 
@@ -146,5 +147,13 @@ def test_processes_share_the_missing_batches_and_run_none_twice(write, done):
 
 def test_only_equal_answers_is_an_error(write):
     data = PairsDataModule(str(write([{**PREPARED, "clean": CORRUPTED}])))
-    with pytest.raises(PairsFileError, match="all 1 have equal answers"):
+    with pytest.raises(DataFileError, match="all 1 have equal answers"):
         data.setup("predict")
+
+
+def test_the_shipped_pairs_know_where_their_changed_number_goes():
+    """Their chains do not branch: from the step that it enters it is in all that follow."""
+    pairs, _ = split_equal(read_pairs(SHIPPED_PAIRS, pytest.fail))
+    for pair in pairs:
+        assert pair.changed_path == tuple(range(pair.changed_step, pair.num_steps + 1))
+        assert pair.fields["changed_step"] == str(pair.changed_step)

@@ -101,7 +101,7 @@ def oracle(monkeypatch, questions_file, checkpoint):
     Without thoughts it knows those of questions whose length is a multiple of 5. `oracle.asked`
     counts the questions.
     """
-    found, _ = make_twin_pairs(read_chained_questions(questions_file))
+    found, _ = make_twin_pairs(read_chained_questions(questions_file, "questions"))
     sides = [s for p in found for s in (p.clean, p.corrupted, p.sibling) if s is not None]
     answers = {side.text: str(int(side.answer)) for side in sides}
 

@@ -16,9 +16,9 @@ from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import build_readout
 from codi_patching.models.families import FAMILIES
 from codi_patching.models.loading import lora
+from codi_patching.models.loading.adapter import Adapter, choose_adapter
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.loading.files import CheckpointError
-from codi_patching.models.loading.lora import choose_alpha
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import patches_from
 from codi_patching.patching.reference import ReferenceEngine
@@ -79,7 +79,9 @@ def test_lora_is_merged_into_a_new_tensor_a_few_rows_at_a_time(monkeypatch, dtyp
     down, up = torch.randn(2, 7).to(dtype), torch.randn(8, 2).to(dtype)
     weight = torch.randn((7, 8) if transposed else (8, 7)).to(dtype)
     base, before = {"m.weight": weight}, weight.clone()
-    assert lora.merge_lora(base, {"m": (down, up)}, 5.0, transposed, dtype, Path("a.bin")) == 1
+    adapters, path = {"m": (down, up)}, Path("a.bin")
+    scales = lora.merge_lora(base, adapters, Adapter(5.0), transposed, dtype, path)
+    assert scales == {"m": 2.5}
     change = 2.5 * up.float() @ down.float()
     expected = (before.float() + (change.T if transposed else change)).to(dtype)
     torch.testing.assert_close(base["m.weight"], expected)
@@ -203,7 +205,7 @@ def test_num_latents_is_5_unless_given(write):
     assert load_checkpoint(**where)[0].num_latents == 5
     assert load_checkpoint(**where, num_latents=6)[0].num_latents == 6
     for wrong in (0, -1):
-        with pytest.raises(ValueError, match=r"--model\.num_latents"):
+        with pytest.raises(ValueError, match=r"num_latents"):
             load_checkpoint(**where, num_latents=wrong)
     with pytest.raises(
         CheckpointError, match="fewer latent thoughts than the model's context of 128"
@@ -231,9 +233,12 @@ def test_alpha_scales_the_change_and_may_not_contradict_the_record(write, tmp_pa
 
 
 def test_a_record_goes_before_the_table_of_known_models():
-    assert choose_alpha(None, 16.0, 32.0, Path("x")) == 16.0
-    assert choose_alpha(None, None, 64.0, Path("x")) == 64.0
-    assert choose_alpha(None, None, None, Path("x")) == 32.0
+    here = Path("x")
+    assert choose_adapter(None, Adapter(16.0), 32.0, here).lora_alpha == 16.0
+    assert choose_adapter(None, Adapter(), 64.0, here).lora_alpha == 64.0
+    assert choose_adapter(None, Adapter(), None, here).lora_alpha == 32.0
+    record = Adapter(16.0, 4, True, {"q_proj": 8.0}, {"k_proj": 2})
+    assert choose_adapter(None, record, 32.0, here) == record
 
 
 PREFIX = "codi.base_model.model.model.layers.1.self_attn.q_proj"
@@ -326,19 +331,17 @@ def test_files_that_are_not_whole(write, tmp_path):
     with pytest.raises(CheckpointError, match="expected a dictionary of tensors"):
         load_checkpoint(**where)
     Path(where["checkpoint"]).unlink()
-    with pytest.raises(CheckpointError, match=r"not there: set --model\.checkpoint"):
+    with pytest.raises(CheckpointError, match=r"not there: set checkpoint"):
         load_checkpoint(**where)
 
 
 def test_base_models_that_do_not_serve(write, tmp_path, tokenizers):
     _, where = write("llama")
-    with pytest.raises(
-        CheckpointError, match=r"set --model\.base_model, or set --model\.checkpoint"
-    ):
+    with pytest.raises(CheckpointError, match=r"set base_model, or set checkpoint"):
         load_checkpoint(where["checkpoint"])
     with pytest.raises(CheckpointError, match=r"only with a checkpoint in the published layout"):
         load_checkpoint("codi-tiny", base_model=where["base_model"])
-    with pytest.raises(CheckpointError, match=r"Hugging Face id or a folder.*--model\.base_model"):
+    with pytest.raises(CheckpointError, match=r"Hugging Face id or a folder.*base_model"):
         load_checkpoint(where["checkpoint"], base_model=str(tmp_path / "none"))
     base = Path(where["base_model"])
     config = json.loads((base / "config.json").read_text())

@@ -1,8 +1,9 @@
-"""The commands of the README, as they stand there, on few pairs."""
+"""The commands and code of README and docs, as they stand there, on few pairs."""
 
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
@@ -12,35 +13,43 @@ import benchmark
 import pytest
 
 from codi_patching import cli
+from codi_patching.analysis.report import build_report
 from codi_patching.commands.study import parse
 from codi_patching.commands.study_arms import read_arms
 from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.models.loading.load import SHIPPED
+from codi_patching.reporting.console import console_text
+from codi_patching.results.read import read_results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line.removeprefix("$ ")
-    for block in BLOCKS
-    for line in block.replace("\\\n", "").splitlines()
-    if line.startswith("$ ")
-]
-EXAMPLES = re.findall(r"^\| `(--\S+ \S+)` \|", README, re.MULTILINE)
-FEW = ["--data.max_pairs=2", "--model.self_patch_pairs=1", "--report.pair_sheets=false"]
-ELSEWHERE = ("hf ", "zen-E/", "wandb sweep")
+DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {
+    "README.md": README,
+    "options.md": DOCS["options.md"],
+}
+"""Pages whose commands all run; some need what others made."""
+EXAMPLES = re.findall(r"^\| `(--\S+ \S+)` \|", DOCS["options.md"], re.MULTILINE)
+FEW = ["--data.max_pairs=2", "--model.self_patch_pairs=1", "--model.verify_pairs=1"]
+PLAIN = ["--report.pair_sheets=false", "--report.figures=false", "--report.page=false"]
+ELSEWHERE = ("hf ", "zen-E/", "wandb sweep", "pip install")
 """Of commands that need a network."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
+def commands_of(text):
+    """The commands of a page's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Runs `codi-patching …` in this process; gives its exit status."""
+    """Runs `codi-patching …` in this process, in an empty folder; gives its exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MKL_CBWR", "AUTO")
-    for name in ("configs", "scripts"):
-        (tmp_path / name).symlink_to(ROOT / name)
 
     def run(args):
         monkeypatch.setattr(sys, "argv", ["codi-patching", *args])
@@ -53,35 +62,67 @@ def program(tmp_path, monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """What the commands take for granted: pairs, questions, a published checkpoint."""
+    """What the commands take for granted: pairs and questions."""
     pairs = json.loads(SHIPPED_PAIRS.read_text())
     (tmp_path / "my_pairs.jsonl").write_text("\n".join(map(json.dumps, pairs[:4])))
     (tmp_path / "my_pairs.json").write_text(json.dumps(pairs[:4]))
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(p["clean"]) for p in pairs[:4]))
-    make = [sys.executable, ROOT / "scripts" / "make_random_checkpoint.py", "--family=llama"]
-    subprocess.run([*make, str(tmp_path)], check=True)
 
 
-def test_every_command_runs(program, files, tmp_path):
+@pytest.mark.parametrize(
+    "page", ["README.md", pytest.param("options.md", marks=pytest.mark.thorough)]
+)
+def test_every_command_runs(page, program, files, tmp_path):
     run = []
-    for command in COMMANDS:
+    for command in commands_of(PAGES[page]):
         name, *args = shlex.split(command)
         if any(part in command for part in ELSEWHERE):
             continue
-        if name == "codi-patching":
-            measures = args[0] in ("predict", "study")
-            quiet = [] if "logger" in command or not measures else ["--trainer.logger=false"]
-            assert program([*args, *(FEW if measures else []), *quiet]) in (None, 0), command
-        else:
-            assert name == "make", command  # run by CI
+        if name == "make":
+            continue  # run by CI
+        assert name == "codi-patching", command
+        if args[0] == "study":  # run to its end by a test of its own
+            parse(args[1:])
+            for arm in ("layer_frozen", "position_recomputed", "relay", "lens"):
+                shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results/study" / arm)
+            run.append(command)
             continue
+        measures = args[0] == "predict"
+        more = [*FEW, *PLAIN] if measures else []
+        more += [] if "logger" in command or not measures else ["--trainer.logger=false"]
+        assert program([*args, *more]) in (None, 0), command
         run.append(command)
-    assert len(run) > 9
-    study = {path.name for path in (tmp_path / "results" / "study").iterdir()}
-    assert study >= {"layer_frozen", "position_recomputed", "relay", "comparison"}
+    assert run
 
 
-def test_make_reproduce_writes_what_is_shipped(tmp_path):
+def test_the_code_of_the_python_page_runs(program, tmp_path):
+    for config in ("position", "layer"):
+        args = ["predict", f"--config={config}", "--trainer.logger=false", *FEW, *PLAIN]
+        assert program(args) in (None, 0)
+    (first, rest, third) = re.findall(r"```python\n(.*?)```", DOCS["python.md"], re.DOTALL)
+    page = {"__name__": "page"}
+    for code in (first, rest, third):
+        exec(compile(code, "python.md", "exec"), page)
+    assert (tmp_path / "out" / "position_patching_results.json").exists()
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block[1], "README.md", "exec"), {"__name__": "page"})
+    block = re.search(r"```python\n(.*?)```", DOCS["files.md"], re.DOTALL)
+    exec(compile(block[1], "files.md", "exec"), {"__name__": "page"})
+
+
+def test_links_lead_somewhere():
+    for name, text in {"README.md": README, **DOCS}.items():
+        here = ROOT if name == "README.md" else ROOT / "docs"
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in link:
+                assert (here / link).exists(), f"{name}: {link}"
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_make_reproduce_writes_what_is_shipped():
     """Its command as make would run it names the folders that are there."""
     shown = subprocess.run(
         ["make", "-n", "-s", "reproduce", "VENV=/nowhere"],
@@ -110,22 +151,19 @@ def test_the_shipped_results_are_of_the_shipped_model_and_pairs():
         assert {about["checkpoint_sha256"], about["data_sha256"]} == known, path
 
 
-def test_the_findings_that_are_quoted_are_the_shipped_ones():
-    found = json.loads((ROOT / "docs/results/position_recomputed/findings.json").read_text())
-    sentences = {finding["sentence"] for finding in found["findings"]}
-    quoted = re.findall(r"\? [A-Z ]+\n((?:    .+\n)+)", README)
-    assert len(quoted) == 2
-    assert {" ".join(block.split()) for block in quoted} <= sentences
+def test_what_the_demo_prints_is_what_the_shipped_results_say():
+    (quoted,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    data = read_results(ROOT / "docs" / "results" / "position_recomputed")
+    assert console_text(build_report([data])).startswith(quoted.rstrip())
 
 
 def test_the_benchmark_takes_the_options_that_documents_name():
-    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     found = [
         command
-        for document in documents
-        for command in re.findall(r"python scripts/benchmark\.py ([^`\n]+)", document.read_text())
+        for text in (README, *DOCS.values())
+        for command in re.findall(r"python scripts/benchmark\.py ([^`\n]+)", text)
     ]
-    assert len(found) > 3
+    assert len(found) > 1
     for command in found:
         benchmark.parse(shlex.split(command))
 
@@ -135,7 +173,7 @@ def test_every_option_is_documented_by_an_example_that_is_accepted(program, caps
     options = {example.split()[0] for example in EXAMPLES}
     for example in EXAMPLES:
         config = "iterative" if re.search("strategy|trace_pair", example) else "position"
-        args = ["predict", f"--config=configs/{config}.yaml", *example.split(), "--print_config"]
+        args = ["predict", f"--config={config}", *example.split(), "--print_config"]
         assert program(args) == 0, example
     capsys.readouterr()
     program(["predict", "--help"])

@@ -13,6 +13,7 @@ from codi_patching.patching.interventions import (
     Activations,
     Generated,
     Patch,
+    Site,
     patches_from,
 )
 from codi_patching.patching.reference import Prompt, ReferenceEngine
@@ -39,7 +40,7 @@ def runs(model):
 def random_row(rng, layers, latents):
     grid = [(layer, position) for layer in range(-1, layers) for position in range(latents)]
     cells = rng.sample(grid, rng.randint(0, min(4, len(grid))))
-    return [Patch(layer, p, torch.randn(32, dtype=torch.float64)) for layer, p in cells]
+    return [Patch(Site.at(*cell), torch.randn(32, dtype=torch.float64)) for cell in cells]
 
 
 @pytest.mark.parametrize("latents", ["frozen", "recomputed"])
@@ -65,7 +66,7 @@ def test_equals_the_twin_on_random_rows(latents, num_layers, num_latents):
 def test_an_off_by_one_position_would_be_seen(model, runs):
     engine, prompt, _baseline, clean = runs
     row = patches_from(clean.activations(), 1, [1])
-    shifted = [Patch(1, 0, row[0].values)]
+    shifted = [Patch(Site.at(1, 0), row[0].values)]
     right, wrong = (engine.run(prompt, [r], READOUT).answer_logits[0] for r in (row, shifted))
     assert (right - wrong).abs().max() > 1e-3
 
@@ -156,17 +157,17 @@ def patched(model):
 @pytest.mark.parametrize("cell", [(3, 0), (0, 3), (-2, 0), (0, -1)])
 def test_a_cell_that_does_not_exist_is_refused(patched, cell):
     with pytest.raises(ValueError, match=r"expected a layer in 0\.\.2"):
-        patched([Patch(*cell, torch.zeros(32))])
+        patched([Patch(Site.at(*cell), torch.zeros(32))])
 
 
 def test_a_cell_patched_twice_is_refused(patched):
     with pytest.raises(ValueError, match="each cell once"):
-        patched([Patch(0, 0, torch.zeros(32))] * 2)
+        patched([Patch(Site.at(0, 0), torch.zeros(32))] * 2)
 
 
 def test_what_a_later_row_generates_is_refused(patched):
     with pytest.raises(ValueError, match=r"row 0 to be patched with what an earlier row .* row 0"):
-        patched([Patch(0, 1, Generated(0))], [])
+        patched([Patch(Site.at(0, 1), Generated(0))], [])
 
 
 def test_zero_activations_are_zero_everywhere():

@@ -16,36 +16,25 @@ import lightning.pytorch as pl
 import numpy as np
 import psutil
 import pytest
-import torch
 from conftest import quiet_trainer
-from lens_maker import make_lens
-from lightning.pytorch.loggers import CSVLogger
-from safetensors.torch import load_file, save_file
+from lens_maker import write_lens
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 import codi_patching as cp
 from codi_patching.callbacks.progress import PatchingProgress
+from codi_patching.callbacks.report import Report
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments import describe
 from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.models.answers import PairError
-from codi_patching.results.batches import ExcludedPair
+from codi_patching.results.description import ResultsError
 from codi_patching.results.files import changed_files
 from codi_patching.results.folder import FolderLock
-from codi_patching.results.lens_store import write_lens
 from codi_patching.results.read import read_results
-from codi_patching.results.records import PairResult, Records
-from codi_patching.results.schema import (
-    Code,
-    Control,
-    Grid,
-    PairDescription,
-    ResultsError,
-    RunDescription,
-)
-from codi_patching.results.store import write_activations
+from codi_patching.results.records import ExcludedPair
 
 ROOT = Path(__file__).parent.parent
 LOCKS = {".lock", ".owner"}
@@ -60,25 +49,36 @@ def contents(folder):
 
 
 @pytest.fixture
+def pairs_file(pairs_file):
+    """The pairs with their reasoning steps, for the lens."""
+    records = json.loads(Path(pairs_file).read_text())
+    for record, step in zip(records, ("16-3=13", "9+3=12", "5-1=4")):
+        record["clean"]["reasoning_steps"] = [f"<<{step}>>"]
+    Path(pairs_file).write_text(json.dumps(records))
+    return pairs_file
+
+
+@pytest.fixture
 def run(checkpoint, pairs_file, tmp_path):
     """Run an experiment into a folder; returns the ids of the pairs that really ran."""
 
-    def run(folder, kind=PositionPatching, overwrite=False, fail_at=None, **options):
+    def run(folder, kind=PositionPatching, overwrite=False, fail_at=None, batch_size=1, **options):
         experiment = kind(checkpoint=checkpoint, **options)
-        ran, own = [], experiment.run_pairs
+        ran, own = [], experiment.predict_step
 
-        def run_pairs(starts, self_patch):
-            ids = [start.pair.pair_id for start in starts]
+        def predict_step(batch, batch_idx):
+            ids = [pair.pair_id for pair in batch.pairs]
             if fail_at in ids:
                 raise RuntimeError("stopped")
             ran.extend(ids)
-            return own(starts, self_patch)
+            return own(batch, batch_idx)
 
-        experiment.run_pairs = run_pairs
+        experiment.predict_step = predict_step
         trainer = quiet_trainer(ResultsWriter(str(tmp_path / folder), overwrite))
-        data = PairsDataModule(pairs_file, batch_size=1)
+        data = PairsDataModule(pairs_file, batch_size=batch_size)
         with pytest.raises(RuntimeError, match="stopped") if fail_at else nullcontext():
             trainer.predict(experiment, data, return_predictions=False)
+        run.experiment = experiment
         return ran
 
     return run
@@ -93,6 +93,7 @@ def run(checkpoint, pairs_file, tmp_path):
         (PositionPatching, {}),
         (IterativePatching, {"strategy": "relay", "trace_pair": "p0"}),
         (IterativePatching, {"strategy": "cumulative", "source": "mean"}),
+        (LensExperiment, {}),
     ],
 )
 def test_a_run_that_stopped_is_resumed(run, tmp_path, kind, options):
@@ -103,6 +104,40 @@ def test_a_run_that_stopped_is_resumed(run, tmp_path, kind, options):
     }
     assert run("stopped", kind, **options) == ["p2"]
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_the_metrics_count_what_an_earlier_start_measured(run, tmp_path):
+    """Their maps and the means of what was written are two ways to the same numbers."""
+    run("out", fail_at="p2")
+    assert run("out") == ["p2"]
+    data = read_results(tmp_path / "out")
+    for name, found in run.experiment.metrics.compute().items():
+        mean = data[name].mean("pair").transpose("arm", "layer", "column").values
+        np.testing.assert_allclose(found.numpy(), mean, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fail_at", "ran"),
+    [
+        (2, 1, "p2", ["p2"]),  # p0 and p1 are kept together, and used one by one
+        (1, 2, "p1", ["p0", "p1", "p2"]),  # p0 alone is half of a batch
+        (1, 2, "p2", ["p2"]),
+    ],
+)
+def test_a_run_is_resumed_with_another_batch_size(run, tmp_path, before, after, fail_at, ran):
+    """As after running out of memory: how pairs are grouped is no part of what is run."""
+    run("whole", batch_size=before)
+    run("out", batch_size=before, fail_at=fail_at)
+    assert run("out", batch_size=after, max_rows=4) == ran
+    ours, theirs = read_results(tmp_path / "out"), read_results(tmp_path / "whole")
+    assert ours.attrs["run"].config == theirs.attrs["run"].config
+    assert ours["pair"].values.tolist() == ["p0", "p1", "p2"]
+    for metric in ours.attrs["run"].metrics:
+        np.testing.assert_allclose(ours[metric], theirs[metric], rtol=1e-3, atol=1e-5)
+    mean = ours["recovery"].mean("pair").transpose("arm", "layer", "column").values
+    counted = run.experiment.metrics["recovery"].compute().numpy()
+    np.testing.assert_allclose(counted, mean, rtol=1e-6, atol=1e-9)
+    assert run("out", batch_size=3) == []
 
 
 def test_a_finished_run_started_again_runs_nothing_and_keeps_its_bytes(run, tmp_path):
@@ -139,7 +174,7 @@ def test_a_folder_of_another_run_is_refused_by_key(run, tmp_path, finished):
         run("out", IterativePatching)
     assert contents(tmp_path / "out") == before
     assert run("out", IterativePatching, overwrite=True) == ["p0", "p1", "p2"]
-    assert read_results(tmp_path / "out").run.experiment == "iterative"
+    assert read_results(tmp_path / "out").attrs["run"].experiment == "iterative"
     run("alone", IterativePatching)
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
@@ -160,7 +195,7 @@ def test_a_run_of_other_code_is_not_resumed(run, tmp_path, monkeypatch):
     before = contents(tmp_path / "out")
     with monkeypatch.context() as context:
         other_code(context, sha256="0" * 64)
-        with pytest.raises(ResultsError, match=r"with another code\.sha256: set --results\.dir"):
+        with pytest.raises(ResultsError, match=r"with another code\.sha256: set dir"):
             run("out")
         assert contents(tmp_path / "out") == before
     assert run("out") == ["p2"]
@@ -170,7 +205,7 @@ def test_what_is_only_recorded_of_the_code_does_not_matter(run, tmp_path, monkey
     run("out", fail_at="p2")
     other_code(monkeypatch, version="99", git_commit="abc", git_changed=True)
     assert run("out") == ["p2"]
-    assert read_results(tmp_path / "out").run.code.version != "99"
+    assert read_results(tmp_path / "out").attrs["run"].code.version != "99"
 
 
 def test_finished_results_of_other_code_are_accepted(run, tmp_path, monkeypatch, caplog):
@@ -179,7 +214,7 @@ def test_finished_results_of_other_code_are_accepted(run, tmp_path, monkeypatch,
     other_code(monkeypatch, sha256="0" * 64, version="99")
     assert run("out") == []
     assert contents(tmp_path / "out") == before
-    assert read_results(tmp_path / "out").run.code.sha256 != "0" * 64
+    assert read_results(tmp_path / "out").attrs["run"].code.sha256 != "0" * 64
 
 
 def test_measured_files_that_were_changed_are_refused(run, tmp_path):
@@ -188,13 +223,26 @@ def test_measured_files_that_were_changed_are_refused(run, tmp_path):
         path = tmp_path / "out" / name
         whole = path.read_bytes()
         path.write_bytes(whole.replace(b"1", b"2", 1))
-        with pytest.raises(ResultsError, match=f"{name} .* changed since .* --results.overwrite t"):
+        with pytest.raises(ResultsError, match=f"{name} .* changed since .* overwrite t"):
             run("out", IterativePatching, trace_pair="p1")
         if name == "trace_p1.csv":
             path.unlink()
             with pytest.raises(ResultsError, match=f"{name} .* changed since"):
                 run("out", IterativePatching, trace_pair="p1")
         path.write_bytes(whole)
+    for kind, folder in ((IterativePatching, "out"), (LensExperiment, "lens")):
+        options = {"trace_pair": "p1"} if folder == "out" else {}
+        run(folder, kind, **options)
+        sums = tmp_path / folder / "SHA256SUMS"
+        whole = sums.read_bytes()
+        for damaged in (b"", b"\xff" + whole, whole[:-3]):
+            sums.write_bytes(damaged)
+            with pytest.raises(ResultsError, match="changed since"):
+                run(folder, kind, **options)
+        sums.unlink()
+        with pytest.raises(ResultsError, match=r"SHA256SUMS in .* changed since"):
+            run(folder, kind, **options)
+        sums.write_bytes(whole)
     assert run("out", IterativePatching, trace_pair="p1") == []
 
 
@@ -202,7 +250,7 @@ def test_results_that_are_not_whole_are_refused(run, tmp_path):
     run("out")
     path = tmp_path / "out" / "position_patching_results.json"
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(ResultsError, match=r"not a complete results file.*results.overwrite true"):
+    with pytest.raises(ResultsError, match=r"not a complete results file.*overwrite true"):
         run("out")
     assert run("out", overwrite=True) == ["p0", "p1", "p2"]
 
@@ -219,15 +267,15 @@ def test_files_of_someone_else_are_not_replaced(run, tmp_path):
 def test_a_run_that_gives_nothing_keeps_what_was_there(run, tmp_path, monkeypatch):
     run("out")
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(PositionPatching, "_measure_pair", refuse)
+    monkeypatch.setattr(PositionPatching, "predict_step", refuse)
     with pytest.raises(ResultsError, match="no pair could be run; p0 was left out because no"):
         run("out", overwrite=True)
     kept = contents(tmp_path / "out")
     assert {path: kept[path] for path in before} == before
 
 
-def refuse(*_):
-    raise PairError("no")
+def refuse(_, batch, __):
+    return [ExcludedPair(pair.pair_id, "no") for pair in batch.pairs]
 
 
 def test_a_damaged_record_is_made_again(run, tmp_path):
@@ -238,11 +286,31 @@ def test_a_damaged_record_is_made_again(run, tmp_path):
     with pytest.warns(UserWarning, match=r"000000.safetensors is damaged"):
         assert run("out") == ["p0", "p2"]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    run("flipped", fail_at="p2")
+    path = tmp_path / "flipped" / "partial" / "000001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"000001.safetensors is damaged .* not what was written"):
+        assert run("flipped") == ["p1", "p2"]
+    assert contents(tmp_path / "flipped") == contents(tmp_path / "whole")
     run("other", fail_at="p2")
     (tmp_path / "other" / "partial" / "run.json").write_text("{")
     with pytest.raises(ResultsError, match=r"run.json is damaged"):
         run("other")
     assert run("other", overwrite=True) == ["p0", "p1", "p2"]
+
+
+def test_a_batch_of_another_run_is_made_again(run, tmp_path):
+    """A frozen run's batch in a recomputed one's folder, of the same pairs and shapes."""
+    run("whole")
+    run("out", fail_at="p2")
+    run("frozen", fail_at="p1", latents="frozen")
+    batch = Path("partial") / "000000.safetensors"
+    (tmp_path / "out" / batch).write_bytes((tmp_path / "frozen" / batch).read_bytes())
+    with pytest.warns(UserWarning, match=r"000000.safetensors is damaged .* to another run"):
+        assert run("out") == ["p0", "p2"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_records_and_no_missing_batch_still_make_the_results(run, tmp_path, monkeypatch):
@@ -337,9 +405,9 @@ def test_a_users_own_callback_and_logger_are_left_in_place(checkpoint, pairs_fil
     logger.save()
     assert (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].count("mine") == 1
     assert [result.pair_id for batch in given for result in batch] == mine.pairs
-    frames = cp.load_results(tmp_path / "out")
-    assert list(frames.pairs.index) == mine.pairs
-    assert "control_kl_divergence" in frames.cells
+    data = read_results(tmp_path / "out")
+    assert data["pair"].values.tolist() == mine.pairs
+    assert data["arm"].values.tolist() == ["own", "control"]
 
 
 def test_the_seed_is_the_argument(checkpoint, predict, monkeypatch):
@@ -355,7 +423,7 @@ def test_the_writer_refuses_another_module(tmp_path):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_the_lens_is_left_alone(checkpoint, pairs_file, tmp_path, overwrite):
-    write_lens(tmp_path, make_lens(pairs=1))
+    write_lens(tmp_path, pairs=1)
     writer = ResultsWriter(str(tmp_path), overwrite=overwrite)
     with pytest.raises(ResultsError, match=r"has lens_results\.json, of another kind"):
         quiet_trainer(writer).predict(
@@ -370,8 +438,48 @@ def test_progress_counts_patched_runs(checkpoint, pairs_file, tmp_path, capsys):
     trainer.predict(PositionPatching(checkpoint=checkpoint), data, return_predictions=False)
     out, err = capsys.readouterr()
     # three pairs, (9 cells and a ceiling), own and control
-    assert "60 of 60 patched runs; pair p2, control, all thoughts at all layers" in err
-    assert "patched runs" not in out
+    assert "runs: 60 of 60; pair p2, control, all thoughts at all layers" in err
+    assert "runs:" not in out
+
+
+def test_progress_counts_the_questions_of_the_lens(checkpoint, pairs_file, tmp_path, capsys):
+    bar = PatchingProgress(every=0.0)
+    trainer = quiet_trainer(bar, ResultsWriter(str(tmp_path / "out")), enable_progress_bar=True)
+    data = PairsDataModule(pairs_file, batch_size=2)
+    trainer.predict(LensExperiment(checkpoint=checkpoint), data, return_predictions=False)
+    assert capsys.readouterr().err.splitlines()[-1] == "runs: 3 of 3"
+
+
+class Tracker(Logger):
+    """Keeps what it is told."""
+
+    name, version = "tracker", 0
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def log_metrics(self, metrics, step=None):
+        self.told.append((step, metrics))
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def test_trackers_are_told_of_a_run_while_it_goes_on(checkpoint, pairs_file, tmp_path):
+    tracker, report = Tracker(), Report(figures=False, page=False)
+    report.teardown = lambda *_, **__: None  # the report itself is another matter
+    folder = tmp_path / "out"
+    trainer = quiet_trainer(ResultsWriter(str(folder)), report, logger=tracker)
+    data = PairsDataModule(pairs_file, batch_size=2)
+    trainer.predict(PositionPatching(checkpoint=checkpoint), data, return_predictions=False)
+    (first, some), (last, every) = tracker.told
+    assert (first, some["pairs_done"]) == (2, 2)
+    assert (last, every["pairs_done"]) == (3, 3)
+    kl = read_results(folder)["kl_divergence"].sel(arm="own")
+    for told, pairs in ((some, kl[:2]), (every, kl)):
+        largest = pairs.mean("pair").max().item()
+        assert told["running_max/kl_divergence"] == pytest.approx(largest, rel=1e-6)
 
 
 # -- two runs on one folder ---------------------------------------------------------------------
@@ -452,7 +560,7 @@ def test_two_runs_at_once_on_one_folder(run, tmp_path, checkpoint, pairs_file):
         with pytest.raises(
             ResultsError,
             match=rf"another run is writing to .*out \(process {first.pid} on "
-            rf"{os.uname().nodename}\): wait for it, or set --results\.dir",
+            rf"{os.uname().nodename}\): wait for it, or set dir",
         ):
             run("out")
         with pytest.raises(ResultsError, match="another run is writing"):
@@ -460,7 +568,7 @@ def test_two_runs_at_once_on_one_folder(run, tmp_path, checkpoint, pairs_file):
         assert len(list(folder.glob("partial/*.safetensors"))) == 1
         _, errors = first.communicate("\n\n\n", timeout=60)
         assert first.returncode == 0, errors
-    assert read_results(folder).pair_ids == ("p0", "p1", "p2")
+    assert read_results(folder)["pair"].values.tolist() == ["p0", "p1", "p2"]
     assert run("out") == []
     run("alone")
     assert contents(folder) == contents(tmp_path / "alone")
@@ -488,69 +596,17 @@ def test_a_run_that_ends_gives_up_its_folder_however_it_ends(run, tmp_path):
     lock.release()
 
 
-# -- records ------------------------------------------------------------------------------------
-
-
-def some_run():
-    return RunDescription(
-        *("position", None, "recomputed", "denoising", "clean", "sibling", "resid_post"),
-        *("m", "llama", 2, "c", {"tensors": 1}, "", "d", 1, "32-true", {"type": "cpu"}),
-        *({"torch": "2"}, Code("s", "1"), Grid(("0",), "position", ("0", "1"))),
-        *(("kl", "recovery"), 2, ("gone",), {}, {"seed": 1}),
-    )
-
-
-def test_records_are_read_as_they_were_written(tmp_path):
-    records = Records(tmp_path)
-    assert records.begun() is None
-    records.begin(some_run())
-    assert records.begun() == some_run()
-    values = {"kl": np.array([[0.1, np.nan]]), "recovery": np.array([[-0.0, 1e-300]])}
-    control = {"kl": np.array([[0.2, 0.3]]), "recovery": np.array([[np.nan, 7.0]])}
-    runs = [{"kl": 0.1, "recovery": 2.0}] * 4
-    described = PairDescription(
-        *("b", "s", "1", "2", (3,), (4, 5), "g"), *runs, Control("random_pair", "t", "9", "c"), "d"
-    )
-    kept = [
-        PairResult("ü", described, values, control, torch.ones(2, 3).bfloat16(), [{"layer": "0"}]),
-        ExcludedPair("b", "too long"),
-    ]
-    records.write(8, kept)
-    first, second = records.read(8, ["ü", "b"])
-    assert second == kept[1]
-    assert (first.pair_id, first.description, first.trace) == ("ü", described, [{"layer": "0"}])
-    for ours, theirs in ((first.values, values), (first.control, control)):
-        assert ours.keys() == theirs.keys()
-        for metric, value in theirs.items():
-            assert ours[metric].tobytes() == value.tobytes()
-    torch.testing.assert_close(first.activations, kept[0].activations, rtol=0, atol=0)
-    assert records.read(8, ["ü", "c"]) is None
-    assert records.read(0) is None
-    records.write(16, kept[1:])
-    assert [result.pair_id for result in records] == ["ü"]
-    assert next(iter(records)).activations is None
-    records.remove()
-    assert not records.folder.exists()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_are_written_as_safetensors_writes_them(tmp_path, dtype):
-    tensors = {f"p{i}": torch.randn(2, 3, 5).to(dtype).transpose(0, 1) for i in range(3)}
-    write_activations(tmp_path / "ours", list(tensors), iter(tensors.values()))
-    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "theirs")
-    found = load_file(tmp_path / "ours")
-    assert found.keys() == tensors.keys()
-    for name, tensor in load_file(tmp_path / "theirs").items():
-        assert torch.equal(found[name], tensor)
-
-
 # -- the program, on the shipped model ----------------------------------------------------------
 
 
 def command(folder, *options, config="position"):
     return [
         *("predict", f"--config={ROOT}/configs/{config}.yaml", f"--results.dir={folder}"),
-        *("--trainer.logger=false", "--data.max_pairs=12", "--data.batch_size=3", *options),
+        *("--trainer.logger=false", "--data.max_pairs=8", "--data.batch_size=2", *options),
+        *(
+            "--report.page=false",
+            "--report.figures=false",
+        ),  # see test_cli
     ]
 
 
@@ -573,6 +629,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_at_random_moments_the_same_bytes(undisturbed, tmp_path):
     kill = [sys.executable, "scripts/kill_runs.py", "--kills=4", "--longest=3", "--seed=3"]
     done = subprocess.run(
@@ -584,6 +641,7 @@ def test_killed_at_random_moments_the_same_bytes(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_one_thread_the_same_bytes(undisturbed, tmp_path):
     done = program(*command(tmp_path / "out"), env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
@@ -594,6 +652,7 @@ TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=d
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_the_same_bytes_even_if_one_dies(tmp_path):
     alone = program(*command(tmp_path / "one" / "out", config="iterative"))
     assert alone.returncode == 0, alone.stderr
@@ -617,10 +676,11 @@ def test_two_processes_the_same_bytes_even_if_one_dies(tmp_path):
     assert done.returncode == 0, done.stderr
     assert contents(folder) == contents(tmp_path / "one" / "out")
     metadata = json.loads((folder / "iterative_patching_results.json").read_text())["metadata"]
-    assert metadata["num_pairs"] == 12
+    assert metadata["num_pairs"] == 8
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_resume_what_one_left_with_a_single_batch_missing(undisturbed, tmp_path):
     """One of the two has nothing to run."""
     folder = tmp_path / "out"
@@ -637,8 +697,9 @@ def test_two_processes_resume_what_one_left_with_a_single_batch_missing(undistur
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
-    """A file may have 300 kB: records of three pairs fit, the results file does not."""
+    """A file may have 300 kB: records of two pairs fit, the results file does not."""
     limited = program(
         *command(tmp_path / "out"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
@@ -646,7 +707,7 @@ def test_a_full_disk_loses_nothing(undisturbed, tmp_path):
     assert limited.returncode == 1
     assert "cannot be written (File too large); what is done already is kept" in limited.stderr
     assert "Traceback" not in limited.stderr
-    assert not list((tmp_path / "out").glob("*.partial"))
+    assert not list((tmp_path / "out").glob(".*.partial"))
     done = program(*command(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "resuming the run that was begun" in done.stderr

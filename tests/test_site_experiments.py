@@ -2,13 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
+from conftest import random_model
+from random_families import family_model
+from site_twin import run_site_twin
 
 from codi_patching.errors import InputError
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.patching.interventions import SITE_NAMES
-from codi_patching.results.schema import Grid, cell_label
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import SITE_NAMES, all_patches
+from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.run import SweepEngine
 
 INNER = ("attn_out", "mlp_out", "kv", "thought")
 
@@ -55,7 +61,103 @@ def test_chains_are_of_outputs_alone(site):
         IterativePatching(site=site)
 
 
-def test_only_an_output_of_the_last_layer_makes_a_thought():
-    grid = Grid(("0", "1"), "position", ("0", "1"))
-    assert cell_label(grid, (1, 0), True) == "layer 1, position 0 (makes thought 1)"
-    assert cell_label(grid, (1, 0), True, "kv") == "layer 1, position 0"
+def test_only_an_output_of_the_last_layer_makes_a_thought(model):
+    names = {}
+    for site in ("resid_post", "kv"):
+        experiment = PositionPatching(site=site)
+        experiment.use(model)
+        names[site] = experiment.patch_grid.run_name("own", 7)
+    assert names == {
+        "resid_post": "layer 2, position 1 (makes thought 2)",
+        "kv": "layer 2, position 1",
+    }
+
+
+# -- structural zeros ---------------------------------------------------------------------------
+
+L = K = 3
+LAST = L - 1
+ADDED = ("resid_post", "attn_out", "mlp_out")
+"""What these change in the last layer is read by the next thought alone."""
+
+
+def grids():
+    """Experiments, and their structural zeros as DESIGN 4.1 and 4.4 have them."""
+    everywhere = {(LAST, p) for p in range(K)}
+    for site in SITE_NAMES:
+        added = site in ADDED
+        yield PositionPatching, {"site": site, "latents": "frozen"}, everywhere if added else set()
+        yield PositionPatching, {"site": site}, {(LAST, K - 1)} if added else set()
+        yield LayerPatching, {"site": site}, {(LAST, 0)} if added else set()
+        yield LayerPatching, {"site": site, "latents": "recomputed"}, set()
+    yield IterativePatching, {}, {(LAST, K - 1)}
+    yield IterativePatching, {"strategy": "cumulative"}, set()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "zeros"),
+    [pytest.param(*case, id=f"{case[0].name}-{'-'.join(case[1].values())}") for case in grids()],
+)
+def test_structural_zeros_are_derived_and_are_zero(
+    model, attached, checkpoint, experiment, options, zeros
+):
+    whole = attached(
+        experiment(
+            checkpoint=checkpoint, control="none", self_patch_pairs=0, verify_pairs=0, **options
+        ),
+        max_pairs=1,
+    )
+    whole.use(model.double())
+    assert set(whole.grid.structural_zeros) == zeros
+    (batch,) = whole.datamodule.batches
+    (record,) = whole.predict_step(batch, 0)
+    kl, structural = record.values["kl_divergence"], whole.grid.structural
+    assert np.abs(kl[structural]).max(initial=0) < 1e-9
+    assert kl[~structural].min() > 1e-9
+
+
+def test_rows_of_thoughts_come_before_those_of_layers(model):
+    for latents, zeros in (("frozen", ((3, 0), (3, 1), (3, 2))), ("recomputed", ((3, 2),))):
+        experiment = PositionPatching(include_thought=True, latents=latents)
+        experiment.use(model)
+        assert experiment.grid.structural_zeros == zeros
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "cell"),
+    [
+        (LayerPatching, {"latents": "recomputed"}, (2, 0)),
+        (PositionPatching, {}, (2, 0)),
+        (IterativePatching, {}, (2, 0)),
+        (IterativePatching, {"strategy": "cumulative"}, (2, 0)),
+        (LayerPatching, {"latents": "recomputed", "site": "kv"}, None),
+    ],
+)
+def test_of_a_single_thought_the_last_layer_makes_no_other(experiment, options, cell):
+    single = experiment(**options)
+    single.use(random_model(num_layers=3, num_latents=1))
+    assert single.grid.structural_zeros == ((cell,) if cell else ())
+
+
+# -- the ceiling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_nothing_of_the_ceilings_thoughts_is_the_base_runs(family):
+    """Prompts of unequal length: a thought's keys and values are made at another position."""
+    model = family_model(family, 3, 3)
+    readout = Readout((2, 4), ((5,), (6, 7)))
+    prompts = [5, 6, 7, 8], [5, 9, 6, 7, 9, 8, 8]
+    base, source = (run_site_twin(model, prompt, [], readout) for prompt in prompts)
+    given = [("kv", la, p, source[1]["kv"][la, p]) for la in range(3) for p in range(3)]
+    expected = run_site_twin(model, prompts[0], given, readout, "frozen", base[0])[2]
+    for engine in (ReferenceEngine(model), SweepEngine(model, 10)):
+        starts = engine.unpatched([(prompt, readout) for prompt in prompts], ["kv"])
+        row = all_patches(starts[1].run.activations())
+        without = [patch for patch in row if patch.site.name != "kv"]
+        for latents in ("frozen", "recomputed"):
+            ceiling = engine.patched(starts[0], [row, without], latents)
+            for ours, theirs in zip(ceiling.answer_logits, expected, strict=True):
+                torch.testing.assert_close(ours[0], theirs, rtol=0, atol=1e-9)
+                moved = (ours[1] - theirs).abs().max().item()
+                assert (moved > 1e-4) if family == "gpt2" else (moved < 1e-9)

@@ -106,7 +106,8 @@ def test_every_site_equals_brute_force(family, latents):
     rows = [*cells, *everywhere, *functions, mixed]
     expected = [run_site_twin(model, PROMPTS[0], row, READOUT, latents, base)[2] for row in rows]
     patches = [
-        [Patch(la, p, Computed(v) if callable(v) else v, s) for s, la, p, v in row] for row in rows
+        [Patch(Site.at(la, p, s), Computed(v) if callable(v) else v) for s, la, p, v in row]
+        for row in rows
     ]
     for engine in engines(model):
         start = engine.unpatched([(PROMPTS[0], READOUT)], EXTRA_SITES)[0]
@@ -163,7 +164,9 @@ def request_of(engine, case):
         kinds = {"source": there, "noise": drawn, "function": Computed(twist)}
         return kinds.get(kind, Generated(row))
 
-    patches = [[Patch(item[1], item[2], values(*item), item[0]) for item in row] for row in rows]
+    patches = [
+        [Patch(Site.at(item[1], item[2], item[0]), values(*item)) for item in row] for row in rows
+    ]
     return [base, source], PatchRequest(base, patches, watch)
 
 
@@ -210,6 +213,7 @@ def several(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(several(), LATENTS, st.sampled_from([12, 20, 100]))
+@pytest.mark.thorough
 def test_requests_together_equal_the_reference(cases, latents, max_rows):
     model = cases[0][0]
     expected = [run(ReferenceEngine(model), case, latents)[1] for case in cases]
@@ -349,7 +353,7 @@ def test_the_sweep_has_gradients():
     engine = SweepEngine(model, 100)
     base, source = engine.unpatched([(prompt, READOUT) for prompt in PROMPTS])
     value = source.run.activations().at(0, 0).clone().requires_grad_()
-    requests = [PatchRequest(base, [[Patch(0, 0, value)]]), PatchRequest(source, [[]])]
+    requests = [PatchRequest(base, [[Patch(Site.at(0, 0), value)]]), PatchRequest(source, [[]])]
     loss = sum(found.answer_logits[0].square().sum() for found in engine.patched_each(requests))
     loss.backward()
     assert value.grad.abs().max() > 0
@@ -505,7 +509,11 @@ def test_own_activations_change_nothing_and_inputs_stay_as_they_are():
         own = start.run.activations()
         before = own.map(torch.clone)
         rows = [patches_from(own, la, range(3), s) for s in EXTRA_SITES for la in range(3)]
-        rows += [[Patch(la, 1, Computed(lambda x: x), s)] for s in EXTRA_SITES for la in range(3)]
+        rows += [
+            [Patch(Site.at(la, 1, s), Computed(lambda x: x))]
+            for s in EXTRA_SITES
+            for la in range(3)
+        ]
         logits = engine.patched(start, rows).answer_logits[0]
         close(logits, start.run.answer_logits[0].expand_as(logits))
         for site in SITE_NAMES:
@@ -520,13 +528,13 @@ def test_what_was_not_recorded_is_refused():
     with pytest.raises(ValueError, match="recorded at 'kv', got those at thought, resid_post"):
         start.run.activations().at(0, 0, "kv")
     with pytest.raises(ValueError, match=r"record=\['mlp_out'\]"):
-        engine.patched(start, [[Patch(0, 0, torch.zeros(HIDDEN), "mlp_out")]])
+        engine.patched(start, [[Patch(Site.at(0, 0, "mlp_out"), torch.zeros(HIDDEN))]])
 
 
 def test_generated_values_of_inner_sites_are_refused():
     model = family_model("llama", 2, 2)
     start = ReferenceEngine(model).unpatched([(PROMPTS[0], READOUT)])[0]
-    rows = [[], [Patch(0, 0, Generated(0), "kv")]]
+    rows = [[], [Patch(Site.at(0, 0, "kv"), Generated(0))]]
     with pytest.raises(ValueError, match="resid_post or thought alone, got 'kv'"):
         ReferenceEngine(model).patched(start, rows)
 

@@ -11,7 +11,7 @@ from random_families import CLASSES, HIDDEN, VOCABULARY, family_model
 from twin import cells_of, run_twin
 
 from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import Generated, Patch, patches_from
+from codi_patching.patching.interventions import Generated, Patch, Site, patches_from
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
@@ -57,7 +57,9 @@ def run(engine, case, latents):
         drawn = torch.randn(HIDDEN, generator=noise, dtype=torch.float64)
         return source_run.at(*cell) if source == 0 else drawn
 
-    patches = [[Patch(*cell, values(cell, source)) for cell, source in row] for row in rows]
+    patches = [
+        [Patch(Site.at(*cell), values(cell, source)) for cell, source in row] for row in rows
+    ]
     patched = engine.patched(corrupted, patches, latents, watch)
     return [corrupted, clean], patched
 
@@ -215,7 +217,7 @@ def test_a_sweep_equals_whole_sequences_without_any_cache():
     question = "Tom has 18 pears. He eats 3."
     engine = SweepEngine(model, 10)
     start = engine.unpatched([(model.prompt_ids(question), readout)])[0]
-    row = [Patch(1, 0, torch.randn(32).double()), Patch(0, 2, torch.randn(32).double())]
+    row = [Patch(Site.at(*cell), torch.randn(32).double()) for cell in ((1, 0), (0, 2))]
     for latents in ("frozen", "recomputed"):
         patched = engine.patched(start, [row], latents)
         _, _, logits = run_twin(

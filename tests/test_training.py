@@ -358,6 +358,7 @@ def test_learning_rate_warms_up_stays_and_decays():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = f"{__file__.rpartition('/tests/')[0]}/configs/train_codi_tiny.yaml"

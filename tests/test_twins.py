@@ -9,13 +9,13 @@ import pytest
 
 from codi_patching.data.chained_questions import (
     ChainedQuestion,
-    QuestionsFileError,
     read_chained_questions,
 )
 from codi_patching.data.chains import ChainError
 from codi_patching.data.change_rules import why_fixed
 from codi_patching.data.donors import find_donors
 from codi_patching.data.explained import read_question
+from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.mentions import find_mentions
 from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.twin_pairs import make_twin_pairs, yield_report
@@ -331,7 +331,7 @@ def test_donors_share_the_value_or_do_not():
 def test_all_forms_of_questions(tmp_path, content):
     path = tmp_path / "test.jsonl"
     path.write_text(content)
-    assert read_chained_questions(path) == [question(*EGGS, name="test-1")]
+    assert read_chained_questions(path, "questions") == [question(*EGGS, name="test-1")]
 
 
 @pytest.mark.parametrize(
@@ -346,21 +346,21 @@ def test_all_forms_of_questions(tmp_path, content):
         (
             '{"question": "a", "answer": "<<1+1=2>> #### 2"}\n'
             '{"question": "b", "answer": "#### yes"}',
-            r"record 2: expected answer to be a number, got ' yes': set --questions",
+            r"record 2: expected answer to be a number, got ' yes': set questions",
         ),
         (
             '{"question": "Is Tom a yumpus?", "steps": ["Tom is a wumpus."], "answer": "yes"}',
-            "not of logic such as ProsQA or ProntoQA: set --questions",
+            "not of logic such as ProsQA or ProntoQA: set questions",
         ),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, message):
     path = tmp_path / "questions.json"
     path.write_text(content)
-    with pytest.raises(QuestionsFileError, match=message):
-        read_chained_questions(path)
-    with pytest.raises(QuestionsFileError, match="cannot be read"):
-        read_chained_questions(tmp_path / "none.json")
+    with pytest.raises(DataFileError, match=message):
+        read_chained_questions(path, "questions")
+    with pytest.raises(DataFileError, match="cannot be read"):
+        read_chained_questions(tmp_path / "none.json", "questions")
 
 
 def test_mentions_and_their_forms():

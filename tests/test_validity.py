@@ -9,7 +9,7 @@ from results_maker import make, run_of, written
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
-from codi_patching.analysis.from_results import as_arm
+from codi_patching.analysis.made_again import check_made_again
 from codi_patching.analysis.validity import (
     check_chain,
     check_control,
@@ -20,34 +20,60 @@ from codi_patching.analysis.validity import (
     check_structural_zeros,
     check_unchanged,
     describe_ceiling,
-    describe_first_cell,
     describe_unknown_words,
 )
+from codi_patching.results.dataset import pairs_of, patching_dataset
+from codi_patching.results.dataset import run_of as run_in
 
 
-def changed_pairs(results, **fields):
-    return replace(results, pairs=tuple(replace(pair, **fields) for pair in results.pairs))
+def rebuilt(data, run=None, pairs=None):
+    """A dataset with another description of the run or of the pairs."""
+    run, pairs = run or run_in(data), pairs or pairs_of(data)
+    own, control = (
+        {m: data[m].sel(arm=arm).values for m in run.metrics} for arm in ("own", "control")
+    )
+    return patching_dataset(run, list(data["pair"].values), pairs, own, control)
 
 
-def changed_values(results, metric, change, control=False):
-    values = dict(results.control if control else results.values)
-    values[metric] = values[metric].copy()
-    change(values[metric])
-    return replace(results, **{"control" if control else "values": values})
+def with_fields(data, **fields):
+    """With fields of every pair's description changed."""
+    return rebuilt(data, pairs=[replace(pair, **fields) for pair in pairs_of(data)])
+
+
+def with_first(data, **fields):
+    """With fields of the first pair's description changed."""
+    first, *others = pairs_of(data)
+    return rebuilt(data, pairs=[replace(first, **fields), *others])
+
+
+def with_values(data, metric, change, arm="own"):
+    """With the values of a metric, `(pairs, layers, columns)`, changed in place in a copy."""
+    data = data.copy(deep=True)
+    change(data[metric].sel(arm=arm).values)
+    return data
 
 
 @pytest.fixture
-def results():
+def data():
     return make(run_of(), planted={(2, 1): 0.4})
 
 
+def statuses(checks):
+    return {check.name: check.status for check in checks}
+
+
 def test_a_good_run_fails_nothing(tmp_path):
-    results = written(tmp_path / "out", run_of(), planted={(2, 1): 0.4})
-    checks = check_run(results)
+    checks = check_run(written(tmp_path / "out", run_of(), planted={(2, 1): 0.4}))
     assert [check.name for check in checks if check.status == "fail"] == []
-    assert (
-        count_checks(checks) == "7 of 7 checks that apply hold; 1 does not apply; 2 are described"
+    assert count_checks(checks) == (
+        "7 of 7 checks that apply hold; 3 of 3 file checks hold; 1 does not apply; 2 are described"
     )
+    files = [check.name for check in checks if check.kind == "file"]
+    assert files == [
+        "unchanged files",
+        "recovery in the files",
+        "source run against itself in the files",
+    ]
 
 
 def test_checks_that_do_not_apply_are_not_counted():
@@ -57,78 +83,147 @@ def test_checks_that_do_not_apply_are_not_counted():
     )
 
 
-def test_self_patch(results):
-    assert check_self_patch(results).status == "pass"
-    assert check_self_patch(changed_pairs(results, self_patch=1e-4)).status == "fail"
-    half = replace(results, run=replace(results.run, precision="bf16-true"))
-    assert check_self_patch(changed_pairs(half, self_patch=1e-4)).status == "pass"
+# -- made again -------------------------------------------------------------------------------
+
+
+def verified_as(data, arm, change):
+    """The first pair's verified runs of an arm, their metrics changed by a function."""
+    runs = pairs_of(data)[0].verified
+    changed = [replace(r, metrics=change(r.metrics)) if r.arm == arm else r for r in runs]
+    return with_first(data, verified=tuple(changed))
+
+
+@pytest.mark.parametrize(
+    ("arm", "name"),
+    [
+        ("own", "cells made again"),
+        ("control", "cells with the control made again"),
+        ("base", "whole runs made again"),
+        ("source", "whole runs made again"),
+        ("ceiling", "whole runs made again"),
+        ("ceiling_control", "whole runs made again"),
+    ],
+)
+@pytest.mark.parametrize("metric", run_of().metrics)
+def test_every_metric_of_every_run_is_compared(data, arm, name, metric):
+    off = verified_as(data, arm, lambda m: m | {metric: m[metric] + 0.1})
+    failed = [check.name for check in check_made_again(off) if check.status == "fail"]
+    assert failed == [name]
+
+
+def test_what_differs_is_said(data):
+    off = verified_as(data, "base", lambda m: m | {"kl_divergence": 0.25})
+    *_, check = check_made_again(off)
+    assert check.seen == (
+        "1 of 8 differ: kl_divergence is 0, and 0.25 again, at the base run of pair_00"
+    )
+
+
+def test_rounding_is_allowed_by_precision(data):
+    largest = np.abs(data["kl_divergence"]).max().item()
+    largest = max(largest, np.abs(data["run_kl_divergence"]).max().item())
+
+    def moved(share, precision):
+        run = replace(run_in(data), precision=precision)
+        change = {"kl_divergence": share * largest}
+        off = verified_as(data, "base", lambda m: m | change)  # the dataset has 0
+        return check_made_again(rebuilt(off, run=run))[-1].status
+
+    for precision, least in (("64-true", 1e-6), ("32-true", 1e-4), ("16-true", 0.02)):
+        assert moved(0.9 * least, precision) == "pass"
+        assert moved(1.1 * least, precision) == "fail"
+    assert moved(0.09, "bf16-true") == "pass"
+    assert moved(0.11, "bf16-true") == "fail"
+
+
+def test_undefined_must_be_undefined_in_both(data):
+    unknown = verified_as(data, "own", lambda m: m | {"recovery": None})
+    assert statuses(check_made_again(unknown))["cells made again"] == "fail"
+    cell = verified_as(data, "own", lambda m: m | {"kl_divergence": None})
+
+    def forget(kl):
+        kl[0] = np.nan
+
+    both = with_values(cell, "kl_divergence", forget)
+    assert statuses(check_made_again(both))["cells made again"] == "pass"
+
+
+def test_recovery_may_differ_by_what_the_logit_differences_may(data):
+    """Where these are 0.01 apart, their rounding is a hundred times larger in recovery."""
+    base = pairs_of(data)[0].base["answer_logit_difference"]
+    source = pairs_of(data)[0].source | {"answer_logit_difference": base + 0.01}
+    near = with_first(data, source=source)
+    near = verified_as(near, "source", lambda m: m | {"answer_logit_difference": base + 0.01})
+    assert statuses(check_made_again(near))["cells made again"] == "pass"
+    for off, status in ((0.05, "pass"), (1.0, "fail")):
+        moved = verified_as(near, "own", lambda m, off=off: m | {"recovery": m["recovery"] + off})
+        assert statuses(check_made_again(moved))["cells made again"] == status
+
+
+def test_metrics_that_a_tie_leaves_open_are_not_compared(data):
+    def without(metrics):
+        return {name: v for name, v in metrics.items() if not name.startswith("predicts")}
+
+    tied = verified_as(data, "own", without)
+    assert statuses(check_made_again(tied))["cells made again"] == "pass"
+
+
+def test_a_run_in_which_nothing_was_made_again_is_not_judged(data):
+    old = with_fields(data, verified=())
+    assert set(statuses(check_made_again(old)).values()) == {"not applicable"}
+
+
+# -- self-patch, zeros, chain -----------------------------------------------------------------
+
+
+def test_self_patch(data):
+    assert check_self_patch(data).status == "pass"
+    assert check_self_patch(with_fields(data, self_patch=1e-4)).status == "fail"
+    half = rebuilt(data, run=replace(run_in(data), precision="bf16-true"))
+    assert check_self_patch(with_fields(half, self_patch=1e-4)).status == "pass"
     for nothing in (None, float("nan")):
-        check = check_self_patch(changed_pairs(results, self_patch=nothing))
+        check = check_self_patch(with_fields(data, self_patch=nothing))
         assert check.status == "not applicable"
-    some = replace(results.pairs[0], self_patch=float("nan"))
-    check = check_self_patch(replace(results, pairs=(some, *results.pairs[1:])))
+    check = check_self_patch(with_first(data, self_patch=float("nan")))
     assert (check.status, check.seen[-14:]) == ("fail", "undefined in 1")
 
 
-@pytest.mark.parametrize("control", [False, True])
-def test_structural_zeros(results, control):
-    assert check_structural_zeros(results).status == "pass"
-
+@pytest.mark.parametrize("arm", ["own", "control"])
+def test_structural_zeros(data, arm):
     def disturb(kl):
         kl[3, -1, -1] = 1e-3
 
-    check = check_structural_zeros(changed_values(results, "kl_divergence", disturb, control))
-    assert check.status == "fail"
-    assert f"{'control' if control else 'own'} at most 0.001 nats" in check.seen
+    found = statuses(check_structural_zeros(with_values(data, "kl_divergence", disturb, arm)))
+    other = "control" if arm == "own" else "own"
+    assert found == {f"structural zeros, {arm}": "fail", f"structural zeros, {other}": "pass"}
 
 
-def test_structural_zeros_of_nothing(results):
+def test_structural_zeros_of_nothing(data):
     cumulative = make(run_of("iterative", strategy="cumulative"))
-    assert check_structural_zeros(cumulative).status == "not applicable"
-
-    def forget(kl):
-        kl[...] = np.nan
-
-    unknown = changed_values(results, "kl_divergence", forget)
-    unknown = changed_values(unknown, "kl_divergence", forget, control=True)
-    assert check_structural_zeros(unknown).status == "not applicable"
+    assert {c.status for c in check_structural_zeros(cumulative)} == {"not applicable"}
 
 
-def test_the_source_run_restores_itself(results):
-    assert check_source_run(results).status == "pass"
-    wrong = changed_pairs(results, source=results.pairs[0].source | {"kl_to_source": 1e-3})
-    assert check_source_run(wrong).status == "fail"
-
-
-def test_chain_links(results):
-    assert check_chain(results).status == "not applicable"
+def test_chain_links(data):
+    assert check_chain(data).status == "not applicable"
     relay = make(run_of("iterative"), pairs=3)
     check = check_chain(relay)
     assert (check.status, check.seen) == ("pass", "24 of 24 patched cells did")
-    broken = replace(relay.pairs[0], chain_broken=2)
-    check = check_chain(replace(relay, pairs=(broken, *relay.pairs[1:])))
+    check = check_chain(with_first(relay, chain_broken=2))
     assert (check.status, check.seen) == ("fail", "22 of 24 patched cells did")
 
 
-def test_recovery_follows_from_the_logit_differences(results):
-    def disturb(recovery):
-        recovery[2, 0, 0] += 0.01
-
-    assert check_recovery(results).status == "pass"
-    check = check_recovery(changed_values(results, "recovery", disturb))
-    assert (check.status, check.seen) == ("fail", "differs in 1 of 24 pairs")
+# -- own against control ----------------------------------------------------------------------
 
 
-def test_own_against_control(results):
-    check = check_control(results)
+def test_own_against_control(data):
+    check = check_control(data)
     assert check.status == "pass"
     assert "layer 2, position 1, 24 pairs, 95 % interval +0." in check.seen
 
     def swap(p):
         p[:, 2, 1] += 0.9
 
-    worse = changed_values(results, "clean_probability", swap, control=True)
-    assert check_control(worse).status == "fail"
+    assert check_control(with_values(data, "clean_probability", swap, "control")).status == "fail"
 
 
 def test_a_stranger_that_disrupts_is_no_success_of_the_own_patch():
@@ -138,12 +233,12 @@ def test_a_stranger_that_disrupts_is_no_success_of_the_own_patch():
     def disrupt(p):
         p[:, 1, 1] += noise - noise.mean() - 0.1
 
-    check = check_control(changed_values(disrupting, "clean_probability", disrupt, control=True))
+    check = check_control(with_values(disrupting, "clean_probability", disrupt, "control"))
     assert check.status == "not applicable"
     assert "not told apart from none" in check.seen
 
 
-def test_own_against_control_cannot_always_be_told(results):
+def test_own_against_control_cannot_always_be_told():
     few = check_control(make(run_of(), pairs=8, planted={(2, 1): 0.4}))
     assert few.status == "not applicable"
     assert few.seen.endswith("8 pairs: too few to tell")
@@ -153,7 +248,7 @@ def test_own_against_control_cannot_always_be_told(results):
     def blur(p):
         p[:, 1, 1] += noise - noise.mean()
 
-    same = check_control(changed_values(disrupting, "clean_probability", blur))
+    same = check_control(with_values(disrupting, "clean_probability", blur))
     assert same.status == "not applicable"
     assert same.seen.endswith("cannot be told apart")
     for run, reason in (
@@ -165,34 +260,61 @@ def test_own_against_control_cannot_always_be_told(results):
         assert reason in check.seen
 
 
-def test_changed_files(tmp_path, results):
-    assert check_unchanged(results).status == "not applicable"
+# -- files ------------------------------------------------------------------------------------
+
+
+def test_changed_files(tmp_path, data):
+    assert check_unchanged(data).status == "not applicable"
     own = written(tmp_path / "out", run_of(), pairs=2)
     assert check_unchanged(own).status == "pass"
-    assert check_unchanged(replace(own, changed=("a.json",))).status == "fail"
-    (tmp_path / "out" / "SHA256SUMS").unlink()
-    assert check_unchanged(own).status == "not applicable"
+    changed = check_unchanged(own.assign_attrs(changed=("a.json",)))
+    assert (changed.status, changed.seen) == ("fail", "missing or changed: a.json")
 
 
-def test_what_is_described(results):
-    ceiling = describe_ceiling(results)
+def test_files_without_sums_fail(tmp_path):
+    own = written(tmp_path / "out", run_of(), pairs=2)
+    sums = tmp_path / "out" / "SHA256SUMS"
+    sums.write_text("")
+    check = check_unchanged(own)
+    assert (check.status, check.seen) == ("fail", "not listed: position_patching_results.json")
+    sums.unlink()
+    check = check_unchanged(own)
+    assert (check.status, check.seen) == ("fail", "there is no SHA256SUMS")
+
+
+def test_the_source_run_restores_itself(data):
+    assert check_source_run(data).status == "pass"
+    wrong = with_fields(data, source=pairs_of(data)[0].source | {"kl_to_source": 1e-3})
+    assert check_source_run(wrong).status == "fail"
+
+
+@pytest.mark.parametrize("arm", ["own", "control"])
+def test_recovery_follows_from_the_logit_differences(data, arm):
+    def disturb(recovery):
+        recovery[2, 0, 0] += 0.01
+
+    assert check_recovery(data).status == "pass"
+    check = check_recovery(with_values(data, "recovery", disturb, arm))
+    assert (check.status, check.seen) == ("fail", "differs in 1 of 24 pairs")
+
+
+def test_what_is_described(data):
+    ceiling = describe_ceiling(data)
     assert ceiling.status == "described"
     assert "predicted in 0% of pairs" in ceiling.seen  # 0.4 + 0.02 is less than half
-    assert describe_first_cell(results).status == "described"
-    for other in (run_of("layer"), run_of("iterative")):
-        assert describe_first_cell(make(other)).status == "not applicable"
-    assert describe_unknown_words(results).status == "pass"
     check = describe_unknown_words(make(run_of(), one_pair={"unknown_words": ("foxes",)}))
     assert check.status == "described"
     assert check.seen == "1 pair with words it does not know: foxes"
 
 
+# -- several runs -----------------------------------------------------------------------------
+
+
 def test_runs_that_must_agree():
     parallel = make(run_of("layer", latents="recomputed"), planted={(1, 0): 0.3}, seed=3)
     chain = make(run_of("iterative", strategy="cumulative"), planted={(1, 2): 0.3}, seed=4)
-    values = {m: v.copy() for m, v in chain.values.items()}
-    values["kl_divergence"][..., -1] = parallel.values["kl_divergence"][..., 0]
-    same = replace(chain, values=values, pairs=parallel.pairs)
+    same = rebuilt(chain, pairs=pairs_of(parallel))
+    same["kl_divergence"].values[..., -1, :] = parallel["kl_divergence"].values[..., 0, :]
     checks = check_agreement({"parallel": parallel, "cumulative": same})
     assert [(c.name, c.status) for c in checks] == [
         ("parallel and cumulative, unpatched runs", "pass"),
@@ -204,22 +326,12 @@ def test_runs_that_must_agree():
     assert check_agreement({"a": parallel, "b": noising}) == []
 
 
-def test_a_first_pair_without_control_leaves_the_others_theirs(results):
-    """The ceiling's control, too, is that of all pairs that have one."""
-    assert results.pairs[0].ceiling_control
-    first = replace(results.pairs[0], ceiling_control={}, control=None)
-    arm = as_arm(replace(results, pairs=(first, *results.pairs[1:])))
-    known = arm.ceiling_control["clean_probability"]
-    assert np.isnan(known[0])
-    assert np.isfinite(known[1:]).all()
-
-
 @pytest.mark.parametrize("value", [0.003, float("nan")])
-def test_each_metric_must_agree_on_its_own_scale(results, value):
-    large = changed_pairs(results, base=results.pairs[0].base | {"l2_difference": 250.0})
+def test_each_metric_must_agree_on_its_own_scale(data, value):
+    base = pairs_of(data)[0].base | {"l2_difference": 250.0}
+    large = with_fields(data, base=base)
     (check,) = check_agreement({"a": large, "b": large})
     assert check.status == "pass"
-    moved = results.pairs[0].base | {"l2_difference": 250.0}
-    moved["clean_probability"] += value
-    (check,) = check_agreement({"a": large, "b": changed_pairs(results, base=moved)})
+    moved = base | {"clean_probability": base["clean_probability"] + value}
+    (check,) = check_agreement({"a": large, "b": with_fields(data, base=moved)})
     assert check.status == "fail"

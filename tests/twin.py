@@ -13,7 +13,7 @@ from codi_patching.models.answers import build_readout
 
 def cells_of(row):
     """A row of `Patch` as a dictionary."""
-    return {(patch.layer, patch.position): patch.values for patch in row}
+    return {patch.site.cell: patch.values for patch in row}
 
 
 def _through_blocks(model, embeddings, patches):

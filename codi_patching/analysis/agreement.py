@@ -6,68 +6,59 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
+import xarray as xr
 
 from codi_patching.analysis.checks import Check, judged
-from codi_patching.results.read import Results
-from codi_patching.results.schema import Array
+from codi_patching.results.dataset import OWN, is_lens, run_of
+from codi_patching.results.description import Array
 
 ROUNDING = 1e-5
 """How far two runs of the same patches may differ, relative to a metric's largest value."""
 
 
-def check_agreement(arms: Mapping[str, Results]) -> list[Check]:
+def check_agreement(runs: Mapping[str, xr.Dataset]) -> list[Check]:
     """All checks that need several runs.
 
     Args:
-        arms: Results by label.
+        runs: Datasets by label; those of the lens have nothing to compare.
     """
     checks = []
-    for (first, one), (second, other) in combinations(arms.items(), 2):
+    patching = [(label, data) for label, data in runs.items() if not is_lens(data)]
+    for (first, one), (second, other) in combinations(patching, 2):
         if not _same_setting(one, other):
             continue
-        checks.append(_check_unpatched(first, one, second, other))
-        for what, values, others in _same_by_construction(one, other):
-            name = f"{first} and {second}, {what}"
-            checks.append(_check_equal(name, values[None], others[None]))
+        shared = [pair for pair in one["pair"].values if pair in other["pair"].values]
+        both = one.sel(pair=shared), other.sel(pair=shared)
+        label = f"{first} and {second}"
+        checks.append(_check_equal(f"{label}, unpatched runs", *_unpatched(*both)))
+        for what, values, others in _same_by_construction(*both):
+            checks.append(_check_equal(f"{label}, {what}", values[None], others[None]))
     return checks
 
 
-def _same_setting(one: Results, other: Results) -> bool:
+def _same_setting(one: xr.Dataset, other: xr.Dataset) -> bool:
     keys = ("checkpoint_sha256", "data_sha256", "direction", "source", "site", "precision")
-    return all(getattr(one.run, key) == getattr(other.run, key) for key in keys)
+    return all(getattr(run_of(one), key) == getattr(run_of(other), key) for key in keys)
 
 
-def _rows(one: Results, other: Results) -> tuple[list[int], list[int]]:
-    """Of the pairs that both have, their rows in each."""
-    places = {pair: row for row, pair in enumerate(other.pair_ids)}
-    shared = [pair for pair in one.pair_ids if pair in places]
-    return [one.pair_ids.index(pair) for pair in shared], [places[pair] for pair in shared]
+def _unpatched(one: xr.Dataset, other: xr.Dataset) -> tuple[Array, Array]:
+    """Base and source runs, `(metrics, pairs × runs)`: the same in all experiments."""
+    metrics = [metric for metric in run_of(one).metrics if metric in run_of(other).metrics]
+
+    def values(data: xr.Dataset) -> Array:
+        runs = [data[f"run_{metric}"].sel(run=["base", "source"]).values for metric in metrics]
+        return np.array(runs).reshape(len(metrics), -1)
+
+    return values(one), values(other)
 
 
-def _check_unpatched(first: str, one: Results, second: str, other: Results) -> Check:
-    """The unpatched runs of a pair are the same in all experiments."""
-    name = f"{first} and {second}, unpatched runs"
-    rows, others = _rows(one, other)
-    metrics = [metric for metric in one.run.metrics if metric in other.run.metrics]
-
-    def values(results: Results, kept: list[int]) -> Array:
-        unpatched = [
-            [results.unpatched(run, metric)[kept] for run in ("base", "source")]
-            for metric in metrics
-        ]
-        return np.array(unpatched).reshape(len(metrics), -1)
-
-    return _check_equal(name, values(one, rows), values(other, others))
-
-
-def _same_by_construction(one: Results, other: Results) -> Iterator[tuple[str, Array, Array]]:
+def _same_by_construction(one: xr.Dataset, other: xr.Dataset) -> Iterator[tuple[str, Array, Array]]:
     """KL of cells in which two runs run the same patches."""
-    if one.run.grid.layers != other.run.grid.layers:
+    if run_of(one).grid.layers != run_of(other).grid.layers:
         return
-    rows, others = _rows(one, other)
-    kl = one.values["kl_divergence"][rows], other.values["kl_divergence"][others]
-    arms = {one.run.arm, other.run.arm}
-    latents = {one.run.latents, other.run.latents}
+    kl = [data["kl_divergence"].sel(arm=OWN).values for data in (one, other)]
+    arms = {run_of(one).arm, run_of(other).arm}
+    latents = {run_of(one).latents, run_of(other).latents}
     if arms == {"layer", "cumulative"} and latents == {"recomputed"}:
         yield "whole layers", kl[0][..., -1], kl[1][..., -1]
     if arms == {"position", "relay"} and latents == {"recomputed"}:

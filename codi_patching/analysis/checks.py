@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["pass", "fail", "not applicable", "described"]
+Kind = Literal["measured", "file"]
+"""`measured`: by runs that were made to check others. `file`: that files agree with themselves."""
 
 
 @dataclass(frozen=True)
@@ -22,33 +24,44 @@ class Check:
         expected: What must be seen.
         seen: What was.
         status: `pass`, `fail`, `not applicable` or `described`.
+        kind: What it rests on.
     """
 
     name: str
     expected: str
     seen: str
     status: Status
+    kind: Kind = "measured"
 
 
-def judged(name: str, expected: str, seen: str, holds: bool | None) -> Check:
+def judged(
+    name: str, expected: str, seen: str, holds: bool | None, kind: Kind = "measured"
+) -> Check:
     """A check that holds, fails, or (None) does not apply."""
     status: Status = "not applicable" if holds is None else "pass" if holds else "fail"
-    return Check(name, expected, seen, status)
+    return Check(name, expected, seen, status, kind)
 
 
 def count_checks(checks: Sequence[Check]) -> str:
-    """How many hold, of those that can.
+    """How many hold, of those that can; file checks by themselves.
 
     Example:
         >>> count_checks([Check("a", "", "", "pass"), Check("b", "", "", "not applicable")])
         '1 of 1 check that applies holds; 1 does not apply'
+        >>> count_checks([Check("a", "", "", "fail"), Check("b", "", "", "pass", "file")])
+        '0 of 1 check that applies holds; 1 of 1 file check holds'
     """
-    count = {s: sum(c.status == s for c in checks) for s in ("pass", "fail", "not applicable")}
-    apply = count["pass"] + count["fail"]
-    said = f"{count['pass']} of {apply} checks that apply hold"
-    if apply == 1:
-        said = f"{count['pass']} of 1 check that applies holds"
-    if absent := count["not applicable"]:
+    counts = {}
+    for kind in ("measured", "file"):
+        statuses = [check.status for check in checks if check.kind == kind]
+        counts[kind] = statuses.count("pass"), statuses.count("pass") + statuses.count("fail")
+    said = "{} of {} checks that apply hold".format(*counts["measured"])
+    if counts["measured"][1] == 1:
+        said = f"{counts['measured'][0]} of 1 check that applies holds"
+    passed, files = counts["file"]
+    if files:
+        said += f"; {passed} of {files} file check{'s hold' if files > 1 else ' holds'}"
+    if absent := sum(check.status == "not applicable" for check in checks):
         said += f"; {absent} {'does' if absent == 1 else 'do'} not apply"
     if described := sum(check.status == "described" for check in checks):
         said += f"; {described} {'is' if described == 1 else 'are'} described"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from codi_patching.results.schema import Array
+from codi_patching.results.description import Array
 
 RESAMPLES = 1_999
 

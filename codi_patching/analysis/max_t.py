@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codi_patching.analysis.arms import Array, Mask
-from codi_patching.analysis.effects import without_rounding
 from codi_patching.analysis.intervals import ROUNDING
+from codi_patching.results.description import Array, Mask
 
 FLIPS = 9_999
 _ROWS = 1_024
@@ -47,31 +47,28 @@ class MaxT:
     maxima: Array
 
     def critical(self, alpha: float) -> float:
-        """The value that a studentised error exceeds with a p of at most `alpha`.
+        """The value that a studentised error exceeds exactly if its p is under `alpha`.
 
         Infinite where there are too few flips for so small a p.
         """
-        largest = int(np.floor(alpha * (1 + len(self.maxima)) + 1e-9)) - 1
+        largest = int(np.ceil(alpha * (1 + len(self.maxima)) - 1e-9)) - 2
         if largest < 0:
             return float("inf")
         return float(self.maxima[len(self.maxima) - 1 - largest])
 
-    def p(self, excess: Array, span: slice = slice(None)) -> Array:
-        """Of each column, p = (1 + b) / (1 + B) of its excess; NaN if it is not tested.
-
-        Args:
-            excess: How far the mean lies beyond the threshold, `(columns,)`.
-            span: Which columns they are; all by default.
-        """
+    @property
+    def p(self) -> Array:
+        """Of each column, p = (1 + b) / (1 + B) of a mean of 0; NaN if it is not tested."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            statistic = np.where(self.tested[span], excess / self.error[span], np.nan)
+            statistic = np.where(self.tested, np.abs(self.mean) / self.error, np.nan)
         below = np.searchsorted(self.maxima, statistic, side="left")
         p = (1 + len(self.maxima) - below) / (1 + len(self.maxima))
-        return np.where(self.tested[span], p, np.nan)
+        return np.where(self.tested, p, np.nan)
 
 
-def draw_signs(groups: int, flips: int, seed: int) -> NDArray[np.int8]:
-    """Signs, `(flips, groups)`: the same for every question of a report."""
+@lru_cache(maxsize=4)
+def draw_signs(groups: int, seed: int, flips: int = FLIPS) -> NDArray[np.int8]:
+    """Signs, `(flips, groups)`: the same for every question and every report of a seed."""
     bits = np.random.default_rng(seed).integers(0, 2, size=(flips, groups), dtype=np.int8)
     return np.asarray(2 * bits - 1, dtype=np.int8)
 
@@ -84,7 +81,6 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
         signs: See `draw_signs`; one column for each group, in order of first appearance.
         groups: Of each pair; every pair is its own by default.
     """
-    values = without_rounding(values)
     present = np.isfinite(values)
     n = present.sum(axis=0)
     with np.errstate(invalid="ignore"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codi_patching.analysis.arms import Array
 from codi_patching.analysis.effects import mean_over
+from codi_patching.results.description import Array
 
 _RESAMPLES = 2_000
 

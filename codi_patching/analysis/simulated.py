@@ -1,228 +1,289 @@
 """Results whose truth is known: without any effect, and with planted ones.
 
-A kind of noise says how the probability of the source run's answer changes under the own patch and
-under the control when no content is carried; all kinds make the two exchangeable, or leave the own
-patch without any change. A shape says where a content effect is planted. `expected_arms` holds the
-expected values themselves, so that the truth of every contrast comes from the same code.
+A planted effect stands on noise of some kind (see `noise`) in cells of the two runs of position
+patching, so that the other runs are empty beside structured ones. `expected` has the expected
+values themselves, so that the truth of every claim comes from the same code as the claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 
-from codi_patching.analysis.arms import Arm, Array, Mask
-
-Generator = np.random.Generator
-Noise = Callable[[Generator, tuple[int, int, int]], tuple[Array, Array]]
-
-KINDS_OF_ARMS = (
-    ("layer patching (frozen)", "layer", None, "frozen"),
-    ("layer patching (recomputed)", "layer", None, "recomputed"),
-    ("position patching (frozen)", "position", None, "frozen"),
-    ("position patching (recomputed)", "position", None, "recomputed"),
-    ("the relay chain", "iterative", "relay", "recomputed"),
-    ("the cumulative chain", "iterative", "cumulative", "recomputed"),
+from codi_patching.analysis.noise import (
+    GROUPED,
+    LAYERS,
+    MEANS,
+    NO_EFFECT,
+    Generator,
+    Shape,
 )
-PAIRS, LAYERS, COLUMNS = 57, 16, 5
+from codi_patching.results.dataset import patching_dataset
+from codi_patching.results.description import (
+    ALL,
+    Array,
+    Code,
+    Control,
+    Grid,
+    Mask,
+    PairDescription,
+    RunDescription,
+)
 
+ARMS: tuple[tuple[str, str | None, str], ...] = (
+    ("layer", None, "frozen"),
+    ("layer", None, "recomputed"),
+    ("position", None, "frozen"),
+    ("position", None, "recomputed"),
+    ("iterative", "relay", "recomputed"),
+    ("iterative", "cumulative", "recomputed"),
+)
+"""Experiment, strategy and latents of the runs of a study."""
 
-def heavy_tails(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Changes from a t distribution with two degrees of freedom, squeezed into -0.5..0.5."""
-    own, control = (
-        0.5 * np.tanh(0.1 * np.asarray(rng.standard_t(2, shape), np.float64)) for _ in range(2)
-    )
-    return own, control
+METRICS = (
+    "kl_divergence",
+    "l2_difference",
+    "prediction_change_rate",
+    "answer_logit_difference",
+    "kl_to_source",
+    "recovery",
+    "predicts_clean",
+    "predicts_corrupted",
+    "clean_probability",
+    "corrupted_probability",
+)
 
+COLUMNS = 5
 
-def third_zeros(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Normal changes, a third of them exactly 0."""
-    own, control = (
-        np.where(rng.random(shape) < 1 / 3, 0.0, rng.normal(0, 0.1, shape)) for _ in range(2)
-    )
-    return own, control
+BASE = 0.35
+"""Probability of the source run's answer in the unpatched run."""
 
+FLIP = 0.95
+"""Rise where an answer flips."""
 
-def rounding(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Changes of 1e-13, more in some columns than in others."""
-    scale = 1e-13 * np.exp(rng.normal(0, 1, shape[1:]))
-    return scale * (1 + rng.random(shape)), scale * rng.random(shape)
-
-
-def shared_noise(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Most of a pair's change is the same at every layer and column."""
-    pair = (shape[0], 1, 1)
-    own, control = (rng.normal(0, 0.2, pair) + rng.normal(0, 0.05, shape) for _ in range(2))
-    return own, control
-
-
-def unequal_spread(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Equal means, spread that grows with the layer from 0.01 to 0.4."""
-    spread = np.linspace(0.01, 0.4, shape[1])[None, :, None]
-    own, control = (rng.normal(0, 1, shape) * spread for _ in range(2))
-    return own, control
-
-
-def rare_flips(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """In 4 % of the pairs the answer flips, now with the own patch, now with the control."""
-    own, control = (np.where(rng.random(shape) < 0.04, 0.9, 0.0) for _ in range(2))
-    return own, control
-
-
-def strangers_disrupt(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """The own patch does nothing, the control takes away half of the probability or more."""
-    return rng.normal(0, 0.02, shape), -0.25 - 0.1 * rng.random(shape)
-
-
-def both_raise(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """Own and control raise the answer alike, more at late layers: its prior, not its content."""
-    size = np.linspace(0.0, 0.4, shape[1])[None, :, None]
-    own, control = (size * rng.beta(1, 1, shape) * 2 for _ in range(2))
-    return own, control
-
-
-def skewed(rng: Generator, shape: tuple[int, int, int]) -> tuple[Array, Array]:
-    """A small rise in most pairs and a large fall in a few, mean 0; or the other way round."""
-    way = np.where(np.arange(shape[2]) % 2 == 0, 1.0, -1.0)
-    own, control = (way * np.where(rng.random(shape) < 0.1, -0.45, 0.05) for _ in range(2))
-    return own, control
-
-
-NO_EFFECT: dict[str, Noise] = {
-    "heavy tails": heavy_tails,
-    "a third exact zeros": third_zeros,
-    "rounding noise": rounding,
-    "layers share their noise": shared_noise,
-    "equal means, unequal spread": unequal_spread,
-    "rare flips": rare_flips,
-    "strangers disrupt": strangers_disrupt,
-    "own and strangers raise alike": both_raise,
-    "skewed": skewed,
+HOLDS: Mapping[int, tuple[int, ...]] = {
+    2: (1, 1, 0, 0, 0),
+    3: (1, 1, 2, 2, 0),
+    4: (1, 1, 2, 2, 3),
 }
+"""Of planted strata, by number of steps, the step whose result each position holds; 0 for none."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A content effect.
+    """A content effect, in cells of the runs of position patching.
 
     Attributes:
-        size: Mean rise of the probability where it is planted.
-        shape: `cell`, `position` or `band`.
-        deviation: Standard deviation over pairs.
+        mean: Mean rise of the probability; of flips, the share of pairs.
+        flips: Whether the probability rises from next to 0 to next to 1 in a share of the pairs;
+            else by normal amounts with a standard deviation of 0.3.
+        control: Of flips, the share of pairs in which the control's patch does the same.
     """
 
-    size: float
-    shape: str
-    deviation: float = 0.3
+    mean: float
+    flips: bool = False
+    control: float = 0.0
 
-    def grid(self, experiment: str, strategy: str | None, shape: tuple[int, int]) -> Array:
-        """Where and how much, `(layers, columns)`; 1 is the size."""
-        layers, columns = shape
-        middle, steps = columns // 2, np.arange(columns)
-        grid = np.zeros(shape)
-        if self.shape == "band":
-            rows = slice(0, layers // 2)
-            courses = {
-                ("layer", None): np.ones(columns),
-                ("position", None): np.full(columns, 1.0),
-                ("iterative", "relay"): 1 - steps / max(columns - 1, 1),
-                ("iterative", "cumulative"): (steps + 1) / columns,
-            }
-        else:
-            first = layers // 4
-            rows = slice(first, first + 1) if self.shape == "cell" else slice(first, 3 * first)
-            courses = {
-                ("layer", None): np.ones(columns),
-                ("position", None): (steps == middle) * 1.0,
-                ("iterative", "relay"): (steps == middle) * 1.0,
-                ("iterative", "cumulative"): (steps >= middle) * 1.0,
-            }
-        grid[rows] = courses[experiment, strategy]
-        return grid
+    @property
+    def base(self) -> float:
+        """Probability in the unpatched run."""
+        return 0.02 if self.flips else BASE
+
+    def draw(self, rng: Generator, shape: Shape) -> tuple[Array, Array]:
+        """Rises with the own patch and with the control's, in every cell."""
+        if not self.flips:
+            return rng.normal(self.mean, 0.3, shape), np.zeros(shape)
+        own, control = (rng.random(shape) < share for share in (self.mean, self.control))
+        return np.where(own, FLIP, 0.0), np.where(control, FLIP, 0.0)
+
+    @property
+    def expected(self) -> tuple[float, float]:
+        """Their means."""
+        return (FLIP * self.mean, FLIP * self.control) if self.flips else (self.mean, 0.0)
 
 
-def simulate(kind: str, seed: int, planted: Planted | None = None, pairs: int = PAIRS) -> list[Arm]:
-    """All six arms of a study.
+def planted_cells(columns: int) -> Mask:
+    """Half of the layers at one position."""
+    cells = np.zeros((LAYERS, columns), dtype=bool)
+    cells[LAYERS // 4 : 3 * LAYERS // 4, columns // 2] = columns > 1
+    return cells
+
+
+def simulate(
+    kind: str | None, seed: int, pairs: int = 57, planted: Planted | None = None
+) -> list[xr.Dataset]:
+    """All runs of a study.
 
     Args:
-        kind: Of noise, a key of `NO_EFFECT`.
+        kind: Of noise, a key of `NO_EFFECT`; None for none.
         seed: Of everything drawn.
-        planted: A content effect on top of it.
         pairs: How many.
+        planted: A content effect on top of it.
     """
     rng = np.random.default_rng(seed)
-    base = 0.3 + 0.1 * rng.random(pairs)
-    return [_arm(arm, rng, NO_EFFECT[kind], planted, base) for arm in KINDS_OF_ARMS]
+    steps = draw_steps(rng, pairs)
+    groups = [row // 3 if kind in GROUPED else row for row in range(pairs)]
+    made = []
+    for arm in ARMS:
+        run = run_description(*arm)
+        shape = (pairs, *run.grid.shape)
+        own, control = NO_EFFECT[kind](rng, shape) if kind else (np.zeros(shape), np.zeros(shape))
+        if planted is not None and run.experiment == "position":
+            cells = planted_cells(shape[2])
+            rises = planted.draw(rng, shape)
+            own, control = own + rises[0] * cells, control + rises[1] * cells
+        base = BASE if planted is None else planted.base
+        made.append(dataset(run, base, own, control, steps, groups))
+    return made
 
 
-def expected_arms(planted: Planted) -> list[Arm]:
-    """The expected values of a planted effect in noise of mean 0, as arms of a single pair."""
-    return [_arm(arm, None, None, planted, np.array([0.35])) for arm in KINDS_OF_ARMS]
+def expected(kind: str | None, pairs: int = 57, planted: Planted | None = None) -> list[xr.Dataset]:
+    """The same with every value at its mean, in all pairs: the truth of every estimate."""
+    steps = draw_steps(np.random.default_rng(0), pairs)
+    made = []
+    for arm in ARMS:
+        run = run_description(*arm)
+        means = [
+            np.zeros((pairs, *run.grid.shape)) + mean for mean in MEANS.get(kind or "", (0, 0))
+        ]
+        if planted is not None and run.experiment == "position":
+            cells = planted_cells(len(run.grid.columns))
+            means = [m + cells * rise for m, rise in zip(means, planted.expected, strict=True)]
+        base = BASE if planted is None else planted.base
+        made.append(dataset(run, base, means[0], means[1], steps, range(pairs)))
+    return made
 
 
-def _arm(
-    kind: tuple[str, str, str | None, str],
-    rng: Generator | None,
-    noise: Noise | None,
-    planted: Planted | None,
-    base: Array,
-) -> Arm:
-    name, experiment, strategy, latents = kind
-    columns = ("all",) if experiment == "layer" else tuple(map(str, range(COLUMNS)))
-    shape = (len(base), LAYERS, len(columns))
-    own, control = (
-        noise(rng, shape) if noise and rng is not None else (np.zeros(shape), np.zeros(shape))
+def simulate_strata(
+    seed: int, rate: float, background: float = 0.0, pairs: int = 57, shuffle: bool = False
+) -> xr.Dataset:
+    """Position patching of a model whose thoughts hold results as `HOLDS` has it.
+
+    Args:
+        seed: Of everything drawn.
+        rate: At which a patch restores the pairs whose change reaches what it holds.
+        background: At which any other patch, and the control's, does.
+        pairs: How many.
+        shuffle: Whether labels are permuted, so that nothing is left to find.
+    """
+    rng = np.random.default_rng(seed)
+    steps = draw_steps(rng, pairs)
+    run = run_description("position", None, "recomputed")
+    held = np.array([HOLDS[length] for length, _ in steps])[:, None, :]
+    reached = np.array([step for _, step in steps])[:, None, None] <= held
+    shape = (pairs, *run.grid.shape)
+    own = rng.random(shape) < np.where(reached, rate, background)
+    control = rng.random(shape) < background
+    if shuffle:
+        steps = [steps[row] for row in rng.permutation(pairs)]
+    return dataset(
+        run, 0.02, np.where(own, FLIP, 0.0), np.where(control, FLIP, 0.0), steps, range(pairs)
     )
-    if planted is not None:
-        grid = planted.size * planted.grid(experiment, strategy, shape[1:])
-        spread = planted.deviation * (grid != 0)
-        drawn = rng.normal(0, 1, shape) * spread if rng is not None else np.zeros(shape)
-        own = own + grid + drawn
-    structural = _structural(experiment, strategy, latents, shape[1:])
-    own, control = (np.where(structural, 0.0, change) for change in (own, control))
-    ids = tuple(f"pair {i}" for i in range(len(base)))
-    logits = np.full(len(base), 3.0)
-    ceiling = {"clean_probability": base + (0.0 if planted is None else planted.size)}
-    return Arm(
-        name, experiment, strategy, latents, "denoising", "clean", "sibling", "resid_post",
-        tuple(map(str, range(LAYERS))), columns, ids, ids,
-        _metrics(rng, base, own), _metrics(rng, base, control),
-
-        {
-            "clean_probability": base,
-            "predicts_clean": (base > 0.5).astype(np.float64),
-            "answer_logit_difference": -logits,
-        },
-        {"clean_probability": np.ones(len(base)), "answer_logit_difference": logits},
-        ceiling, {"clean_probability": base}, structural,
-    )  # fmt: skip
 
 
-def _metrics(rng: Generator | None, base: Array, change: Array) -> dict[str, Array]:
-    """Every metric that findings read, from the change of the probability."""
-    probability = base[:, None, None] + change
-    shape = change.shape
-    if rng is None:
-        kl = np.zeros(shape)
-    else:
-        kl = np.where(rng.random(shape) < 0.3, 0.0, np.exp(rng.normal(-3, 2, shape)))
-    return {
-        "clean_probability": probability,
-        "predicts_clean": (probability > 0.5).astype(np.float64),
-        "answer_logit_difference": -3.0 + 6 * change,
-        "kl_divergence": kl,
-    }
+def draw_steps(rng: Generator, pairs: int) -> list[tuple[int, int]]:
+    """Number of steps, two to four, and changed step of each pair."""
+    lengths = rng.integers(2, 5, pairs)
+    return [(int(length), int(rng.integers(1, length + 1))) for length in lengths]
 
 
-def _structural(
-    experiment: str, strategy: str | None, latents: str, shape: tuple[int, int]
-) -> Mask:
-    """Cells whose state nothing reads, with the residual stream patched."""
-    structural = np.zeros(shape, dtype=bool)
+def run_description(experiment: str, strategy: str | None, latents: str) -> RunDescription:
+    """A run on a simulated model."""
+    columns = (ALL,) if experiment == "layer" else tuple(map(str, range(COLUMNS)))
+    layers = tuple(map(str, range(LAYERS)))
+    last, end = LAYERS - 1, len(columns) - 1
+    zeros: tuple[tuple[int, int], ...] = ()
     if latents == "frozen":
-        structural[-1] = True
+        zeros = tuple((last, column) for column in range(len(columns)))
     elif experiment == "position" or strategy == "relay":
-        structural[-1, -1] = True
-    return structural
+        zeros = ((last, end),)
+    kind = "iteration" if experiment == "iterative" else "position"
+    return RunDescription(
+        experiment=experiment,
+        strategy=strategy,
+        latents=latents,
+        direction="denoising",
+        source="clean",
+        control="sibling",
+        site="resid_post",
+        model="simulated",
+        model_type="none",
+        num_latents=COLUMNS,
+        checkpoint_sha256="0" * 64,
+        checkpoint={},
+        data="simulated",
+        data_sha256="0" * 64,
+        seed=42,
+        precision="64-true",
+        device={"kind": "cpu"},
+        versions={},
+        code=Code("0" * 64, "0"),
+        grid=Grid(layers, kind, columns, zeros),
+        metrics=METRICS,
+        num_pairs=0,
+    )
+
+
+def dataset(
+    run: RunDescription,
+    base: float,
+    own: Array,
+    control: Array,
+    steps: Sequence[tuple[int, int]],
+    groups: Sequence[int],
+) -> xr.Dataset:
+    """Results from changes of the source answer's probability.
+
+    Args:
+        run: Whose.
+        base: Probability in the unpatched runs.
+        own: Changes with the own patch, `(pairs, layers, columns)`.
+        control: With the control's.
+        steps: Number of steps and changed step of each pair.
+        groups: Of each pair.
+    """
+    ids = [f"pair_{row}" for row in range(len(own))]
+    cells = [np.where(run.grid.structural, 0.0, change) for change in (own, control)]
+    known = zip(ids, groups, steps, strict=True)
+    pairs = [
+        PairDescription(
+            base_question="",
+            source_question="",
+            base_answer="1",
+            source_answer="2",
+            base_answer_tokens=(1,),
+            source_answer_tokens=(2,),
+            group=str(group),
+            base=_whole_run(base),
+            source=_whole_run(0.95),
+            ceiling=_whole_run(base),
+            ceiling_control=_whole_run(base),
+            control=Control("sibling", "", "3", pair_id),
+            num_steps=length,
+            changed_step=step,
+        )
+        for pair_id, group, (length, step) in known
+    ]
+    values, others = (_metrics(base + change) for change in cells)
+    return patching_dataset(run, ids, pairs, values, others)
+
+
+def _whole_run(probability: float) -> dict[str, float | None]:
+    return {name: float(value) for name, value in _metrics(np.array(probability)).items()}
+
+
+def _metrics(probability: Array) -> dict[str, Array]:
+    """Every metric, as follows from the probability of the source run's answer."""
+    said = (probability > 0.5).astype(np.float64)
+    known = {
+        "clean_probability": probability,
+        "corrupted_probability": 0.95 - probability,
+        "predicts_clean": said,
+        "predicts_corrupted": 1 - said,
+        "answer_logit_difference": 6 * probability - 3,
+        "recovery": probability / 0.95,
+    }
+    return {metric: known.get(metric, np.zeros_like(probability)) for metric in METRICS}

@@ -1,21 +1,29 @@
-"""Whether a run can be trusted, from its records alone: what was expected, what was seen."""
+"""Whether a run can be trusted, from its dataset alone: what was expected, what was seen.
+
+Validity is measured: cells and whole runs that the reference engine and independent metrics made
+again, self-patches, cells that nothing reads, chains, own against control. What compares files with
+themselves is a file check, and tells of nothing but the files.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 
 from codi_patching.analysis.checks import Check, judged
-from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
-from codi_patching.analysis.summary import (
-    content_effect,
-    groups_of,
-    mean_kl,
-    rank_cells,
-    source_probability,
+from codi_patching.analysis.effects import cells_of, content, of_run, source_probability
+from codi_patching.analysis.intervals import ROUNDING, mean_intervals
+from codi_patching.analysis.made_again import check_made_again, limits_of
+from codi_patching.results.dataset import (
+    CONTROL,
+    OWN,
+    has_control,
+    is_lens,
+    pairs_of,
+    run_of,
+    structural_of,
 )
-from codi_patching.results.files import CHECKSUMS
-from codi_patching.results.read import Results
-from codi_patching.results.schema import Array
+from codi_patching.results.layout import CHECKSUMS, measured_files
 
 EXACT = 1e-9
 """What a KL that must be 0 may be instead, in nats: the two runs take the same path."""
@@ -23,43 +31,33 @@ EXACT = 1e-9
 LEAST_PAIRS = 20
 """With fewer pairs nothing is said of an effect's sign."""
 
-_SELF_PATCH = {"64": 1e-12, "32": 1e-6}
-_SELF_PATCH_HALF = 1e-2
-"""What a self-patch may change by rounding, in nats, by the model's precision."""
 
-
-def check_run(results: Results) -> list[Check]:
+def check_run(data: xr.Dataset) -> list[Check]:
     """All checks of one run."""
+    if is_lens(data):
+        return [check_unchanged(data)]
     return [
-        check_unchanged(results),
-        check_self_patch(results),
-        check_structural_zeros(results),
-        check_source_run(results),
-        check_chain(results),
-        check_recovery(results),
-        check_control(results),
-        describe_ceiling(results),
-        describe_first_cell(results),
-        describe_unknown_words(results),
+        *check_made_again(data),
+        check_self_patch(data),
+        *check_structural_zeros(data),
+        check_chain(data),
+        check_control(data),
+        check_unchanged(data),
+        check_recovery(data),
+        check_source_run(data),
+        describe_ceiling(data),
+        describe_unknown_words(data),
     ]
 
 
-def check_unchanged(results: Results) -> Check:
-    """Measured files are as the run wrote them."""
-    name, expected = "unchanged files", f"every measured file has its SHA-256 in {CHECKSUMS}"
-    if results.folder is None or not (results.folder / CHECKSUMS).is_file():
-        return judged(name, expected, f"there is no {CHECKSUMS}", None)
-    changed = ", ".join(results.changed)
-    seen = f"missing or changed: {changed}" if changed else "none is missing or changed"
-    return judged(name, expected, seen, not changed)
+# -- measured ---------------------------------------------------------------------------------
 
 
-def check_self_patch(results: Results) -> Check:
+def check_self_patch(data: xr.Dataset) -> Check:
     """Patching the base run with its own activations changes nothing."""
-    precision = results.run.precision
-    limit = next((t for digits, t in _SELF_PATCH.items() if digits in precision), _SELF_PATCH_HALF)
+    limit = limits_of(run_of(data)).self_patch
     name, expected = "self-patch identity", f"KL at most {limit:g} nats in every cell"
-    tried = [pair.self_patch for pair in results.pairs if pair.self_patch is not None]
+    tried = [pair.self_patch for pair in pairs_of(data) if pair.self_patch is not None]
     known = [value for value in tried if np.isfinite(value)]
     if not known:
         seen = "no pair was run" if not tried else f"undefined in all {len(tried)} pairs"
@@ -70,67 +68,39 @@ def check_self_patch(results: Results) -> Check:
     return judged(name, expected, seen, max(known) <= limit)
 
 
-def check_structural_zeros(results: Results) -> Check:
+def check_structural_zeros(data: xr.Dataset) -> list[Check]:
     """Cells that nothing reads have no effect, with the own and with the control's activations."""
-    name, expected = "structural zeros", f"KL at most {EXACT:g} nats where nothing reads the state"
-    cells = int(results.structural.sum())
-    if not cells:
-        return judged(name, expected, "there are no such cells", None)
-    seen, worst = [], 0.0
-    for kind, values in (("own", results.values), ("control", results.control)):
-        kl = values["kl_divergence"][:, results.structural] if values else np.empty(0)
-        known = np.abs(kl[np.isfinite(kl)])
-        if known.size:
-            worst = max(worst, float(known.max()))
-            seen.append(f"{kind} at most {known.max():.2g} nats")
-    if not seen:
-        return judged(name, expected, f"undefined in all {cells} cells", None)
-    return judged(name, expected, f"{', '.join(seen)} in {_count(cells, 'cell')}", worst <= EXACT)
+    cells = int(structural_of(data).sum())
+    expected = f"KL at most {EXACT:g} nats where nothing reads the patched state"
+    checks = []
+    for arm in (OWN, CONTROL) if has_control(data) else (OWN,):
+        name = f"structural zeros, {arm}"
+        kl = cells_of(data, "kl_divergence", arm)[:, structural_of(data)]
+        if arm == CONTROL:
+            kl = kl[data["control_kind"].values != ""]
+        if not kl.size:
+            seen = "no pair has a control" if cells else "there are no such cells"
+            checks.append(judged(name, expected, seen, None))
+            continue
+        unknown = int((~np.isfinite(kl)).any(axis=1).sum())
+        worst = float(np.abs(kl[np.isfinite(kl)]).max(initial=0.0))
+        seen = f"at most {worst:.2g} nats in {_count(cells, 'cell')}"
+        seen += f"; undefined in {_count(unknown, 'pair')}" if unknown else ""
+        checks.append(judged(name, expected, seen, worst <= EXACT and not unknown))
+    return checks
 
 
-def check_source_run(results: Results) -> Check:
-    """The source run restores itself."""
-    name = "source run against itself"
-    expected = f"KL of the source run from itself at most {EXACT:g} nats"
-    kl = results.unpatched("source", "kl_to_source")
-    known = np.abs(kl[np.isfinite(kl)])
-    if not known.size:
-        return judged(name, expected, "undefined in every pair", None)
-    seen = f"at most {known.max():.2g} nats in {known.size} pairs"
-    return judged(name, expected, seen, float(known.max()) <= EXACT)
-
-
-def check_chain(results: Results) -> Check:
+def check_chain(data: xr.Dataset) -> Check:
     """In relay each iteration patches exactly what the one before it generated."""
     name, expected = "chain of relay", "every later iteration held what the one before it generated"
-    links = sum(pair.chain_links for pair in results.pairs)
+    links = sum(pair.chain_links for pair in pairs_of(data))
     if not links:
         return judged(name, expected, "there are no such patches", None)
-    broken = sum(pair.chain_broken for pair in results.pairs)
+    broken = sum(pair.chain_broken for pair in pairs_of(data))
     return judged(name, expected, f"{links - broken} of {links} patched cells did", not broken)
 
 
-def check_recovery(results: Results) -> Check:
-    """Recovery follows from the logit differences that are kept beside it."""
-    difference = results.values["answer_logit_difference"]
-    base, source = (
-        results.unpatched(run, "answer_logit_difference")[:, None, None]
-        for run in ("base", "source")
-    )
-    name = "recovery"
-    expected = "(patched − base) / (source − base) of the answer logit differences"
-    recovery = results.values["recovery"]
-    known = np.isfinite(recovery)
-    if not known.any():
-        return judged(name, expected, "undefined in every cell", None)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        wanted = (difference - base) / (source - base)
-    wrong = known & ~(np.abs(recovery - wanted) <= 1e-6 * np.maximum(1.0, np.abs(recovery)))
-    pairs = int(wrong.any((1, 2)).sum())
-    return judged(name, expected, f"differs in {pairs} of {len(recovery)} pairs", pairs == 0)
-
-
-def check_control(results: Results) -> Check:
+def check_control(data: xr.Dataset) -> Check:
     """The own activations raise the source answer's probability, more than the control's do.
 
     At one cell, that of the largest mean KL: chosen by disruption, which does not favour either
@@ -141,94 +111,125 @@ def check_control(results: Results) -> Check:
     name = "own against control"
     expected = "at the cell of the largest mean KL the source answer is likelier with the own "
     expected += "activations than without a patch and than with the control's"
-    if results.run.source != "clean":
-        return judged(name, expected, f"source is {results.run.source}: no content to carry", None)
-    restored, specific = content_effect(results)
-    if specific is None:
+    run, effects = run_of(data), content(data)
+    if run.source != "clean":
+        return judged(name, expected, f"source is {run.source}: no content to carry", None)
+    if "control" not in effects:
         return judged(name, expected, "no control was run", None)
-    if not (strongest := rank_cells(mean_kl(results), 1)):
+    if (cell := _strongest(data)) is None:
         return judged(name, expected, "no cell has an effect beyond rounding", None)
-    (cell,) = strongest
-    differences = specific[(slice(None), *cell)]
-    kept = np.isfinite(differences)
-    where, n = results.run.label(cell), int(kept.sum())
-    if n == 0:
+    restored, specific = (effects[key][(slice(None), *cell)] for key in ("unpatched", "control"))
+    kept = np.isfinite(specific)
+    if not kept.any():
         return judged(name, expected, "no pair has a control", None)
-    mean = float(differences[kept].mean())
-    seen = f"{mean:+.3f} in probability at {where}, {n} pairs"
-    groups = [group for group, keep in zip(groups_of(results), kept) if keep]
+    groups = [str(group) for group in data["group"].values[kept]]
+    seen = f"{specific[kept].mean():+.3f} in probability at {run.label(cell)}, {kept.sum()} pairs"
     if len(set(groups)) < LEAST_PAIRS:
         return judged(name, expected, f"{seen}: too few to tell", None)
-    low, high = mean_intervals(differences[kept], groups, results.run.seed)
+    low, high = mean_intervals(specific[kept], groups, run.seed)
     seen += f", 95 % interval {float(low):+.3f} to {float(high):+.3f}"
     if high < 0:
         return judged(name, expected, seen, False)
     if not low > 0:
         return judged(name, expected, f"{seen}: cannot be told apart", None)
-    rise = restored[(slice(None), *cell)][kept]
-    low, high = mean_intervals(rise, groups, results.run.seed)
-    seen += f"; over the unpatched run {float(rise.mean()):+.3f}"
+    low, _ = mean_intervals(restored[kept], groups, run.seed)
+    seen += f"; over the unpatched run {float(restored[kept].mean()):+.3f}"
     if not low > 0:
         return judged(name, expected, f"{seen}, which is not told apart from none", None)
     return judged(name, expected, seen, True)
 
 
-def describe_ceiling(results: Results) -> Check:
+def _strongest(data: xr.Dataset) -> tuple[int, int] | None:
+    """The cell of the largest mean KL; None if there is none beyond rounding."""
+    kl = data["kl_divergence"].sel(arm=OWN).mean("pair").values
+    kl = np.where(structural_of(data) | ~np.isfinite(kl), 0.0, kl)
+    row, column = np.unravel_index(int(kl.argmax()), kl.shape)
+    return (int(row), int(column)) if kl[row, column] > ROUNDING else None
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def check_unchanged(data: xr.Dataset) -> Check:
+    """Measured files are all listed, and as the run wrote them."""
+    name, expected = "unchanged files", f"every measured file has its SHA-256 in {CHECKSUMS}"
+    folder = data.attrs["folder"]
+    if folder is None:
+        return judged(name, expected, "there are no files", None, "file")
+    if not (folder / CHECKSUMS).is_file():
+        return judged(name, expected, f"there is no {CHECKSUMS}", False, "file")
+    lines = (folder / CHECKSUMS).read_text("utf-8").splitlines()
+    listed = {line.partition("  ")[2] for line in lines}
+    unlisted = [path.name for path in measured_files(folder) if path.name not in listed]
+    changed = data.attrs["changed"]
+    faults = [f"missing or changed: {', '.join(changed)}"] if changed else []
+    faults += [f"not listed: {', '.join(unlisted)}"] if unlisted else []
+    seen = "; ".join(faults) or "none is missing, changed or not listed"
+    return judged(name, expected, seen, not faults, "file")
+
+
+def check_recovery(data: xr.Dataset) -> Check:
+    """Recovery follows from the logit differences that are kept beside it."""
+    name = "recovery in the files"
+    expected = "(patched − base) / (source − base) of the answer logit differences beside it"
+    if not {"recovery", "answer_logit_difference"} <= set(data.data_vars):
+        return judged(name, expected, "they are not measured", None, "file")
+    recovery, difference = data["recovery"].values, data["answer_logit_difference"].values
+    base, source = (
+        of_run(data, run, "answer_logit_difference")[:, None, None, None]
+        for run in ("base", "source")
+    )
+    known = np.isfinite(recovery)
+    if not known.any():
+        return judged(name, expected, "undefined in every cell", None, "file")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wanted = (difference - base) / (source - base)
+    wrong = known & ~(np.abs(recovery - wanted) <= 1e-6 * np.maximum(1.0, np.abs(recovery)))
+    pairs = int(wrong.any((1, 2, 3)).sum())
+    return judged(name, expected, f"differs in {pairs} of {len(recovery)} pairs", not pairs, "file")
+
+
+def check_source_run(data: xr.Dataset) -> Check:
+    """The source run restores itself."""
+    name = "source run against itself in the files"
+    expected = f"KL of the source run from itself at most {EXACT:g} nats"
+    kl = of_run(data, "source", "kl_to_source")
+    known = np.abs(kl[np.isfinite(kl)])
+    if not known.size:
+        return judged(name, expected, "undefined in every pair", None, "file")
+    seen = f"at most {known.max():.2g} nats in {known.size} pairs"
+    return judged(name, expected, seen, float(known.max()) <= EXACT, "file")
+
+
+# -- described --------------------------------------------------------------------------------
+
+
+def describe_ceiling(data: xr.Dataset) -> Check:
     """How far all thoughts of the source run, at all layers, bring its answer."""
     name = "ceiling"
     expected = "all thoughts of the source run give its answer as far as thoughts carry it"
-    metric = source_probability(results.run)
-    runs = ("base", "ceiling", "ceiling_control", "source")
-    means = [_mean(results.unpatched(run, metric)) for run in runs]
-    hit = metric.replace("probability", "").rstrip("_")
-    share = _mean(results.unpatched("ceiling", f"predicts_{hit}"))
-    if np.isnan(means[1]):
+    metric = source_probability(run_of(data))
+    base, source, own, control = data[f"run_{metric}"].mean("pair").values
+    hits = of_run(data, "ceiling", f"predicts_{metric.partition('_')[0]}")
+    if np.isnan(own):
         return judged(name, expected, "no ceiling was run", None)
-    control = "" if np.isnan(means[2]) else f"; with the control's thoughts {means[2]:.3f}"
+    other = "" if np.isnan(control) else f"; with the control's thoughts {control:.3f}"
     seen = (
-        f"probability of the source answer {means[1]:.3f} (base run {means[0]:.3f}, source run "
-        f"{means[3]:.3f}{control}); predicted in {share:.0%} of pairs"
+        f"probability of the source answer {own:.3f} (base run {base:.3f}, source run "
+        f"{source:.3f}{other}); predicted in {np.nanmean(hits):.0%} of pairs"
     )
     return Check(name, expected, seen, "described")
 
 
-def describe_first_cell(results: Results) -> Check:
-    """How small the effect is where little has been computed yet: position 0 at layer 0."""
-    grid, name = results.run.grid, "position 0 at layer 0"
-    expected = "a small share of the strongest cell's mean KL: so early little is computed there"
-    if grid.column != "position" or grid.whole_layers or "0" not in grid.layers:
-        return judged(name, expected, "there is no such cell", None)
-    kl = mean_kl(results)
-    cell = float(kl[grid.layers.index("0"), 0])
-    strongest = float(np.nanmax(kl, initial=0.0))
-    if not np.isfinite(cell) or strongest <= 0:
-        return judged(name, expected, "no cell has an effect", None)
-    seen = f"{cell:.3g} of {strongest:.3g} nats ({cell / strongest:.1%})"
-    return Check(name, expected, seen, "described")
-
-
-def describe_unknown_words(results: Results) -> Check:
+def describe_unknown_words(data: xr.Dataset) -> Check:
     """Which questions have words that the model cannot read."""
     name, expected = "unknown words", "the tokenizer knows every word of every question"
-    found = unknown_words(results)
-    if not found:
-        return judged(name, expected, "it does", True)
-    pairs = sum(bool(pair.unknown_words) for pair in results.pairs)
-    seen = f"{_count(pairs, 'pair')} with words it does not know: {', '.join(list(found)[:10])}"
-    return Check(name, expected, seen + ", …" * (len(found) > 10), "described")
-
-
-def unknown_words(results: Results) -> dict[str, list[str]]:
-    """Words that the tokenizer does not know, each with the ids of the pairs that have it."""
-    found: dict[str, list[str]] = {}
-    for pair_id, pair in zip(results.pair_ids, results.pairs):
-        for word in pair.unknown_words:
-            found.setdefault(word, []).append(pair_id)
-    return found
-
-
-def _mean(values: Array) -> float:
-    return float(mean_and_deviation(values)[0])
+    unknown = [pair.unknown_words for pair in pairs_of(data) if pair.unknown_words]
+    if not unknown:
+        return Check(name, expected, "it does", "described")
+    words = list(dict.fromkeys(word for own in unknown for word in own))
+    seen = f"{_count(len(unknown), 'pair')} with words it does not know: {', '.join(words[:10])}"
+    return Check(name, expected, seen + ", …" * (len(words) > 10), "described")
 
 
 def _count(number: int, what: str) -> str:

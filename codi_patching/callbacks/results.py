@@ -1,101 +1,206 @@
-"""Writes the results folder of a patching experiment."""
+"""Writes the results folder of an experiment, batch by batch while it runs, whole at the end."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
-import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from codi_patching.callbacks.folder import FolderWriter
+from codi_patching.data.datamodule import PairBatch, PairsDataModule
+from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
-from codi_patching.experiments.describe import describe_run
-from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.results.folder import folder_name
-from codi_patching.results.layout import derived_files
-from codi_patching.results.read import Results, read_results
-from codi_patching.results.records import Records
-from codi_patching.results.schema import RunDescription
-from codi_patching.results.store import write_run
+from codi_patching.results.description import ResultsError, RunDescription
+from codi_patching.results.folder import FolderLock, check_writable, prepare_folder
+from codi_patching.results.identity import folder_name, run_sha256
+from codi_patching.results.records import ExcludedPair, PairRecord
+from codi_patching.results.store import Store
+from codi_patching.results.write import write_run
 
-_BYTES_A_VALUE = 64
-"""A value of a cell takes about so much: 8 kept, 30 as JSON, 20 in the table."""
+T = TypeVar("T")
 
 
-class ResultsWriter(FolderWriter[RunDescription]):
-    """Writes the results folder of a patching experiment.
+class ResultsWriter(pl.Callback):
+    """Writes the results folder of an experiment.
+
+    The same command resumes where a killed one stopped, with the same bytes at the end. With
+    several processes each keeps its own batches, and the first writes the files.
 
     Args:
         dir: Output folder; `results/<experiment>` if not given.
         overwrite: Whether results that are there may be replaced.
         folder_by_run: Whether each run gets a folder of its own inside `dir`, named by what is run:
             sweeps and loops do not collide, and the same command finds its folder again.
-    """
 
-    batches: Records
+    Attributes:
+        folder: The output folder, known from `setup` on.
+        finished: Whether its results are complete.
+        released_later: Whether another callback calls `release`, after it has used the folder.
+    """
 
     def __init__(
         self, dir: str | None = None, overwrite: bool = False, folder_by_run: bool = False
     ) -> None:
-        super().__init__(overwrite)
-        self.dir, self.folder_by_run = dir, folder_by_run
+        self.dir, self.overwrite, self.folder_by_run = dir, overwrite, folder_by_run
+        self.folder, self.finished, self.released_later = Path(), False, False
+        self._lock: FolderLock | None = None
+        self._store = Store(self.folder)
 
-    def open(self, trainer: pl.Trainer, experiment: Experiment) -> RunDescription:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder ready, and leave out of the data what is done already.
+
+        Raises:
+            ResultsError: The folder cannot be written, or is another run's.
+        """
+        experiment = as_experiment(pl_module)
+        asked = self._open(trainer, experiment)
+        experiment.forget()
+        run, self.finished, found = run_on_rank_zero(
+            trainer, lambda: prepare_folder(self._store, asked, self.overwrite)
+        )
+        if found:
+            rank_zero_info(found)
+        self._check_shared(trainer, run)
+        data = pairs_data(trainer)
+        kept = run_on_rank_zero(trainer, lambda: {} if self.finished else self._store.check())
+        done = [batch for batch in data.batches if self.finished or _is_kept(batch, kept)]
+        data.leave_out([batch.first for batch in done])
+        if trainer.is_global_zero and not self.finished:
+            # Not at the start of prediction, which does not come where no batch is missing.
+            places = {batch.first + index for batch in done for index in range(len(batch.pairs))}
+            records = (record for place, record in self._store.placed() if place in places)
+            experiment.count(record for record in records if isinstance(record, PairRecord))
+
+    def _open(self, trainer: pl.Trainer, experiment: Experiment) -> RunDescription:
         """Take the folder before the model is loaded, but where the model is in its name."""
-        patching = _as_patching(experiment)
-        folder = Path(self.dir or f"results/{patching.name}")
+        folder = Path(self.dir or f"results/{experiment.name}")
         if not self.folder_by_run:
-            self.take(trainer, Records(folder))
-        patching.load()
-        asked = describe_run(patching)
+            self._take(trainer, folder)
+        experiment.load()
+        asked = experiment.describe()
         if self.folder_by_run:
-            self.take(trainer, Records(folder / folder_name(asked)))
+            self._take(trainer, folder / folder_name(asked))
         return asked
 
-    def needed_bytes(self, run: RunDescription, experiment: Experiment) -> int:
-        """About what a run writes."""
-        values = run.grid.size * len(run.metrics) * _BYTES_A_VALUE
-        values *= 1 if run.control == "none" else 2
-        kept = 0
-        if run.experiment == "iterative":
-            model = _as_patching(experiment).model
-            itemsize = next(model.parameters()).itemsize
-            kept = 2 * math.prod(run.grid.shape) * model.backbone.config.hidden_size * itemsize
-        return run.num_pairs * (values + kept)
+    def _take(self, trainer: pl.Trainer, folder: Path) -> None:
+        """Keep a folder for this run alone.
 
-    def resume(self, experiment: Experiment) -> None:
-        """Count what an earlier run of the same command measured."""
-        for result in self.batches:
-            _as_patching(experiment).load_cached(result)
+        Raises:
+            ResultsError: It cannot be written, or another run has it.
+        """
+        self.folder, self._store = folder, Store(folder)
+        run_on_rank_zero(trainer, self._lock_folder)
 
-    def write(self, run: RunDescription) -> None:
-        """Write the measured files; what was derived from older ones goes."""
-        old = derived_files(self.folder)
-        write_run(self.folder, run, self.batches)
-        for stale in old:
-            stale.unlink()
+    def _lock_folder(self) -> None:
+        check_writable(self.folder, "[[results.dir]]")
+        lock = FolderLock(self.folder)
+        lock.acquire()
+        self._lock = lock  # only now: what is of another run is not touched
 
-    def conclude(self, trainer: pl.Trainer, experiment: Experiment) -> None:
-        """Check the two ways to the mean maps against each other."""
+    def _check_shared(self, trainer: pl.Trainer, run: RunDescription) -> None:
+        begun = None if self.finished else self._store.begun()
+        shared = self.finished or (begun is not None and run_sha256(begun) == run_sha256(run))
+        if not trainer.strategy.reduce_boolean_decision(shared):
+            raise ResultsError(
+                f"expected {self.folder} to be the same folder for all processes: set "
+                "[[results.dir]] to storage that all nodes share"
+            )
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: PairBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch."""
+        for record in outputs:
+            if isinstance(record, ExcludedPair):
+                rank_zero_warn(f"pair {record.pair_id} left out: {record.reason}")
+        self._store.keep(batch.first, outputs)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the files.
+
+        Here and not at the end of prediction: a process without batches has no such end.
+
+        Raises:
+            ResultsError: No pair could be run, or a process kept its pairs elsewhere.
+        """
+        trainer.strategy.barrier()
         if not self.finished:
-            _check_means(_as_patching(experiment), trainer, self.folder)
+            run_on_rank_zero(trainer, self._write)
+        self.finished = True
+        if trainer.is_global_zero:
+            self._store.remove()
+        if not self.released_later:
+            self.release()
+
+    def _write(self) -> None:
+        write_run(self.folder, self._store)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give up the folder; a run of which nothing is kept leaves nothing behind."""
+        if self._lock is not None and not self._store.any():
+            self._store.remove()
+        self.release()
+
+    def release(self) -> None:
+        """Give up the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
 
-def _as_patching(experiment: Experiment) -> PatchingExperiment:
-    if not isinstance(experiment, PatchingExperiment):
-        raise TypeError(f"expected a PatchingExperiment, got {type(experiment).__name__}")
-    return experiment
+def _is_kept(batch: PairBatch, kept: dict[int, str]) -> bool:
+    """Whether all pairs of a batch are kept, be it by batches of another size."""
+    places = enumerate(batch.pairs, batch.first)
+    return all(kept.get(place) == pair.pair_id for place, pair in places)
 
 
-def _check_means(experiment: PatchingExperiment, trainer: pl.Trainer, folder: Path) -> None:
-    """The metrics' maps and the means of what was written are two ways to the same numbers."""
-    maps = {name: value.cpu().numpy() for name, value in experiment.metrics.compute().items()}
-    if not trainer.is_global_zero:
-        return
-    results: Results = read_results(folder)
-    for metric, values in results.values.items():
-        known = ~np.isnan(values)
-        with np.errstate(invalid="ignore"):
-            mean = np.where(known, values, 0).sum(0) / known.sum(0)
-        np.testing.assert_allclose(maps[metric], mean, rtol=1e-6, atol=1e-9, err_msg=metric)
+def as_experiment(module: pl.LightningModule) -> Experiment:
+    """The module of a run.
+
+    Raises:
+        TypeError: It is another module.
+    """
+    if not isinstance(module, Experiment):
+        raise TypeError(f"expected an Experiment, got {type(module).__name__}")
+    return module
+
+
+def pairs_data(trainer: pl.Trainer) -> PairsDataModule:
+    """The data of a run.
+
+    Raises:
+        TypeError: They are others.
+    """
+    data = trainer.datamodule
+    if not isinstance(data, PairsDataModule):
+        raise TypeError(f"expected a PairsDataModule, got {type(data).__name__}")
+    return data
+
+
+def run_on_rank_zero(trainer: pl.Trainer, action: Callable[[], T]) -> T:
+    """Do something in the first process alone; what it gives, or its error, comes to all.
+
+    Raises:
+        ResultsError: The action raised one, or an `OSError`.
+    """
+    value, refusal = None, ""
+    if trainer.is_global_zero:
+        try:
+            value = action()
+        except InputError as error:
+            refusal = error.args[0]  # as it was written, arguments to change marked
+        except OSError as error:
+            refusal = str(error)
+    value, refusal = trainer.strategy.broadcast((value, refusal))
+    if refusal:
+        raise ResultsError(refusal)
+    return value

@@ -18,7 +18,6 @@ from codi_patching.commands.predict import PredictCLI
 from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import Experiment
-from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 
 _TOGETHER = 2
@@ -41,7 +40,7 @@ class _Stopwatch(pl.Callback):
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Without what Lightning says of every arm's devices, and the data of its pairs."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -57,9 +56,9 @@ def _quiet_lightning() -> Iterator[None]:
 def print_estimate(arms: Sequence[Arm], options: Sequence[str]) -> int:
     """Measure a few pairs of each arm, and say what all of them would take."""
     lines, total = [], 0.0
-    with _quiet_lightning():
+    with quiet_lightning():
         for number, arm in enumerate(arms, 1):
-            cli = _configured(arm, options)
+            cli = configured(arm, options)
             print(f"study: trying arm {number} of {len(arms)}, {arm.name}", file=sys.stderr)
             count, runs, seconds = _measure(cli)
             total += seconds
@@ -84,7 +83,7 @@ def _peak_memory() -> str:
     return f"{host}, and on the GPU {torch.cuda.max_memory_allocated() / 1e9:.1f} GB,"
 
 
-def _configured(arm: Arm, options: Sequence[str]) -> PredictCLI:
+def configured(arm: Arm, options: Sequence[str]) -> PredictCLI:
     """An arm's experiment and data, which have refused wrong options."""
     return PredictCLI(
         Experiment,
@@ -101,9 +100,9 @@ def _configured(arm: Arm, options: Sequence[str]) -> PredictCLI:
 def _measure(cli: PredictCLI) -> tuple[int, int, float]:
     """Pairs of an arm, its patched runs, and about how many seconds they take."""
     experiment, data = cli.model, cli.datamodule
-    assert isinstance(experiment, PatchingExperiment | LensExperiment)
-    if isinstance(experiment, PatchingExperiment):
-        experiment.self_patch_pairs = 0
+    assert isinstance(experiment, Experiment)
+    if isinstance(experiment, PatchingExperiment):  # its checks are of the first pairs alone
+        experiment.self_patch_pairs = experiment.verify_pairs = 0
     data.setup("predict")
     few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, len(data.kept)), _TOGETHER)
     watch = _Stopwatch()

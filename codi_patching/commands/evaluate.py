@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from codi_patching.commands.counting import Counting
+from scipy.stats import binomtest
+
+from codi_patching.callbacks.counting import Counting
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.known_thoughts import (
     describe_lengths,
@@ -29,9 +29,10 @@ from codi_patching.commands.known_thoughts import (
     has_known_thoughts,
 )
 from codi_patching.commands.model_options import add_model_arguments, load_model
-from codi_patching.commands.one_line import OneLineArgumentParser
+from codi_patching.commands.one_line import OneLineArgumentParser, path
 from codi_patching.commands.published_accuracy import compare_with_published
 from codi_patching.data.chained_questions import read_chained_questions
+from codi_patching.data.json_lines import in_short
 from codi_patching.data.pair_files import read_questions
 from codi_patching.data.pairs import Question
 from codi_patching.data.word_problems import Problem, sample_problem
@@ -41,6 +42,7 @@ from codi_patching.models.accuracy import (
     is_correct,
     reasoned_answers,
     reasons_in_words,
+    why_not_asked,
 )
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
@@ -57,11 +59,11 @@ _WORDS_TOKENS = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--data", type=Path, help="questions and answers: GSM8K, JSON or JSONL")
+    parser.add_argument("--data", type=path, help="questions and answers: GSM8K, JSON or JSONL")
     parser.add_argument("--max_questions", type=int, help="only the first so many of them")
     parser.add_argument("--problems", type=int, default=2000, help="held-out problems without data")
     parser.add_argument("--seed", type=int, default=2502, help="of the held-out problems")
-    parser.add_argument("--output", type=Path, help="file of predictions (JSONL), to go on from")
+    parser.add_argument("--output", type=path, help="file of predictions (JSONL), to go on from")
     parser.add_argument("--no_words", action="store_true", help="leave the teacher's answers out")
     add_model_arguments(parser, "codi-tiny")
 
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
     summary = _summary(args, model, report, records)
     print("\n".join(describe(summary)))
     if args.data is None:
-        problems = _held_out(args)[: len(records)]
+        held_out = _held_out(args)
+        problems = [held_out[record["index"]] for record in records]
         print("\n".join(describe_lengths(problems, records)))
         if has_known_thoughts(model):
             print("\n".join(describe_thoughts(model, problems, args.seed, args.batch_size)))
@@ -93,8 +96,9 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         "\n".join(compare_with_published(model, report, summary["accuracy"]["own"], len(records)))
     )
     if journal is not None:
-        content = {"depends_on": json.loads(journal.description.read_text())["depends_on"]}
-        journal.description.write_text(json.dumps({**content, **summary}, indent=1) + "\n")
+        content = {"depends_on": json.loads(journal.description.read_text("utf-8"))["depends_on"]}
+        text = json.dumps({**content, **summary}, indent=1)
+        journal.description.write_text(f"{text}\n", "utf-8")
         print(f"predictions in {journal.lines}, summary in {journal.description}")
     return 0
 
@@ -117,17 +121,18 @@ def evaluate(
         words: Whether the model also answers as its teacher, who writes the reasoning out.
 
     Returns:
-        A record for each question: the text of each answer, and whether it is right.
+        A record for each question that can be asked: the text of each answer, and whether it is
+        right. The others are named on stderr.
     """
-    order = _longest_first(model, questions)
+    order = _askable(model, questions)
     records = list(journal.done) if journal else []
     if {record["index"] for record in records} != set(order[: len(records)]):
         raise InputError(
             "expected --output to name a file begun with the same tokenizer, got one whose "
             "questions are in another order: remove it, or set --output to another file"
         )
-    starts = range(len(records), len(questions), batch_size)
-    with Counting(len(questions), "questions") as count:
+    starts = range(len(records), len(order), batch_size)
+    with Counting(len(order), "questions") as count:
         count.reach(len(records))
         for start in starts:
             batch = [_record(i, questions[i]) for i in order[start : start + batch_size]]
@@ -150,13 +155,20 @@ def evaluate(
     return records
 
 
-def _longest_first(model: CodiModel, questions: Sequence[Question]) -> list[int]:
-    """The order in which questions are answered.
+def _askable(model: CodiModel, questions: Sequence[Question]) -> list[int]:
+    """The questions that fit the model, in the order in which they are answered: longest first.
 
     Batches then need little padding, and if memory does not suffice, the first one shows it.
     """
-    lengths = [len(model.question_ids(question.text)) for question in questions]
-    return sorted(range(len(questions)), key=lambda index: (-lengths[index], index))
+    reasons = [why_not_asked(model, question.text, _ANSWER_TOKENS) for question in questions]
+    left_out = [f"question {i}: {reason}" for i, reason in enumerate(reasons) if reason]
+    if left_out:
+        print(f"{len(left_out)} questions left out: {in_short(left_out)}", file=sys.stderr)
+    order = [index for index, reason in enumerate(reasons) if reason is None]
+    if len(order) < 2:
+        raise InputError("expected at least 2 questions that fit the model: set [[data]]")
+    lengths = {index: len(model.question_ids(questions[index].text)) for index in order}
+    return sorted(order, key=lambda index: (-lengths[index], index))
 
 
 def _record(index: int, question: Question) -> dict[str, Any]:
@@ -180,10 +192,10 @@ def _questions(args: argparse.Namespace) -> list[Question]:
     if args.data is None:
         found = [Question(problem.question, problem.answer) for problem in _held_out(args)]
     elif args.data.suffix == ".txt":
-        chained = read_chained_questions(args.data, "--data")
+        chained = read_chained_questions(args.data, "data")
         found = [Question(question.text, float(question.answer)) for question in chained]
     else:
-        found = read_questions(args.data, "--data")
+        found = read_questions(args.data, "data")
     found = found[: args.max_questions]
     if len(found) < 2:
         raise InputError(
@@ -227,7 +239,8 @@ def _summary(
 def describe(summary: dict[str, Any]) -> list[str]:
     """The summary's lines for the console."""
     count, accuracy = summary["questions"], summary["accuracy"]
-    low, high = wilson_interval(accuracy["own"], count)
+    right = binomtest(round(accuracy["own"] * count), count)
+    low, high = right.proportion_ci(method="wilson")
     lines = [
         f"{summary['checkpoint']} on {count:,} questions, {summary['data']}; {summary['device']}, "
         f"{summary['precision']}; {summary['num_latents']} thoughts"
@@ -242,16 +255,3 @@ def describe(summary: dict[str, Any]) -> list[str]:
     ]
     lines.append(f"{'by number of thoughts':<26}{'  '.join(numbers)}")
     return lines
-
-
-def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
-    """95 % interval of a fraction of `count` questions (Wilson 1927).
-
-    >>> [round(bound, 3) for bound in wilson_interval(0.5, 100)]
-    [0.404, 0.596]
-    """
-    z = 1.96
-    centre = fraction + z * z / (2 * count)
-    half = z * math.sqrt(fraction * (1 - fraction) / count + (z / (2 * count)) ** 2)
-    scale = 1 + z * z / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codi_patching.commands.config_files import with_files
 from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.training.data import WordProblemsDataModule
 from codi_patching.training.module import CodiDistillation
@@ -24,6 +25,6 @@ def run(args: list[str]) -> int:
         auto_configure_optimizers=False,
         seed_everything_default=42,
         parser_class=OneLineParser,
-        args=["fit", *args],
+        args=["fit", *with_files(args)],
     )
     return 0

@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import copy
 import inspect
+from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 
+from codi_patching.commands.config_files import OPTIONS
 from codi_patching.commands.one_line import nearest
 from codi_patching.errors import InputError
 
 _PREFIX = "--trainer.logger"
+
+_EXTRAS = {
+    "TensorBoardLogger": ("tensorboard", ("tensorboard", "tensorboardX")),
+    "MLFlowLogger": ("mlflow", ("mlflow",)),
+}
+"""By logger, the extra of this package that has what it needs, and the modules that will do."""
+
+
+def without_missing(configured: Any) -> Any:
+    """The configured loggers but those that are not installed; a warning says how to install them.
+
+    Args:
+        configured: A class with arguments, a list of them, a truth value or None.
+    """
+    if configured is None or isinstance(configured, bool):
+        return configured
+    kept = []
+    for one in configured if isinstance(configured, list) else [configured]:
+        name = one.class_path.rpartition(".")[2]
+        extra, modules = _EXTRAS.get(name, ("", ()))
+        if extra and not any(map(find_spec, modules)):
+            rank_zero_warn(
+                f"{name} is not installed and gets nothing of this run: "
+                f"pip install codi_patching[{extra}]"
+            )
+        else:
+            kept.append(one)
+    return kept
 
 
 def apply_to_defaults(
@@ -64,7 +95,7 @@ def _names_logger(args: list[str]) -> bool:
     """Whether a configuration file names loggers; one that cannot be read is told of later."""
     for number, arg in enumerate(args):
         option, equals, path = arg.partition("=")
-        if option not in ("--config", "-c"):
+        if option not in OPTIONS:
             continue
         path = path if equals else "".join(args[number + 1 : number + 2])
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,6 @@ from codi_patching.errors import InputError
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, load_checkpoint
-from codi_patching.models.loading.files import CheckpointError
 
 PRECISIONS = {
     "32-true": torch.float32,
@@ -54,18 +54,15 @@ def load_model(args: argparse.Namespace) -> tuple[CodiModel, LoadReport]:
     device = _device(args.device)
     if device.type == "cpu":
         enable_mkl_reproducibility()
-    try:
-        with _default_dtype(PRECISIONS[args.precision]):
-            model, report = load_checkpoint(
-                args.checkpoint,
-                args.num_latents,
-                args.base_model,
-                args.lora_alpha,
-                args.prompt_eos,
-                args.answer_prefix,
-            )
-    except CheckpointError as error:  # names the options as `predict` has them
-        raise CheckpointError(str(error).replace("--model.", "--")) from error
+    with _default_dtype(PRECISIONS[args.precision]):
+        model, report = load_checkpoint(
+            os.path.expanduser(args.checkpoint),
+            args.num_latents,
+            args.base_model and os.path.expanduser(args.base_model),
+            args.lora_alpha,
+            args.prompt_eos,
+            args.answer_prefix,
+        )
     return model.to(device), report
 
 

@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -33,8 +34,24 @@ class OneLineArgumentParser(argparse.ArgumentParser):
             word = message.partition(": ")[2].split()[0]
             known = list(self._option_string_actions)
             message = f"unknown option {word}{nearest(word, known, command)}"
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        sys.exit(2)
+        refuse(message, self.prog)
+
+
+def refuse(message: str, program: str = "codi-patching") -> NoReturn:
+    """End the program because of its command line: a line, and exit status 2."""
+    print(f"{program}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def path(text: str) -> Path:
+    """The type of options that are paths: `~` is the home folder, and "" is none.
+
+    Raises:
+        ArgumentTypeError: It is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text).expanduser()
 
 
 def nearest(word: str, known: list[str], command: str = "") -> str:
@@ -45,6 +62,7 @@ def nearest(word: str, known: list[str], command: str = "") -> str:
         known: What does.
         command: Whose help lists what there is.
     """
-    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+    close = [name for name in known if name.startswith(f"{word}_")]  # --seed, --seed_everything
+    if close := close or difflib.get_close_matches(word, known, n=1, cutoff=0.6):
         return f": did you mean {close[0]}?"
     return f"; codi-patching {f'{command} ' if command else ''}--help lists them"

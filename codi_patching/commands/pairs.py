@@ -19,29 +19,35 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from codi_patching.commands.counting import Counting, counted
+from codi_patching.callbacks.counting import Counting, counted
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.model_options import add_model_arguments, load_model
-from codi_patching.commands.one_line import OneLineArgumentParser
+from codi_patching.commands.one_line import OneLineArgumentParser, path
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.donors import find_donors
 from codi_patching.data.twin_pairs import Side, TwinPair, make_twin_pairs, yield_report
 from codi_patching.errors import InputError
-from codi_patching.models.accuracy import ThoughtSource, is_correct, latent_answers
+from codi_patching.models.accuracy import (
+    ThoughtSource,
+    is_correct,
+    latent_answers,
+    why_not_asked,
+)
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
 
 KEPT, KEPT_ALONE = "kept", "kept without its sibling"
 _WRONG = {"clean": "the question is answered wrong", "corrupted": "the twin is answered wrong"}
+_ANSWER_TOKENS = 16
 _UNNEEDED = "answered right without its thoughts too"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument(
-        "--questions", type=Path, required=True, help="GSM8K, as published or with chains"
+        "--questions", type=path, required=True, help="GSM8K, as published or with chains"
     )
-    parser.add_argument("--output", type=Path, required=True, help="file of pairs: .json, .jsonl")
+    parser.add_argument("--output", type=path, required=True, help="file of pairs: .json, .jsonl")
     parser.add_argument("--count", type=int, help="stop at so many pairs")
     parser.add_argument("--seed", type=int, default=0, help="which numbers change, and the order")
     parser.add_argument("--per_question", type=int, default=1, help="pairs of one question")
@@ -49,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--needs_thoughts", action="store_true", help="only pairs that are wrong without thoughts"
     )
     parser.add_argument(
-        "--donors", action="store_true", help="donors of the same and of another value"
+        "--donors",
+        action="store_true",
+        help="for interchange experiments: name for each pair two other questions whose thoughts "
+        "can be put into its own, one with the same intermediate result where the changed number "
+        "enters, one with another",
     )
     add_model_arguments(parser, None)
 
@@ -65,7 +75,7 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         add_arguments(parser)
         args = parser.parse_args(args)
     _check(args)
-    questions = read_chained_questions(args.questions)
+    questions = read_chained_questions(args.questions, "questions")
     pairs, reasons = make_twin_pairs(counted(questions, "questions"), args.seed, args.per_question)
     print("\n".join(yield_report(len(questions), pairs, reasons)))
     Random(args.seed).shuffle(pairs)
@@ -142,7 +152,9 @@ def judge(model: CodiModel, pairs: Sequence[TwinPair], needs_thoughts: bool) -> 
 
     Questions are asked in the order of the reasons; a pair that has failed one is asked no more.
     """
-    verdicts: dict[str, str] = {}
+    verdicts = {
+        pair.pair_id: f"cannot be asked ({r})" for pair in pairs if (r := _unfit(model, pair))
+    }
 
     def ask(side: str, thoughts: ThoughtSource, expected: bool, verdict: str) -> None:
         remaining = [pair for pair in pairs if pair.pair_id not in verdicts]
@@ -155,16 +167,27 @@ def judge(model: CodiModel, pairs: Sequence[TwinPair], needs_thoughts: bool) -> 
         ask(side, "own", True, verdict)
     for side in _WRONG if needs_thoughts else ():
         ask(side, "zeroed", False, _UNNEEDED)
+    for pair in pairs:
+        if pair.sibling and why_not_asked(model, pair.sibling.text, _ANSWER_TOKENS):
+            verdicts.setdefault(pair.pair_id, KEPT_ALONE)
     ask("sibling", "own", True, KEPT_ALONE)
     return {pair.pair_id: verdicts.get(pair.pair_id, KEPT) for pair in pairs}
+
+
+def _unfit(model: CodiModel, pair: TwinPair) -> str | None:
+    """Why one of a pair's two questions cannot be asked."""
+    reasons = (
+        why_not_asked(model, side.text, _ANSWER_TOKENS) for side in (pair.clean, pair.corrupted)
+    )
+    return next(filter(None, reasons), None)
 
 
 def _right(
     model: CodiModel, sides: Sequence[Side | None], thoughts: ThoughtSource
 ) -> list[bool | None]:
     """Whether each question is answered right; None where there is none."""
-    asked = [side for side in sides if side is not None]
-    texts = iter(latent_answers(model, [s.text for s in asked], thoughts, 16) if asked else [])
+    asked = [side.text for side in sides if side is not None]
+    texts = iter(latent_answers(model, asked, thoughts, _ANSWER_TOKENS) if asked else [])
     return [None if side is None else is_correct(next(texts), float(side.answer)) for side in sides]
 
 

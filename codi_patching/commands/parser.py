@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from codi_patching.commands.one_line import nearest
+from codi_patching.commands.one_line import nearest, refuse
 from codi_patching.errors import InputError
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
@@ -42,13 +44,15 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, and what was probably meant."""
-        line = explain(message, _options_of(self), sys.argv[1:])
-        print(f"codi-patching: {line}", file=sys.stderr)
-        sys.exit(2)
+        refuse(explain(message, _options_of(self), sys.argv[1:]))
 
 
 class OneLineCLI(LightningCLI):
     """Lightning's command line; options that cannot be used are refused in one line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Expand `~` where an option begins with it."""
+        _expand_home(self.config)
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
@@ -67,6 +71,16 @@ class OneLineCLI(LightningCLI):
             if isinstance(cause, InputError):
                 raise cause from error
             raise InputError(" ".join(str(cause).split()) or type(cause).__name__) from error
+
+
+def _expand_home(values: Any) -> None:
+    """Expand `~` at the beginning of every text in a configuration, in place."""
+    named = vars(values) if isinstance(values, Namespace) else values
+    for key in range(len(values)) if isinstance(values, list) else list(named):
+        if isinstance(values[key], Namespace | dict | list):
+            _expand_home(values[key])
+        elif isinstance(values[key], str) and re.match(r"~(/|$)", values[key]):
+            values[key] = os.path.expanduser(values[key])
 
 
 def _options_of(parser: Any) -> list[str]:
@@ -92,13 +106,11 @@ def explain(message: str, known: list[str], args: list[str]) -> str:
     if "ecognized arguments" in message:
         return _explain_unrecognized(message, known, command)
     if "required: " in message and "model" in message:
-        return "expected an experiment: add --config configs/position.yaml or --model CLASS"
+        return "expected an experiment: add --config position or --model CLASS"
     if refused := re.search(r"Option '([\w.]+)' is not accepted", message):
         return _explain_option_of_class(_as_typed(refused[1], args), command)
     if refused := re.search(r"(?:Key|accept option) '([\w.]+)'", message):
         return f"unknown key {refused[1]}{nearest(refused[1], _bare(known), command)}"
-    if missing := re.search(r"File does not exist: '(.+)'", message):
-        return f"{missing[1]} does not exist: set --config"
     key = re.search(r'(?:Parser key "|--)([\w.]+)(?:\.help:|")', message)
     if unknown := re.search(r"import path string: (\S+)|given class_path '(\S+)'", message):
         return _explain_class(unknown[1] or unknown[2], key[1] if key else "", message)

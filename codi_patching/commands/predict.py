@@ -11,20 +11,19 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from codi_patching.callbacks.lens import LensWriter
 from codi_patching.callbacks.loggers import build_loggers
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.report import Report
 from codi_patching.callbacks.results import ResultsWriter
-from codi_patching.commands.logger_options import apply_to_defaults
+from codi_patching.commands.config_files import with_files
+from codi_patching.commands.logger_options import apply_to_defaults, without_missing
+from codi_patching.commands.one_line import refuse
 from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import INVALID, InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import label_run
 from codi_patching.experiments.iterative import IterativePatching
-from codi_patching.experiments.lens import LensExperiment
-from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.reporting.names import data_name, model_name, run_name, tags
@@ -39,13 +38,17 @@ _LOGGERS = [
         "init_args": {"save_dir": "runs", "name": "csv"},
     },
 ]
-"""As `configs/loggers/wandb.yaml` and `csv.yaml` together."""
+"""As the configurations `loggers/wandb` and `loggers/csv` together."""
 
 _GROUPS = ("data", "results", "report", "progress")
 
+_PATHS = ("data.pairs", "results.dir", "report.docs", "report.comparison_dir")
+
+_SEEDS = ("--model.seed", "--model.init_args.seed")
+
 _REFUSED = {
     "limit_predict_batches": (None, 1.0, "set --data.max_pairs for fewer pairs"),
-    "fast_dev_run": (False, False, "add --config configs/test_mode.yaml for a quick look"),
+    "fast_dev_run": (False, False, "add --config test_mode for a quick look"),
     "barebones": (False, False, "results are written by callbacks"),
     "overfit_batches": (0.0, 0, "set --data.max_pairs for fewer pairs"),
 }
@@ -73,26 +76,14 @@ class PredictCLI(OneLineCLI):
         Raises:
             InputError: A group of options is a single value, or an option cannot work here.
         """
+        super().before_instantiate_classes()
         config = self.config.predict if "predict" in self.config else self.config
         for group in _GROUPS:
             if not isinstance(config[group], Namespace):
                 raise InputError(
                     f"expected a group of options under {group}, got {config[group]!r}"
                 )
-        for option, (usual, other, advice) in _REFUSED.items():
-            value = config.trainer.get(option)
-            # 1 is one batch, 1.0 is all of them, though they are equal.
-            if (type(value), value) not in [(type(v), v) for v in (usual, other, None)]:
-                raise InputError(
-                    f"--trainer.{option} {value} would leave the results incomplete: {advice}"
-                )
-        if config.trainer.get("use_distributed_sampler") is False:
-            raise InputError(
-                "--trainer.use_distributed_sampler false would run every pair in every process: "
-                "leave it out"
-            )
-        if config.get("ckpt_path"):
-            raise InputError("--ckpt_path is not of use here: set --model.checkpoint")
+        _refuse_options(config)
         if config.trainer.get("enable_progress_bar") is False:
             config.trainer.enable_progress_bar = None
             config.progress.refresh_rate = 0
@@ -102,25 +93,42 @@ class PredictCLI(OneLineCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, whose loggers cannot end a run."""
         config = self.config.predict if "predict" in self.config else self.config
-        loggers = build_loggers(config.trainer.logger, self._logger_defaults(config))
-        trainer = super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
-        if isinstance(self.model, LensExperiment):  # patches nothing: a file of its own
-            figures = config.report.figures
-            writer = LensWriter(config.results.dir, config.results.overwrite, figures)
-            patching = (ResultsWriter, Report, PatchingProgress)
-            others = [c for c in trainer.callbacks if not isinstance(c, patching)]
-            trainer.callbacks = [*others, writer]
-        return trainer
+        loggers = build_loggers(
+            without_missing(config.trainer.logger), self._logger_defaults(config.report.name)
+        )
+        return super().instantiate_trainer(**{**kwargs, "logger": loggers or False})
 
-    def _logger_defaults(self, config: Namespace) -> dict[str, dict[str, Any]]:
+    def _logger_defaults(self, name: str | None) -> dict[str, dict[str, Any]]:
         """What a run is called in trackers, and where it is put there, by their class."""
-        name, placed = config.report.name, {"job_type": self.model.name}
-        if isinstance(self.model, PatchingExperiment):
-            label = label_run(self.model, self.datamodule)
-            name = name or run_name(label)
-            placed |= {"group": f"{model_name(label)}_{data_name(label)}", "tags": tags(label)}
-        name = name or self.model.name
+        label = label_run(self.model, self.datamodule)
+        name = name or run_name(label)
+        placed = {
+            "job_type": label.experiment,
+            "group": f"{model_name(label)}_{data_name(label)}",
+            "tags": tags(label),
+        }
         return {"WandbLogger": {"name": name, **placed}, "MLFlowLogger": {"run_name": name}}
+
+
+def _refuse_options(config: Namespace) -> None:
+    """Refuse options that cannot work here."""
+    for option in _PATHS:
+        if config[option] == "":
+            raise InputError(f"expected --{option} to be a path, got an empty text: leave it out")
+    for option, (usual, other, advice) in _REFUSED.items():
+        value = config.trainer.get(option)
+        # 1 is one batch, 1.0 is all of them, though they are equal.
+        if (type(value), value) not in [(type(v), v) for v in (usual, other, None)]:
+            raise InputError(
+                f"--trainer.{option} {value} would leave the results incomplete: {advice}"
+            )
+    if config.trainer.get("use_distributed_sampler") is False:
+        raise InputError(
+            "--trainer.use_distributed_sampler false would run every pair in every process: "
+            "leave it out"
+        )
+    if config.get("ckpt_path"):
+        raise InputError("--ckpt_path is not of use here: set --model.checkpoint")
 
 
 def _as_seed(seed: object) -> int:
@@ -144,9 +152,11 @@ def run(args: list[str]) -> int:
     if "--trainer.help" in args:
         print_trainer_help()
         return 0
+    if any(arg.partition("=")[0] in _SEEDS for arg in args):
+        refuse("--model.seed is the run's: set --seed_everything")
     enable_mkl_reproducibility()
     warnings.formatwarning = _show_warning
-    args, loggers = apply_to_defaults(args, _LOGGERS)
+    args, loggers = apply_to_defaults(with_files(args), _LOGGERS)
     try:
         cli = PredictCLI(
             Experiment,
@@ -199,7 +209,10 @@ def print_help() -> None:
         "false. --model takes LayerPatching, PositionPatching, IterativePatching, LensExperiment, "
         "or the path of a class of your own; --model.help CLASS lists its options.",
     )
-    parser.add_argument("--config", help="configuration file; more files overlay it")
+    parser.add_argument(
+        "--config",
+        help="a file, or one of the package's: position, models/gpt2; more of them overlay it",
+    )
     parser.add_argument("--seed_everything", type=int, default=42, help="of everything random")
     shared = parser.add_class_arguments(PositionPatching, "model")
     own = {name.removeprefix("model.") for name in shared}

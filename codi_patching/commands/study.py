@@ -7,15 +7,22 @@ one that was killed is resumed. Whatever options follow go to each `predict`.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codi_patching.commands.one_line import OneLineArgumentParser, nearest
-from codi_patching.commands.study_arms import read_arms
+from codi_patching.commands.config_files import SHIPPED_CONFIGS, find_config, with_files
+from codi_patching.commands.one_line import OneLineArgumentParser, nearest, path
+from codi_patching.commands.study_arms import Arm, read_arms
 from codi_patching.errors import INVALID, InputError
 
-_CONFIG = Path(__file__).parents[2] / "configs" / "study.yaml"
+if TYPE_CHECKING:
+    from codi_patching.reporting.runs import ReportOptions
+
+_ARMS = SHIPPED_CONFIGS / "study.yaml"
 
 _OWN = {
     "--results.dir": "set --dir",
@@ -40,23 +47,23 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog="All options of `codi-patching predict` may follow, such as --model.checkpoint, "
         "--data.pairs, --trainer.precision; they hold for every arm.",
     )
-    parser.add_argument("--config", type=Path, default=_CONFIG, help="arms of the study")
-    parser.add_argument("--dir", type=Path, default=Path("results/study"), help="output folder")
+    parser.add_argument("--config", type=find_config, default=_ARMS, help="arms of the study")
+    parser.add_argument("--dir", type=path, default=Path("results/study"), help="output folder")
     parser.add_argument(
         "--directions", nargs="+", choices=("denoising", "noising"), help="one or both"
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="say what it would cost, and run nothing"
     )
-    parser.add_argument("--docs", type=Path, help="write reports, journal and inventory there")
+    parser.add_argument("--docs", type=path, help="write reports, journal and inventory there")
     asked, others = parser.parse_known_args(args)
-    own = [f"--{name}" for name in vars(asked)]
+    own = ["--seed_everything", *(f"--{name}" for name in vars(asked))]
     for option in (other.partition("=")[0] for other in others):
-        if option.startswith("--") and "." not in option and option != "--seed_everything":
+        if option.startswith("--") and "." not in option and option not in own:
             raise InputError(f"unknown option {option}{nearest(option, own, 'study')}")
         if option in _OWN:
             raise InputError(f"{option} is each arm's own in a study: {_OWN[option]}")
-    return asked, others
+    return asked, with_files(others)
 
 
 def run(args: list[str]) -> int:
@@ -73,17 +80,58 @@ def run(args: list[str]) -> int:
         command = ["predict", *arm.command(options), f"--results.dir={arm.folder}"]
         if asked.docs is not None:
             command.append(f"--report.docs={asked.docs}")
-        status = subprocess.run([sys.executable, "-m", "codi_patching", *command], check=False)
-        if status.returncode == _REFUSED:
+        status = _run_alone(command)
+        if status == _REFUSED:
             return _REFUSED
-        if status.returncode not in (0, INVALID):
+        if status not in (0, INVALID):
             raise InputError(
-                f"arm {arm.name} ended with status {status.returncode}: once what is said above is "
-                "seen to, the same command goes on there; another --dir begins anew"
+                f"arm {arm.name} ended with status {status}: fix the error above and rerun to "
+                "resume; another --dir begins anew"
             )
-        worst = max(worst, status.returncode)
+        worst = max(worst, status)
     from codi_patching.reporting.runs import compare_folders
 
-    report = compare_folders([arm.folder for arm in arms], asked.dir / "comparison")
-    print(report.text)
-    return max(worst, INVALID if report.failed else 0)
+    made = compare_folders(
+        [arm.folder for arm in arms], asked.dir / "comparison", _report_options(arms[0], options)
+    )
+    print(made.text)
+    return max(worst, INVALID if made.failed else 0)
+
+
+def _report_options(arm: Arm, options: Sequence[str]) -> ReportOptions:
+    """What is made of each arm, from options and files; of the comparison it is the same."""
+    from codi_patching.callbacks.report import Report
+    from codi_patching.commands.estimate import configured, quiet_lightning
+
+    with quiet_lightning():
+        callbacks = configured(arm, options).trainer.callbacks
+    return next(callback.options for callback in callbacks if isinstance(callback, Report))
+
+
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+
+
+def _run_alone(command: Sequence[str]) -> int:
+    """Run a command in a process of its own, which ends with this one; gives its exit status.
+
+    Ctrl-C reaches both: it is ignored there, so that one line is said of it. Signals wait while the
+    process starts: one that came then would end this process and leave the other behind.
+    """
+    process = None
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "codi_patching", *command], preexec_fn=_ignore_interrupts
+        )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        return process.wait()
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)

@@ -1,7 +1,7 @@
 """Calculation chains: `<<16-3-4=9>> <<9*2=18>>`, read exactly and computed again.
 
 An expression has numbers, `+ - * /` and parentheses. All arithmetic is in fractions: a result that
-is not exactly what its expression gives (a rounded one) is refused.
+is not exactly what its expression gives is refused, a rounded one unless rounding is asked for.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-_TOKEN = re.compile(r"\s*(?:((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)|([-+*/()]))")
+from codi_patching.models.number_text import parse_number
+
+_TOKEN = re.compile(
+    r"\s*(?:((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)|([-+*/()]))"
+)
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
+_MOST_TOKENS = 200
+"""Of an expression: far more than a calculation has, far fewer than can be read into each other."""
 
 
 class ChainError(ValueError):
@@ -78,29 +84,49 @@ class Step:
         return f"<<{self.template.format(*texts)}={format_like(result, end)}>>"
 
 
-def parse_chain(steps: Sequence[str]) -> list[Step]:
+def parse_chain(steps: Sequence[str], rounded: bool = False) -> list[Step]:
     """Read the steps of a chain, each `<<expression=result>>` or without the brackets.
+
+    Args:
+        steps: Of the chain.
+        rounded: Whether a result may be rounded, up or down, to the digits that it is written with.
 
     Raises:
         ChainError: A step cannot be read, or its result is not what it gives.
     """
-    return [_parse_step(step) for step in steps]
+    return [_parse_step(step, rounded) for step in steps]
 
 
-def _parse_step(text: str) -> Step:
+def stated_result(step: str) -> Fraction | str:
+    """What a step says that it gives, right or not; its text where that is no number.
+
+    >>> stated_result("<<2*500=1,000>>"), stated_result("so it is 3 = x")
+    (Fraction(1000, 1), 'x')
+    """
+    text = step.strip().removesuffix(">>").rpartition("=")[2].strip()
+    number = parse_number(text)
+    return text if number is None else number
+
+
+def _parse_step(text: str, rounded: bool) -> Step:
     body = text.strip().removeprefix("<<").removesuffix(">>")
     left, equals, right = body.partition("=")
     if not equals or "=" in right:
         raise ChainError("a step is not of the form expression=result")
-    result = read_number(right)
+    result = parse_number(right)
     if result is None:
         raise ChainError("a step's result is not a number")
     operands: list[Operand] = []
     tokens: list[Operand | str] = []
     template = ""
     for number, operator in _tokens(left):
+        if len(tokens) == _MOST_TOKENS:
+            raise ChainError(f"an expression of more than {_MOST_TOKENS} numbers and signs")
         if number:
-            operand = Operand(len(operands), number, read_number(number) or Fraction(0))
+            value = parse_number(number)
+            if value is None:
+                raise ChainError("a number of too many digits")
+            operand = Operand(len(operands), number, value)
             operands.append(operand)
             tokens.append(operand)
             template += f"{{{operand.index}}}"
@@ -109,7 +135,9 @@ def _parse_step(text: str) -> Step:
             template += operator
     expression = _Parser(tokens).parse()
     step = Step(expression, tuple(operands), result, template, right.strip())
-    if step.values([operand.value for operand in operands])[-1] != result:
+    value = step.values([operand.value for operand in operands])[-1]
+    off = Fraction(1, 10 ** len(step.result_text.partition(".")[2])) if rounded else 0
+    if value != result and not abs(value - result) < off:
         raise ChainError("a step's result is not what it gives: rounded, or wrong")
     return step
 
@@ -186,14 +214,6 @@ def terms_of(expression: Expression) -> list[Expression]:
     if isinstance(expression, Operation) and expression.operator == "+":
         return [*terms_of(expression.left), *terms_of(expression.right)]
     return [expression]
-
-
-def read_number(text: str) -> Fraction | None:
-    """A number in digits, with commas or a decimal point; None if it is none."""
-    plain = text.strip().replace(",", "")
-    if re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", plain) is None:
-        return None
-    return Fraction(plain.rstrip(".") if plain.endswith(".") else plain)
 
 
 def decimals(value: Fraction) -> int | None:

@@ -87,9 +87,9 @@ def largest_allowed(text: str, mention: Mention) -> Fraction | None:
 
 
 def _glued(before: str, after: str) -> bool:
-    if re.search(r"(?:[A-Za-z0-9#/.:°€£]|(?<!\s)[-–]|[-–+])$", before):
+    if re.search(r"(?:[A-Za-z\d#/.:°€£]|(?<!\s)[-–]|[-–+])$", before):
         return True
-    return re.match(r"(?:[A-Za-z/°]|[-–]\s?\w|['’]s|:\d|\.\d)", after) is not None
+    return re.match(r"(?:[A-Za-z\d/°]|[-–]\s?\w|['’]s|:\d|\.\d)", after) is not None
 
 
 def _is_year(mention: Mention, before: str) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from codi_patching.data.pair_files import SHIPPED_PAIRS, PairsFileError, read_pairs
+from codi_patching.data.independence import Read, check_siblings, join_groups
+from codi_patching.data.json_lines import DataFileError
+from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
 from codi_patching.data.pairs import Pair, split_equal
 from codi_patching.errors import InputError
 from codi_patching.results.files import sha256_of
@@ -75,7 +77,7 @@ class PairsDataModule(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):
             if value is not None and value < 1:
-                raise InputError(f"expected --data.{name} of at least 1, got {value}")
+                raise InputError(f"expected {name} of at least 1, got {value}: set [[data.{name}]]")
         self.save_hyperparameters()
         self.by_default = pairs is None
         self.path = SHIPPED_PAIRS if pairs in (None, "shipped") else Path(str(pairs))
@@ -87,18 +89,22 @@ class PairsDataModule(pl.LightningDataModule):
         self._done: frozenset[int] = frozenset()
 
     def setup(self, stage: str) -> None:
-        """Read and filter; says what was left out.
+        """Read, check and filter; says what was left out, and which pairs are one group.
 
         Raises:
-            PairsFileError: The file cannot be read, or no pair is left.
+            DataFileError: The file cannot be read, or no pair is left.
         """
-        everything = read_pairs(self.path)
+        lines: list[str] = []
+        everything, unfit = check_siblings(read_pairs(self.path, lines.append))
+        everything, shared = join_groups(everything)
+        for line in (*lines, *unfit, *shared):
+            rank_zero_info("%s", line)
         self.sha256 = sha256_of(self.path)
         self.usable, self.filtered = split_equal(everything)
         if not self.usable:
-            raise PairsFileError(
+            raise DataFileError(
                 f"{self.path}: expected a pair with two different answers, but all "
-                f"{len(everything)} have equal answers: set --data.pairs"
+                f"{len(everything)} have equal answers: set [[data.pairs]]"
             )
         self.kept = self.usable[: self.max_pairs]
         rank_zero_info(
@@ -109,6 +115,20 @@ class PairsDataModule(pl.LightningDataModule):
             f" ({', '.join(self.filtered)})" if self.filtered else "",
             len(self.kept),
         )
+
+    def read_as(self, read: Read) -> None:
+        """Check siblings and groups again, of the pairs that are there, as a model reads them.
+
+        Args:
+            read: What a question's text is to the model.
+        """
+        _, said = check_siblings(self.usable)
+        pairs, unfit = check_siblings(self.usable, read)
+        self.usable, shared = join_groups(pairs, read)
+        self.kept = self.usable[: self.max_pairs]
+        for line in (*unfit, *shared):
+            if line not in said:
+                rank_zero_warn(line)
 
     @property
     def batches(self) -> list[PairBatch]:
@@ -137,8 +157,8 @@ class PairsDataModule(pl.LightningDataModule):
         if processes > len(self.batches):
             raise InputError(
                 f"expected at most {len(self.batches)} processes, one for each batch of "
-                f"{self.batch_size} pairs, got {processes}: set --trainer.devices or "
-                "--data.batch_size"
+                f"{self.batch_size} pairs, got {processes}: set [[trainer.devices]] or "
+                "[[data.batch_size]]"
             )
         missing: Any = self.missing  # a list is what torch calls a dataset
         return DataLoader(

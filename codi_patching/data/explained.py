@@ -62,15 +62,33 @@ def read_question(question: ChainedQuestion) -> Reading:
     chain = parse_chain(question.steps)
     if chain[-1].result != question.answer:
         raise ChainError("the last result is not the answer")
-    mentions = find_mentions(question.text)
-    constants = licensed_constants(question.text)
-    sources = [
+    sources = _all_sources(question.text, chain)
+    reading = Reading(question, chain, find_mentions(question.text), sources)
+    _check_explained(reading)
+    return reading
+
+
+def check_chain(text: str, steps: Sequence[str], answer: float) -> None:
+    """Refuse a chain that does not lead from a question to its answer; results may be rounded.
+
+    Raises:
+        ChainError: A step does not give its result, a number comes from nowhere, or the last result
+            is not the answer.
+    """
+    chain = parse_chain(steps, rounded=True)
+    if float(chain[-1].result) != answer:
+        raise ChainError("the last result is not the answer")
+    if not all(operand for step in _all_sources(text, chain) for operand in step):
+        raise ChainError("a number of the calculation comes from nowhere")
+
+
+def _all_sources(text: str, chain: Sequence[Step]) -> list[list[list[Source]]]:
+    """For each step and operand, all the places it can come from."""
+    mentions, constants = find_mentions(text), licensed_constants(text)
+    return [
         [_sources(operand.value, chain[:step], mentions, constants) for operand in each.operands]
         for step, each in enumerate(chain)
     ]
-    reading = Reading(question, chain, mentions, sources)
-    _check_explained(reading)
-    return reading
 
 
 def _sources(

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from codi_patching.data.chains import ChainError, format_like, read_number
+from codi_patching.data.chains import ChainError, format_like
+from codi_patching.models.number_text import parse_number
 
 _UNITS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -67,10 +68,10 @@ _FIXED: dict[str, tuple[Fraction | int, ...]] = {
 }
 """Words that are counted among a question's numbers but never changed."""
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?!\d)|[0-9]+)(?:\.[0-9]+)?|(?<!\d)\.[0-9]+"
 _WORD = "|".join(sorted(WORDS, key=len, reverse=True)).replace("-", "[- ]")
 _NUMBER = re.compile(
-    rf"(?P<fraction>\d+\s*/\s*\d+)|(?P<digits>{_DIGITS})|(?P<word>\b(?:{_WORD})\b)"
+    rf"(?P<fraction>[0-9]+\s*/\s*[0-9]+)|(?P<digits>{_DIGITS})|(?P<word>\b(?:{_WORD})\b)"
     rf"|(?P<other>\b(?:{'|'.join([*_ORDINALS, *_FIXED, *_LARGE])})s?\b)|(?P<sign>[½⅓¼¾⅔])",
     re.IGNORECASE,
 )
@@ -132,7 +133,11 @@ class Mention:
 
 
 def find_mentions(text: str) -> list[Mention]:
-    """All numbers of a text, in its order."""
+    """All numbers of a text, in its order.
+
+    Raises:
+        ChainError: One has more digits than can be read.
+    """
     return list(_mentions(text))
 
 
@@ -142,8 +147,8 @@ def _mentions(text: str) -> Iterator[Mention]:
         found = match.group()
         after = text[end : end + 12].lower()
         if match.group("fraction"):
-            upper, lower = (int(part) for part in found.split("/"))
-            values = _fraction_forms(upper, lower) if lower else (Fraction(upper),)
+            upper, lower = (_worth(part) for part in found.split("/"))
+            values = _fraction_forms(upper, lower) if lower else (upper,)
             yield _fixed(match, values)
         elif match.group("sign"):
             value = _SIGNS[found]
@@ -154,11 +159,7 @@ def _mentions(text: str) -> Iterator[Mention]:
             yield _fixed(match, _fixed_values(found.lower()))
         else:
             word = match.group("word")
-            value = (
-                Fraction(WORDS[word.lower().replace(" ", "-")])
-                if word
-                else read_number(found) or Fraction(0)
-            )
+            value = Fraction(WORDS[word.lower().replace(" ", "-")]) if word else _worth(found)
             kind = "word" if word else "digits"
             if re.match(r"\s?%|[\s-]?percent", after):
                 kind = "percent"
@@ -188,6 +189,13 @@ def _fixed_values(word: str) -> tuple[Fraction | int, ...]:
     return (nth, Fraction(1, nth), 1 - Fraction(1, nth), 1 + Fraction(1, nth))
 
 
-def _fraction_forms(upper: int, lower: int) -> tuple[Fraction, ...]:
-    part = Fraction(upper, lower)
-    return (part, 1 - part, 1 + part, Fraction(upper), Fraction(lower))
+def _fraction_forms(upper: Fraction, lower: Fraction) -> tuple[Fraction, ...]:
+    part = upper / lower
+    return (part, 1 - part, 1 + part, upper, lower)
+
+
+def _worth(digits: str) -> Fraction:
+    value = parse_number(digits)
+    if value is None:
+        raise ChainError("a number of too many digits")
+    return value

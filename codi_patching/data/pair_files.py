@@ -6,203 +6,212 @@ Two forms are read, as JSON (a list) or JSONL (an object a line):
     raw        {"pair_id": "3", "variant": "clean", "question": "…", "answer": "18"}, and another
                line with the variant "corrupted"
 
-A question may have "reasoning_steps"; a prepared pair a third question "sibling" and a "group", a
-raw one a line with the variant "sibling". Other fields are left alone.
+A pair may have a third question (`sibling`, in the raw form a line with that variant) and a
+`group`, and a question `reasoning_steps`: a list of steps, a text with all of them, or how many
+there are. Steps that do not lead from the question to its answer are refused, and the pair runs
+without. Other numbers and texts of a pair are kept as its fields.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from codi_patching.data.chained_questions import STEP
+from codi_patching.data.chains import ChainError
+from codi_patching.data.explained import check_chain
+from codi_patching.data.json_lines import (
+    DataFileError,
+    in_short,
+    parse_records,
+    read_text,
+    shorten,
+)
 from codi_patching.data.pairs import Pair, Question
-from codi_patching.errors import InputError
+from codi_patching.models.number_text import parse_amount
 
 SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
 """The pairs that come with the package, made for codi-tiny."""
 
 _VARIANTS = ("clean", "corrupted")
 _SIBLING = "sibling"
+_KNOWN_KEYS = ("pair_id", "group", "variant", "question", "answer", "reasoning_steps", _SIBLING)
 _ID_LENGTH = 200
+_FIELD_LENGTH = 200
 _QUESTION_LENGTH = 100_000
 _EXACT = 2**53
 """Whole numbers up to here are exact as floats."""
 
-
-class PairsFileError(InputError):
-    """A file of pairs cannot be read as one; nothing of it is used."""
+_warn = logging.getLogger(__name__).warning
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, say: Callable[[str], None] = _warn) -> list[Pair]:
     """All pairs of a file, in its order.
 
+    Args:
+        path: Of the file.
+        say: Told, in a line each, what of it is left alone.
+
     Raises:
-        PairsFileError: The file is not JSON or JSONL, or any record is not as it should be.
+        DataFileError: The file is not JSON or JSONL, or any record is not as it should be.
     """
-    records = _read_records(path)
+    records = parse_records(read_text(path, "data.pairs"), path, "data.pairs")
     if not records:
-        raise PairsFileError(f"{path}: expected at least one pair, got an empty list")
+        raise DataFileError(f"{path}: expected at least one pair, got an empty list")
     raw = any(isinstance(r, dict) and "variant" in r for r in records)
-    pairs = _from_raw(records, path) if raw else _from_prepared(records, path)
+    unread: list[str] = []
+    pairs = (_from_raw if raw else _from_prepared)(records, path, unread)
     ids = [pair.pair_id for pair in pairs]
     doubled = [pair_id for pair_id, count in Counter(ids).items() if count > 1]
     if doubled:
-        raise PairsFileError(f"{path}: expected each pair_id once, got {doubled[:5]} again")
+        raise DataFileError(f"{path}: expected each pair_id once, got {doubled[:5]} again")
+    _say_unread(path, unread, say)
+    refused = [reason for pair in pairs if (reason := _refuse_chains(pair))]
+    if refused:
+        say(f"{path.name}: {len(refused)} pairs run without their steps: {in_short(refused)}")
     return pairs
 
 
-def read_questions(path: Path, option: str = "--data.pairs") -> list[Question]:
+def read_questions(path: Path, argument: str) -> list[Question]:
     """Single questions: JSON or JSONL records with `question` and `answer`.
 
     Args:
         path: Of the file.
-        option: That chose it, for errors.
+        argument: That chose it, for errors.
 
     Raises:
-        PairsFileError: The file cannot be read, or a record is not as it should be.
+        DataFileError: The file cannot be read, or a record is not as it should be.
     """
-    records = _read_records(path, option)
-    return [_question(record, f"{path}: record {i}") for i, record in enumerate(records)]
-
-
-def _read_records(path: Path, option: str = "--data.pairs") -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PairsFileError(f"{path}: cannot be read ({error.strerror}): set {option}") from error
-    except UnicodeDecodeError as error:
-        raise PairsFileError(f"{path}: expected UTF-8 text, {error}") from error
-    try:
-        if text.lstrip().startswith("["):
-            records = json.loads(text, object_pairs_hook=_object)
-        else:
-            records = list(_from_lines(text))
-    except (ValueError, RecursionError) as error:  # a number of too many digits, nested too deeply
-        raise PairsFileError(
-            f"{path}: expected a JSON list or one JSON object a line, {error}"
-        ) from error
-    return list(records)
-
-
-def _from_lines(text: str) -> Iterator[Any]:
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            if line.strip():
-                yield json.loads(line, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two equal keys one would win in silence."""
-    found = dict(items)
-    if len(found) < len(items):
-        doubled = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
-        raise ValueError(f"but an object has the key {doubled[0]!r} twice")
+    unread: list[str] = []
+    records = parse_records(read_text(path, argument), path, argument)
+    found = [_question(record, f"{path}: record {i}", unread) for i, record in enumerate(records)]
+    _say_unread(path, unread, _warn)
     return found
 
 
-def _from_prepared(records: Sequence[Any], path: Path) -> list[Pair]:
+def _say_unread(path: Path, unread: Sequence[str], say: Callable[[str], None]) -> None:
+    if unread:
+        say(
+            f"{path.name}: expected reasoning_steps to be a list of steps, a text with <<…>> or a "
+            f"number of steps; left alone in {len(unread)} records: {in_short(unread)}"
+        )
+
+
+def _refuse_chains(pair: Pair) -> str | None:
+    """Leave out a pair's steps if they do not lead to its answers; says why."""
+    for name in (*_VARIANTS, _SIBLING):
+        question = getattr(pair, name)
+        try:
+            if question is not None and question.reasoning_steps:
+                check_chain(question.text, question.reasoning_steps, question.answer)
+        except ChainError as error:
+            for each in filter(None, (pair.clean, pair.corrupted, pair.sibling)):
+                each.reasoning_steps, each.num_steps = (), None
+            return f"{pair.pair_id} ({name}: {error})"
+    return None
+
+
+def _from_prepared(records: Sequence[Any], path: Path, unread: list[str]) -> list[Pair]:
     pairs = []
     for index, record in enumerate(records):
         where = f"{path}: pair {index}"
         pair_id = _pair_id(record, where)
         here = f"{where} ({pair_id!r})"
-        clean, corrupted = (_question(record.get(v), f"{here}, {v}") for v in _VARIANTS)
-        sibling = None
-        if record.get(_SIBLING) is not None:
-            sibling = _question(record[_SIBLING], f"{here}, {_SIBLING}")
-        pair = Pair(pair_id, clean, corrupted, sibling, _group(record, here))
-        pairs.append(_checked(pair, here))
+        sides = [v for v in (*_VARIANTS, _SIBLING) if v != _SIBLING or record.get(v) is not None]
+        questions = {v: _question(record.get(v), f"{here}, {v}", unread) for v in sides}
+        pairs.append(_pair(pair_id, questions, record, here))
     return pairs
 
 
-def _from_raw(records: Sequence[Any], path: Path) -> list[Pair]:
+def _from_raw(records: Sequence[Any], path: Path, unread: list[str]) -> list[Pair]:
     found: dict[str, dict[str, Question]] = {}
+    clean: dict[str, dict[str, Any]] = {}
     for index, record in enumerate(records):
         where = f"{path}: record {index}"
         pair_id = _pair_id(record, where)
+        here = f"{where} ({pair_id!r})"
         variant = record.get("variant")
         if variant not in (*_VARIANTS, _SIBLING):
-            raise PairsFileError(
-                f"{where} ({pair_id!r}): expected variant clean, corrupted or sibling, got "
-                f"{variant!r}"
+            raise DataFileError(
+                f"{here}: expected variant clean, corrupted or sibling, got {shorten(variant)}"
             )
         variants = found.setdefault(pair_id, {})
         if variant in variants:
-            raise PairsFileError(f"{where} ({pair_id!r}): the {variant} variant is there twice")
-        variants[variant] = _question(record, f"{where} ({pair_id!r})")
+            raise DataFileError(f"{here}: the {variant} variant is there twice")
+        variants[variant] = _question(record, here, unread)
+        if variant == "clean":
+            clean[pair_id] = record
     for pair_id, variants in found.items():
         lacking = [v for v in _VARIANTS if v not in variants]
         if lacking:
-            raise PairsFileError(f"{path}: pair {pair_id!r} has no {lacking[0]} variant")
-    return [
-        _checked(
-            Pair(pair_id, v["clean"], v["corrupted"], v.get(_SIBLING)), f"{path}: pair {pair_id!r}"
-        )
-        for pair_id, v in found.items()
-    ]
+            raise DataFileError(f"{path}: pair {pair_id!r} has no {lacking[0]} variant")
+    return [_pair(k, v, clean[k], f"{path}: pair {k!r}") for k, v in found.items()]
 
 
-def _checked(pair: Pair, where: str) -> Pair:
-    """Refuse a sibling whose answer is one of the pair's: it would control nothing."""
-    if pair.sibling is not None and pair.sibling.answer in (
-        pair.clean.answer,
-        pair.corrupted.answer,
-    ):
-        raise PairsFileError(
+def _pair(pair_id: str, questions: dict[str, Question], record: dict[str, Any], where: str) -> Pair:
+    """A pair; a sibling whose answer is one of the pair's is refused: it would control nothing."""
+    group, fields = _group(record, where), _fields(record)
+    pair = Pair(pair_id, **questions, group=group, fields=fields)
+    answers = (pair.clean.answer, pair.corrupted.answer)
+    if pair.sibling is not None and pair.sibling.answer in answers:
+        raise DataFileError(
             f"{where}: expected the sibling's answer to be unlike both others, got "
             f"{shorten(pair.sibling.answer)}"
         )
     return pair
 
 
+def _fields(record: dict[str, Any]) -> dict[str, str]:
+    """What a record says besides its questions, in numbers and short texts."""
+    return {
+        str(key): value if isinstance(value, str) else json.dumps(value)
+        for key, value in record.items()
+        if key not in _KNOWN_KEYS
+        and isinstance(value, str | int | float)
+        and len(str(value)) <= _FIELD_LENGTH
+    }
+
+
 def _group(record: dict[str, Any], where: str) -> str:
     group = record.get("group", "")
     if isinstance(group, bool) or not isinstance(group, str | int):
-        raise PairsFileError(f"{where}: expected group to be text, got {shorten(group)}")
+        raise DataFileError(f"{where}: expected group to be text, got {shorten(group)}")
     return str(group)
-
-
-def shorten(value: Any) -> str:
-    """A value as an error message shows it."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _pair_id(record: Any, where: str) -> str:
     if not isinstance(record, dict):
-        raise PairsFileError(f"{where}: expected an object, got {type(record).__name__}")
+        raise DataFileError(f"{where}: expected an object, got {type(record).__name__}")
     pair_id = record.get("pair_id")
     if isinstance(pair_id, bool) or not isinstance(pair_id, str | int) or pair_id == "":
-        raise PairsFileError(
+        raise DataFileError(
             f"{where}: expected pair_id to be text or a number, got {shorten(pair_id)}"
         )
     pair_id = str(pair_id)
     if len(pair_id) > _ID_LENGTH or not pair_id.isprintable() or pair_id == "__metadata__":
-        raise PairsFileError(
+        raise DataFileError(
             f"{where}: expected pair_id of at most {_ID_LENGTH} printable characters (not "
             f"__metadata__), got {shorten(pair_id)}"
         )
     return pair_id
 
 
-def _question(record: Any, where: str) -> Question:
+def _question(record: Any, where: str, unread: list[str]) -> Question:
     if not isinstance(record, dict):
-        raise PairsFileError(
+        raise DataFileError(
             f"{where}: expected an object with question and answer, got {shorten(record)}"
         )
     text = record.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise PairsFileError(f"{where}: expected question to be text, got {shorten(text)}")
+        raise DataFileError(f"{where}: expected question to be text, got {shorten(text)}")
     if len(text) > _QUESTION_LENGTH:
-        raise PairsFileError(
+        raise DataFileError(
             f"{where}: expected a question of at most {_QUESTION_LENGTH:,} characters, got "
             f"{len(text):,}"
         )
@@ -210,34 +219,42 @@ def _question(record: Any, where: str) -> Question:
         (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r"), None
     )
     if odd is not None:
-        raise PairsFileError(f"{where}: expected text, got a control character {odd!r} in question")
-    return Question(text, _number(record.get("answer"), where), _steps(record, where))
+        raise DataFileError(f"{where}: expected text, got a control character {odd!r} in question")
+    steps, count = _steps(record.get("reasoning_steps"), where, unread)
+    return Question(text, _number(record.get("answer"), where), steps, count)
 
 
-def _steps(record: dict[str, Any], where: str) -> tuple[str, ...]:
-    steps = record.get("reasoning_steps") or []
-    if not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
-        raise PairsFileError(
-            f"{where}: expected reasoning_steps to be a list of text, got {shorten(steps)}"
-        )
-    return tuple(steps)
+def _steps(given: Any, where: str, unread: list[str]) -> tuple[tuple[str, ...], int | None]:
+    """The steps, and how many there are; a form that is not known is noted as unread."""
+    if given is None or given == [] or given == "":
+        return (), None
+    if isinstance(given, str) and given.strip().isdecimal() and len(given) < 4:
+        given = int(given)
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return (), given
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        pieces = STEP.findall(" ".join(texts))
+        if pieces or isinstance(given, list):
+            return tuple(pieces or texts), None
+    unread.append(f"{where}: {shorten(given)}")
+    return (), None
 
 
 def _number(answer: Any, where: str) -> float:
     """A number, or the text of one: `18`, `"18.0"`, `"1,430"`, `"$18"`, `"… #### 18"`."""
-    value = math.nan
+    value: float | None = None
     if isinstance(answer, str):
-        text = answer.rpartition("####")[2].strip().removeprefix("$").replace(",", "")
-        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)", text):
-            value = float(text)
+        amount = parse_amount(answer.rpartition("####")[2])
+        value = None if amount is None else float(amount)
     elif isinstance(answer, int | float) and not isinstance(answer, bool):
         value = float(answer) if abs(answer) < 1e300 else math.inf
-    if not math.isfinite(value):
-        raise PairsFileError(
+    if value is None or not math.isfinite(value):
+        raise DataFileError(
             f"{where}: expected answer to be a finite number, got {shorten(answer)}"
         )
     if abs(value) > _EXACT:
-        raise PairsFileError(
+        raise DataFileError(
             f"{where}: expected answer to be at most 2^53 in size, got {shorten(answer)}"
         )
     return value

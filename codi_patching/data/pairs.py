@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from codi_patching.data.chains import stated_result
 
 
 @dataclass
@@ -13,13 +16,20 @@ class Question:
 
     Attributes:
         text: As it is asked.
-        answer: A number; NaN for what the model says.
+        answer: A number; NaN, if it is not given, for what the model says.
         reasoning_steps: The calculation, such as `("<<16-3=13>>", "<<13*2=26>>")`, if known.
+        num_steps: How many steps it takes, if known; those that are given, if any are.
     """
 
     text: str
-    answer: float
+    answer: float = math.nan
     reasoning_steps: tuple[str, ...] = ()
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Steps that are given are counted."""
+        if self.reasoning_steps:
+            self.num_steps = len(self.reasoning_steps)
 
 
 @dataclass
@@ -33,6 +43,7 @@ class Pair:
         sibling: The same text with yet another number in that place and another answer, if there
             is one; a control.
         group: Pairs of one group share a question; the pair's own id if not given.
+        fields: What else the file says of the pair, as text: `{"template": "shop"}`.
     """
 
     pair_id: str
@@ -40,6 +51,7 @@ class Pair:
     corrupted: Question
     sibling: Question | None = None
     group: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """A pair is its own group by default."""
@@ -63,10 +75,42 @@ class Pair:
         return cls("typed", *questions)
 
     @property
+    def num_steps(self) -> int | None:
+        """How many reasoning steps the clean question takes, if known."""
+        return self.clean.num_steps
+
+    @property
     def changed_step(self) -> int | None:
-        """The first reasoning step that differs between the two questions, from 1, if known."""
-        steps = zip(self.clean.reasoning_steps, self.corrupted.reasoning_steps)
+        """The first step that uses the changed number, from 1, if known.
+
+        It is the first one that differs between the two questions.
+        """
+        steps = zip(_plain(self.clean), _plain(self.corrupted), strict=False)
         return next((i for i, (one, other) in enumerate(steps, 1) if one != other), None)
+
+    @property
+    def changed_path(self) -> tuple[int, ...]:
+        """The steps whose results differ between the two questions, from 1: where the change goes.
+
+        Of a chain that branches, those of the branches that it does not enter are left out.
+
+        Example:
+            >>> clean = Question("…", 20, ("<<5*2=10>>", "<<4*3=12>>", "<<10+12-2=20>>"))
+            >>> corrupted = Question("…", 22, ("<<6*2=12>>", "<<4*3=12>>", "<<12+12-2=22>>"))
+            >>> Pair("a", clean, corrupted).changed_path
+            (1, 3)
+        """
+        results = (
+            [stated_result(step) for step in question.reasoning_steps]
+            for question in (self.clean, self.corrupted)
+        )
+        both = zip(*results, strict=False)
+        return tuple(i for i, (one, other) in enumerate(both, 1) if one != other)
+
+
+def _plain(question: Question) -> list[str]:
+    """A question's steps without spaces, or commas in numbers."""
+    return [re.sub(r"[\s,]", "", step) for step in question.reasoning_steps]
 
 
 def split_equal(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:

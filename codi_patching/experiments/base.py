@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import lightning.pytorch as pl
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable
+from typing import get_args
+
 from lightning.pytorch.utilities import rank_zero_info
 
-from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.datamodule import PairBatch
+from codi_patching.data.independence import words_of
 from codi_patching.data.pairs import Pair
 from codi_patching.errors import InputError
-from codi_patching.models.codi import CodiModel
-from codi_patching.models.loading.checkpoint import SHIPPED, LoadReport, load_checkpoint
+from codi_patching.experiments.describe import DescribedModule
+from codi_patching.measuring.measurement import OnRunsDone
+from codi_patching.models.answers import PairError
+from codi_patching.models.loading.checkpoint import SHIPPED, load_checkpoint
+from codi_patching.models.loading.load import check_name
+from codi_patching.patching.engine import Engine
+from codi_patching.results.records import ExcludedPair, PairRecord
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "16-true")
 
 
-class Experiment(pl.LightningModule):
+class Experiment(DescribedModule):
     """Base of the experiments; `predict_step` takes a `PairBatch`.
 
     Args:
@@ -34,8 +43,10 @@ class Experiment(pl.LightningModule):
     name: str
     """Names the results folder and file."""
 
-    model: CodiModel
-    report: LoadReport
+    engine: Engine
+
+    on_runs_done: OnRunsDone | None = None
+    """Told of patched runs as they are done; set by who follows them."""
 
     def __init__(
         self,
@@ -52,24 +63,36 @@ class Experiment(pl.LightningModule):
         self.lora_alpha, self.prompt_eos = lora_alpha, prompt_eos
         self.answer_prefix, self.seed = answer_prefix, seed
 
+    @property
+    @abstractmethod
+    def runs_of_a_pair(self) -> int:
+        """Runs of a pair that progress counts."""
+
+    # -- Lightning, in the order of a run's life ------------------------------------------------
+
     def configure_model(self) -> None:
-        """Load the checkpoint, strictly.
+        """Load the checkpoint, strictly, and check the pairs as the model reads them.
 
         Raises:
             InputError: The trainer's precision is mixed, or the shipped pairs are of no use.
         """
-        if hasattr(self, "model"):
-            return
+        if not hasattr(self, "model"):
+            self._load_checkpoint()
+        self.datamodule.read_as(self._read)
+
+    def _load_checkpoint(self) -> None:
         if self.trainer.precision not in _PRECISIONS:
             raise InputError(
-                f"expected --trainer.precision to be one of {', '.join(_PRECISIONS)}, got "
-                f"{self.trainer.precision!r}: autocast rounds what the metrics are computed from"
+                f"expected a precision of {', '.join(_PRECISIONS)}, got "
+                f"{self.trainer.precision!r}: autocast rounds what the metrics are computed from, "
+                "set [[trainer.precision]]"
             )
+        check_name(self.checkpoint)
         if self.checkpoint not in SHIPPED and self.datamodule.by_default:
             raise InputError(
                 f"the pairs that come with the package were made for {', '.join(SHIPPED)}: make "
-                f"some for {self.checkpoint} with `codi-patching pairs` and set --data.pairs, or "
-                "set --data.pairs shipped"
+                f"some for {self.checkpoint} with `codi-patching pairs` and set [[data.pairs]], or "
+                "set [[data.pairs]] to shipped"
             )
         self.model, self.report = load_checkpoint(
             self.checkpoint,
@@ -81,6 +104,13 @@ class Experiment(pl.LightningModule):
         )
         rank_zero_info(str(self.report))
 
+    def _read(self, text: str) -> Hashable:
+        """What a question is to the model: its tokens, or its words if it cannot be run."""
+        try:
+            return tuple(self.model.question_ids(text))
+        except PairError:
+            return words_of(text)
+
     def load(self) -> None:
         """Load the model before the trainer does, as the trainer would."""
         strategy = self.trainer.strategy
@@ -91,22 +121,44 @@ class Experiment(pl.LightningModule):
         ):
             self.configure_model()
 
+    @abstractmethod
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairRecord | ExcludedPair]:
+        """Measure some pairs; one that cannot be run is named, not dropped."""
+
+    # -- what callbacks ask ---------------------------------------------------------------------
+
+    def count(self, records: Iterable[PairRecord]) -> None:
+        """Count pairs in the metrics, those measured by an earlier start too."""
+
     def forget(self) -> None:
         """Drop what an earlier run of this object measured, before the next."""
-
-    @property
-    def datamodule(self) -> PairsDataModule:
-        """The pairs.
-
-        Raises:
-            TypeError: The trainer has other data.
-        """
-        datamodule = self.trainer.datamodule
-        if not isinstance(datamodule, PairsDataModule):
-            raise TypeError(f"expected a PairsDataModule, got {type(datamodule).__name__}")
-        return datamodule
 
     @property
     def pairs(self) -> list[Pair]:
         """All pairs of the run."""
         return self.datamodule.kept
+
+
+def check_choice(option: str, value: str, choices: object) -> None:
+    """Refuse a value that is none of a `Literal`'s, naming the option.
+
+    Raises:
+        InputError: It is none.
+    """
+    if value not in get_args(choices):
+        raise InputError(
+            f"expected {option} to be one of {', '.join(get_args(choices))}, got {value!r}: "
+            f"set [[model.{option}]]"
+        )
+
+
+def check_least(option: str, value: int | None, least: int) -> None:
+    """Refuse a number that is too small, naming the option.
+
+    Raises:
+        InputError: It is.
+    """
+    if value is not None and value < least:
+        raise InputError(
+            f"expected {option} of at least {least}, got {value}: set [[model.{option}]]"
+        )

@@ -2,84 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import lightning.pytorch as pl
+
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pair_files import SHIPPED_PAIRS
-from codi_patching.experiments.base import Experiment
-from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.models.arithmetic import describe_device
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.loading.checkpoint import LoadReport
 from codi_patching.results.code import describe_code
-from codi_patching.results.schema import RunDescription
+from codi_patching.results.description import Grid, RunDescription, RunLabel
 
 _PACKAGES = ("torch", "transformers", "lightning", "torchmetrics")
 
 
-@dataclass(frozen=True)
-class RunLabel:
-    """What a run is called by, known before its model is loaded; see `RunDescription`."""
+class DescribedModule(pl.LightningModule, ABC):
+    """A module that says all that its numbers depend on.
 
-    model: str
-    data: str
-    experiment: str
-    strategy: str | None
-    latents: str
-    direction: str
-    source: str
-    control: str
-    site: str
+    Its attributes are those of `RunDescription`; here they are of one that patches nothing.
+    """
+
+    name: str
+    checkpoint: str
+    seed: int
+    strategy: str | None = None
+    latents: str = "recomputed"
+    direction: str = "denoising"
+    source: str = "clean"
+    control: str = "none"
+    site: str = "resid_post"
+    top: int | None = None
+
+    model: CodiModel
+    report: LoadReport
+
+    @property
+    @abstractmethod
+    def grid(self) -> Grid:
+        """The cells."""
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of the metrics."""
+        return ()
+
+    @property
+    def datamodule(self) -> PairsDataModule:
+        """The pairs.
+
+        Raises:
+            TypeError: The trainer has other data.
+        """
+        datamodule = self.trainer.datamodule
+        if not isinstance(datamodule, PairsDataModule):
+            raise TypeError(f"expected a PairsDataModule, got {type(datamodule).__name__}")
+        return datamodule
+
+    def describe(self) -> RunDescription:
+        """All that the numbers depend on; attached to a trainer and loaded."""
+        data = self.datamodule
+        return RunDescription(
+            **asdict(label_run(self, data)),
+            model_type=self.model.backbone.config.model_type,
+            num_latents=self.model.num_latents,
+            checkpoint_sha256=self.report.sha256,
+            checkpoint=asdict(self.report),
+            data_sha256=data.sha256,
+            seed=self.seed,
+            precision=str(self.trainer.precision),
+            device=describe_device(self.device, next(self.model.parameters()).dtype),
+            versions={package: version(package) for package in _PACKAGES},
+            code=describe_code(),
+            grid=self.grid,
+            metrics=tuple(self.metric_names),
+            num_pairs=len(data.kept),
+            filtered=tuple(data.filtered),
+            config={
+                "seed_everything": self.seed,
+                "model": {
+                    "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+                    "init_args": _public(self.hparams),
+                },
+                "data": _public(data.hparams),
+            },
+            top=self.top,
+        )
 
 
-def label_run(experiment: PatchingExperiment, data: PairsDataModule) -> RunLabel:
-    """What a run will be called by."""
+def label_run(module: DescribedModule, data: PairsDataModule) -> RunLabel:
+    """What a run will be called by, before its model is loaded."""
     return RunLabel(
-        model=experiment.checkpoint,
+        model=module.checkpoint,
         data="" if data.path == SHIPPED_PAIRS else str(data.path),
-        experiment=experiment.name,
-        strategy=experiment.strategy,
-        latents=experiment.latents,
-        direction=experiment.direction,
-        source=experiment.source,
-        control=experiment.control,
-        site=experiment.site,
+        experiment=module.name,
+        strategy=module.strategy,
+        latents=module.latents,
+        direction=module.direction,
+        source=module.source,
+        control=module.control,
+        site=module.site,
     )
-
-
-def describe_run(experiment: PatchingExperiment) -> RunDescription:
-    """An experiment that is attached to a trainer and loaded."""
-    trainer, datamodule = experiment.trainer, experiment.datamodule
-    return RunDescription(
-        **asdict(label_run(experiment, datamodule)),
-        model_type=experiment.model.backbone.config.model_type,
-        num_latents=experiment.model.num_latents,
-        checkpoint_sha256=experiment.report.sha256,
-        checkpoint=asdict(experiment.report),
-        data_sha256=datamodule.sha256,
-        seed=experiment.seed,
-        precision=str(trainer.precision),
-        device=describe_device(experiment.device, next(experiment.model.parameters()).dtype),
-        versions={package: version(package) for package in _PACKAGES},
-        code=describe_code(),
-        grid=experiment.grid,
-        metrics=tuple(experiment.metric_classes),
-        num_pairs=len(datamodule.kept),
-        filtered=tuple(datamodule.filtered),
-        config=describe_config(experiment),
-    )
-
-
-def describe_config(experiment: Experiment) -> dict[str, Any]:
-    """The resolved configuration of an experiment that is attached to a trainer."""
-    return {
-        "seed_everything": experiment.seed,
-        "model": {
-            "class_path": f"{type(experiment).__module__}.{type(experiment).__qualname__}",
-            "init_args": _public(experiment.hparams),
-        },
-        "data": _public(experiment.datamodule.hparams),
-    }
 
 
 def _public(hparams: Any) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.patching.interventions import Activations, Latents, PatchSet, patches_from
-from codi_patching.results.schema import ALL
+from codi_patching.measuring.patch_grid import whole_layers
+from codi_patching.patching.interventions import Activations, Latents, PatchSet
+from codi_patching.results.description import ALL
 
 
 class LayerPatching(PatchingExperiment):
@@ -30,12 +31,4 @@ class LayerPatching(PatchingExperiment):
 
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """All positions of each layer."""
-        everywhere = range(self.model.num_latents)
-        return [patches_from(activations, layer, everywhere, self.site) for layer in self.layers]
-
-    @property
-    def structural_zeros(self) -> list[tuple[int, int]]:
-        """The last layer, if no thought is made from it: nothing else reads its output."""
-        unread = self.latents == "frozen" or self.model.num_latents == 1
-        unread &= self.only_next_thought_reads_last_layer
-        return [(len(self.layers) - 1, 0)] if unread else []
+        return whole_layers(activations, self.layers, self.site)

@@ -1,67 +1,41 @@
-"""What every patching experiment shares: two unpatched runs of a pair, then the patched ones.
+"""What every patching experiment shares: its options, and a run's life in Lightning.
 
-For each pair the base question (corrupted, with denoising) and the source question (clean) are
-encoded once and run without patches. Then every cell of the experiment's grid is a patched run of
-the base question, once with the source run's activations (own) and once with those of a third
-question (control); two more runs, the ceilings, have all thoughts of the source run, or of the
-control. The metrics compare each with the two unpatched runs.
+What is measured of a pair stands in `measuring.measurement`; an experiment says which cells its
+grid has and which patches each cell.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from itertools import islice
-from typing import Any, ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from codi_patching.data.datamodule import PairBatch
-from codi_patching.errors import InputError
-from codi_patching.experiments.base import Experiment
-from codi_patching.experiments.controls import ControlKind
-from codi_patching.experiments.engines import EngineName, build_engine
-from codi_patching.experiments.pair_runs import (
-    Extras,
-    Measured,
-    MeasuredGrid,
-    PairRequests,
-    PairStart,
-    PatchedRuns,
-    check_finite,
-    describe_pair,
-)
-from codi_patching.experiments.preparation import Preparation
-from codi_patching.experiments.progress import FollowsPatchedRuns
-from codi_patching.experiments.prompts import Direction, Prompts, attention_window, check_choice
-from codi_patching.experiments.sources import Source
-from codi_patching.metrics import functional as F
-from codi_patching.metrics.grid import GRID_METRICS, GridMetric, grid_metrics, row_values
-from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
-from codi_patching.models.answers import PairError
+from codi_patching.experiments.base import Experiment, check_choice, check_least
+from codi_patching.measuring.controls import ControlKind
+from codi_patching.measuring.engine_choice import EngineName, build_engine
+from codi_patching.measuring.measurement import Measurement
+from codi_patching.measuring.patch_grid import Extras, PatchGrid, grid_layers
+from codi_patching.measuring.preparation import PairStart, Preparation
+from codi_patching.measuring.prompts import Direction, Prompts
+from codi_patching.measuring.sources import Source
+from codi_patching.measuring.verification import draw_cells
+from codi_patching.metrics.mean_map import mean_maps
+from codi_patching.metrics.table import METRICS, Metric
 from codi_patching.models.codi import CodiModel
-from codi_patching.patching.engine import Engine, Patched, PatchRequest
-from codi_patching.patching.interventions import (
-    THOUGHT,
-    Activations,
-    Cell,
-    Latents,
-    PatchSet,
-    SiteName,
-    all_patches,
-    extra_sites,
-)
-from codi_patching.patching.sweep.run import SweepEngine
-from codi_patching.results.batches import ExcludedPair
-from codi_patching.results.records import PairResult
-from codi_patching.results.schema import Array, Grid, cell_label
+from codi_patching.patching.engine import Engine
+from codi_patching.patching.interventions import Activations, Cell, Latents, PatchSet, SiteName
+from codi_patching.results.description import Grid
+from codi_patching.results.records import ExcludedPair, PairRecord
 
 
-class PatchingExperiment(Experiment, ABC):
+class PatchingExperiment(Experiment):
     """Base of the patching experiments.
 
     Args:
@@ -73,9 +47,9 @@ class PatchingExperiment(Experiment, ABC):
             of that cell over the source runs of all pairs; `random_pair`, of another pair.
         control: With source `clean`, what each patched run is repeated with: the activations of the
             pair's `sibling` (of a `random_pair` where it has none), of a `random_pair`, or `none`.
-        site: What is overwritten in a cell: `resid_post`, a block's output; `attn_out` or
-            `mlp_out`, what a sublayer adds to the stream; `kv`, what later tokens can read there;
-            `thought`, the latent thought itself, a grid of one row.
+        site: What is overwritten: `resid_post`, a block's output; `attn_out` or `mlp_out`, what a
+            sublayer adds to the stream; `kv`, what later tokens can read there; `thought`, the
+            latent thought itself, a grid of one row.
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
         engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
             forward passes with hooks.
@@ -83,19 +57,18 @@ class PatchingExperiment(Experiment, ABC):
             many as `rows_at_once` says if not given.
         self_patch_pairs: The first so many pairs are run once more with their own activations,
             which must change nothing.
+        verify_pairs: Of the first so many pairs a few runs are made again by the reference engine,
+            their metrics by independent code.
         kwargs: All arguments of `Experiment`.
     """
 
     column: ClassVar[str] = "position"
     """What the grid's columns are."""
 
-    metric_classes: ClassVar[Mapping[str, type[GridMetric]]] = GRID_METRICS
+    metric_table: ClassVar[Mapping[str, Metric]] = METRICS
 
-    strategy: str | None = None
-    """How an iterative experiment goes along the chain."""
-
-    engine: Engine
     metrics: MetricCollection
+    """The mean map of each metric, `(arms, layers, columns)`, arms being own and control."""
 
     def __init__(
         self,
@@ -108,6 +81,7 @@ class PatchingExperiment(Experiment, ABC):
         engine: EngineName = "sweep",
         max_rows: int | None = None,
         self_patch_pairs: int = 8,
+        verify_pairs: int = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -118,38 +92,37 @@ class PatchingExperiment(Experiment, ABC):
         check_choice("control", control, ControlKind)
         check_choice("site", site, SiteName)
         check_choice("engine", engine, EngineName)
-        for name, value, least in (
-            ("max_rows", max_rows, 1),
-            ("self_patch_pairs", self_patch_pairs, 0),
-        ):
-            if value is not None and value < least:
-                raise InputError(f"expected --model.{name} of at least {least}, got {value}")
-        self.latents, self.direction, self.source = latents, direction, source
+        check_least("max_rows", max_rows, 1)
+        check_least("self_patch_pairs", self_patch_pairs, 0)
+        check_least("verify_pairs", verify_pairs, 0)
+        self.latents: Latents = latents
+        self.direction: Direction = direction
+        self.source: Source = source
         self.control: ControlKind = control if source == "clean" else "none"
         self.site: SiteName = site
         self.include_thought, self.engine_name, self.max_rows = include_thought, engine, max_rows
-        self.self_patch_pairs = self_patch_pairs
+        self.self_patch_pairs, self.verify_pairs = self_patch_pairs, verify_pairs
 
-    # -- the grid: what the subclasses say ------------------------------------------------------
+    # -- what an experiment says ----------------------------------------------------------------
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the grid's columns in results."""
 
-    @property
-    @abstractmethod
-    def structural_zeros(self) -> list[tuple[int, int]]:
-        """Row and column of cells that cannot have an effect, whatever the model."""
-
     @abstractmethod
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """The patches of every cell with the activations of a run, in the order of `run_order`."""
 
     @property
+    def layers(self) -> list[int]:
+        """The grid's rows."""
+        return grid_layers(self.model, self.site, self.include_thought)
+
+    @property
     def run_order(self) -> list[int]:
         """The cell, counted row by row, of each of `patch_sets`."""
-        return list(range(self.grid.size))
+        return list(range(len(self.layers) * len(self.columns)))
 
     def watch(self, patch_sets: Sequence[PatchSet]) -> list[list[Cell]]:
         """For each of `patch_sets` the cells whose activations are wanted."""
@@ -161,40 +134,16 @@ class PatchingExperiment(Experiment, ABC):
         """What is made of the watched activations."""
         return Extras()
 
-    @property
-    def layers(self) -> list[int]:
-        """The grid's rows: `THOUGHT` first if included, then layers 0..L-1; thoughts alone."""
-        if self.site == "thought":
-            return [THOUGHT]
-        return [THOUGHT] * self.include_thought + list(range(len(self.model.blocks)))
-
-    @property
-    def only_next_thought_reads_last_layer(self) -> bool:
-        """Whether what the site changes in the last layer is read by the next thought alone."""
-        return self.site not in ("kv", "thought")
-
-    @property
-    def record(self) -> tuple[SiteName, ...]:
-        """The sites that unpatched runs must record."""
-        return extra_sites([self.site])
-
-    @property
-    def grid(self) -> Grid:
-        """The cells."""
-        names = tuple("thought" if layer == THOUGHT else str(layer) for layer in self.layers)
-        return Grid(names, self.column, self.columns, tuple(self.structural_zeros))
-
     # -- Lightning, in the order of a run's life ------------------------------------------------
 
     def configure_model(self) -> None:
         """Load the checkpoint, strictly, and make engine and metrics for its grid."""
-        if hasattr(self, "model"):
-            return
         super().configure_model()
-        self.use(self.model)
+        if not hasattr(self, "engine"):
+            self.use(self.model)
 
     def use(self, model: CodiModel, engine: Engine | None = None) -> None:
-        """Measure with a model that is there already, in a Trainer or without one.
+        """Measure with a model that is there already.
 
         Args:
             model: The model.
@@ -202,206 +151,88 @@ class PatchingExperiment(Experiment, ABC):
         """
         self.model = model
         self.engine = engine or build_engine(model, self.engine_name, self.max_rows)
-        self.metrics = grid_metrics(self.grid.shape, self.metric_classes)
+        self.metrics = mean_maps(self.metric_table, (self._arms, *self.grid.shape))
 
-    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairResult | ExcludedPair]:
-        """Run some pairs side by side; one that cannot be run is named, not dropped."""
-        results: dict[str, PairResult | ExcludedPair] = {}
-        asked: dict[str, PairRequests] = {}
-        for pair in batch.pairs:
-            try:
-                asked[pair.pair_id] = self.preparation.requests(pair)
-            except PairError as error:
-                results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
-        requests = [request for own in asked.values() for request in own.all()]
-        runs = iter(self.engine.unpatched(requests, self.record))
-        starts = [
-            self.preparation.start(pair, own, list(islice(runs, len(own.all()))))
-            for pair in batch.pairs
-            if (own := asked.get(pair.pair_id)) is not None
-        ]
-        checked = {p.pair_id for p in batch.pairs[: max(0, self.self_patch_pairs - batch.first)]}
-        results |= {result.pair_id: result for result in self.run_pairs(starts, checked)}
-        return [results[pair.pair_id] for pair in batch.pairs]
+    def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairRecord | ExcludedPair]:
+        """Measure some pairs side by side; one that cannot be run is named, not dropped."""
+        checked = batch.pairs[: max(0, self.self_patch_pairs - batch.first)]
+        verified = min(self.verify_pairs, len(self.pairs))
+        cells = {
+            pair.pair_id: draw_cells(self.grid.shape, place, verified, self.seed)
+            for place, pair in enumerate(batch.pairs, batch.first)
+            if place < verified
+        }
+        self.measurement.on_runs_done = self.on_runs_done
+        results = self.measurement.pairs(batch.pairs, {p.pair_id for p in checked}, cells)
+        self.count(result for result in results if isinstance(result, PairRecord))
+        return results
+
+    # -- around it ------------------------------------------------------------------------------
+
+    def count(self, records: Iterable[PairRecord]) -> None:
+        """Count pairs in the metrics, those measured by an earlier start too."""
+        missing = np.full(self.grid.shape, np.nan)
+        for record in records:
+            for name, metric in self.metrics.items():
+                arms = [record.values[name], record.control.get(name, missing)]
+                metric.update(torch.from_numpy(np.stack(arms[: self._arms])))
 
     def forget(self) -> None:
         """Start the metrics over, and draw what is of other pairs anew."""
         self.metrics.reset()
-        self.__dict__.pop("preparation", None)
+        self.__dict__.pop("measurement", None)
 
-    def load_cached(self, result: PairResult) -> None:
-        """Count a pair that an earlier run of the same command measured in the metrics."""
-        self._count(result.values)
+    @property
+    def _arms(self) -> int:
+        return 1 if self.control == "none" else 2
 
-    # -- some pairs --------------------------------------------------------------------------------
-
-    @cached_property
-    def prompts(self) -> Prompts:
-        """Makes requests for the model."""
-        swept = isinstance(self.engine, SweepEngine)
-        window = attention_window(self.model) if swept else None
-        return Prompts(self.model, self.direction, window, ": set --model.engine reference")
-
-    @cached_property
-    def preparation(self) -> Preparation:
-        """What each pair's patched runs start from."""
-        return Preparation(
-            self.engine,
-            self.prompts,
-            self.datamodule,
-            self.source,
-            self.control,
-            self.seed,
-            self.record,
-        )
-
-    def run_pairs(
-        self, starts: Sequence[PairStart], self_patch: Container[str] = ()
-    ) -> Iterator[PairResult | ExcludedPair]:
-        """Run the patched runs of several pairs together, measure them and describe the pairs.
-
-        Args:
-            starts: Their unpatched runs.
-            self_patch: Ids of the pairs whose grid is run once more with the base run's own
-                activations.
-        """
-        for start, found in zip(starts, self.measure_pairs(starts, self_patch), strict=True):
-            if isinstance(found, PairError):
-                yield ExcludedPair(start.pair.pair_id, str(found))
-                continue
-            own, *control = found.grids
-            yield PairResult(
-                start.pair.pair_id,
-                describe_pair(start, self.model.tokenizer, found),
-                own.values,
-                control[0].values if control else {},
-                own.extras.activations,
-                own.extras.trace,
-            )
-
-    def measure_pairs(
-        self, starts: Sequence[PairStart], self_patch: Container[str] = ()
-    ) -> Iterator[Measured | PairError]:
-        """All patched runs of pairs, own, control and ceilings, and their metrics.
-
-        Args:
-            starts: See `run_pairs`.
-            self_patch: See `run_pairs`.
-
-        Yields:
-            For each pair what was measured, or why it could not be.
-        """
-        asked = [self._patched_runs(start, start.pair.pair_id in self_patch) for start in starts]
-        flat = [(s.pair.pair_id, own, runs) for s, own in zip(starts, asked) for runs in own]
-
-        def report(place: int, done: int) -> None:
-            pair, own, runs = flat[place]
-            self._report_progress(pair, own, runs, done)
-
-        every = self.engine.patched_each([runs.request for *_, runs in flat], self.latents, report)
-        for start, own in zip(starts, asked):
-            patched = islice(every, len(own))
-            try:
-                found: Measured | PairError = self._measure_pair(start, own, patched)
-            except PairError as error:
-                found = error
-                deque(patched, maxlen=0)  # the rest of this pair's
-            yield found
-
-    def _patched_runs(self, start: PairStart, self_patch: bool) -> list[PatchedRuns]:
-        """The patched runs of a pair."""
-        sources: dict[Literal["own", "control"], tuple[Activations, Activations]] = {
-            "own": (start.source_activations, start.source.run.activations())
-        }
-        if start.control_activations is not None:
-            sources["control"] = (start.control_activations, start.control_activations)
-        asked = []
-        for kind, (activations, ceiling) in sources.items():
-            sets = self.patch_sets(activations)
-            request = PatchRequest(
-                start.base, [*sets, all_patches(ceiling)], [*self.watch(sets), []]
-            )
-            asked.append(PatchedRuns(kind, request))
-        if self_patch:
-            sets = self.patch_sets(start.base.run.activations())
-            asked.append(PatchedRuns("self", PatchRequest(start.base, sets)))
-        return asked
-
-    def _measure_pair(
-        self, start: PairStart, asked: Sequence[PatchedRuns], patched: Iterator[Patched]
-    ) -> Measured:
-        """Metrics of a pair's patched runs.
-
-        Raises:
-            PairError: Logits are not finite.
-        """
-        check_finite(start.base.run.answer_logits, lambda _: "the base run")
-        check_finite(start.source.run.answer_logits, lambda _: "the source run")
-        inputs, grids, self_patch = start.metric_inputs(), [], None
-        for runs, found in zip(asked, patched, strict=True):
-            check_finite(found.answer_logits, partial(self._run_name, runs.kind))
-            if runs.kind == "self":
-                base = start.base.run.answer_logits[0]
-                moved = F.compute_kl_divergence(found.answer_logits[0], base[0])
-                self_patch = moved.abs().max().item()
-            else:
-                grids.append(self._measure_grid(start, runs, found, inputs))
-        self._count(grids[0].values)  # only now: what is not finite leaves the whole pair out
-        return Measured(grids, self_patch)
-
-    def _measure_grid(
-        self, start: PairStart, runs: PatchedRuns, patched: Patched, inputs: MetricInputs
-    ) -> MeasuredGrid:
-        """Metrics of every cell and of the ceiling, which is the last row."""
-        order: Tensor | slice = slice(self.grid.size)
-        if self.run_order != list(range(self.grid.size)):
-            order = torch.tensor(self.run_order, device=inputs.base_ids.device).argsort()
-        logits = AnswerLogits(*patched.answer_logits)
-        extras = self.extras(start, runs.request.rows[:-1], patched.watched[:-1])
-        cells = inputs.of(logits.take(order), extras.generated)
-        values = row_values(cells, self.metric_classes)
-        ceiling = row_values(inputs.of(logits.take(slice(self.grid.size, None))))
-        return MeasuredGrid(
-            {name: self._as_map(value) for name, value in values.items()},
-            {name: value.item() for name, value in ceiling.items()},
-            extras,
-        )
-
-    def _count(self, values: Mapping[str, Array]) -> None:
-        """Count a pair's own values in the metrics."""
-        for name, metric in self.metrics.items():
-            assert isinstance(metric, GridMetric)
-            metric.load_cached(torch.from_numpy(values[name]).to(metric.device))
-
-    def _as_map(self, values: Tensor) -> Array:
-        """Values of all cells in the grid's shape."""
-        return values.double().cpu().reshape(self.grid.shape).numpy()
-
-    # -- around it ------------------------------------------------------------------------------
-
-    def _report_progress(
-        self, pair_id: str, asked: Sequence[PatchedRuns], runs: PatchedRuns, done: int
-    ) -> None:
-        """Tell the callbacks that follow patched runs; those of the self-patch are not counted."""
-        if runs.kind == "self":
-            return
-        counted = [len(each.request.rows) for each in asked if each.kind != "self"]
-        before = counted[0] if runs.kind == "control" else 0
-        trainer = self._trainer
-        for callback in trainer.callbacks if trainer else ():
-            if isinstance(callback, FollowsPatchedRuns):
-                name = self._run_name(runs.kind, done - 1)
-                callback.on_patched_runs_end(pair_id, before + done, sum(counted), name)
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of the metrics."""
+        return tuple(self.metric_table)
 
     @property
     def runs_of_a_pair(self) -> int:
         """Patched runs of a pair that has a control, ceilings included."""
-        return (self.grid.size + 1) * (1 if self.control == "none" else 2)
+        return (self.grid.size + 1) * self._arms
 
-    def _run_name(self, kind: str, run: int) -> str:
-        """The cell of a pair's run-th patched run of a kind."""
-        name = "all thoughts at all layers"
-        if run < self.grid.size:
-            cell = divmod(self.run_order[run], len(self.columns))
-            name = cell_label(self.grid, cell, self.latents == "recomputed", self.site)
-        return name if kind == "own" else f"{kind}, {name}"
+    @property
+    def grid(self) -> Grid:
+        """The cells."""
+        return self.patch_grid.grid
+
+    @cached_property
+    def patch_grid(self) -> PatchGrid:
+        """The cells and their patches, as `measuring` takes them."""
+        return PatchGrid.of(
+            self.model,
+            self.patch_sets,
+            layers=self.layers,
+            columns=self.columns,
+            latents=self.latents,
+            site=self.site,
+            column=self.column,
+            run_order=self.run_order,
+            metrics=self.metric_table,
+            watch=self.watch,
+            extras=self.extras,
+        )
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Makes requests for the model."""
+        return Prompts.of(self.model, self.direction, self.engine)
+
+    @cached_property
+    def measurement(self) -> Measurement:
+        """Measures the pairs at hand."""
+        preparation = Preparation(
+            engine=self.engine,
+            prompts=self.prompts,
+            pairs=self.datamodule.usable,
+            source=self.source,
+            control=self.control,
+            seed=self.seed,
+            record=self.patch_grid.record,
+        )
+        return Measurement(model=self.model, preparation=preparation, cells=self.patch_grid)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.patching.interventions import Activations, PatchSet, patches_from
+from codi_patching.measuring.patch_grid import single_cells
+from codi_patching.patching.interventions import Activations, PatchSet
 
 
 class PositionPatching(PatchingExperiment):
@@ -24,14 +23,4 @@ class PositionPatching(PatchingExperiment):
 
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """Each cell alone, layer by layer."""
-        cells = product(self.layers, range(self.model.num_latents))
-        return [patches_from(activations, layer, [p], self.site) for layer, p in cells]
-
-    @property
-    def structural_zeros(self) -> list[tuple[int, int]]:
-        """The last layer where no later thought is made from it: nothing else reads its output."""
-        if not self.only_next_thought_reads_last_layer:
-            return []
-        last, positions = len(self.layers) - 1, range(self.model.num_latents)
-        unread = positions if self.latents == "frozen" else positions[-1:]
-        return [(last, position) for position in unread]
+        return single_cells(activations, self.layers, self.site)

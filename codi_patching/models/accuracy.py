@@ -15,21 +15,29 @@ import torch
 from torch import Tensor
 
 from codi_patching.errors import InputError
+from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiModel, Context
+from codi_patching.models.number_text import first_number
 
 ThoughtSource = Literal["own", "zeroed", "exchanged"]
 
 
-def read_number(text: str) -> float | None:
-    """The first number of a text; thousands separators are dropped. None if there is none."""
-    match = re.search(r"-?(\d+(\.\d+)?|(?<!\w)\.\d+)", text.replace(",", ""))
-    return float(match.group()) if match else None
-
-
 def is_correct(text: str, answer: float) -> bool:
     """Whether the first number of `text` is `answer`."""
-    number = read_number(text)
-    return number is not None and abs(number - answer) < 1e-6
+    number = first_number(text)
+    return number is not None and abs(float(number) - answer) < 1e-6
+
+
+def why_not_asked(model: CodiModel, question: str, max_tokens: int) -> str | None:
+    """Why a question cannot be answered in so many tokens; None if it can."""
+    prefix = len(_answer_start(model))
+    try:
+        model.check_length(
+            len(model.prompt_ids(question)) + model.num_latents + prefix + max_tokens - 1
+        )
+    except PairError as error:
+        return str(error)
+    return None
 
 
 @torch.no_grad()
@@ -133,15 +141,23 @@ def _encode(model: CodiModel, questions: Sequence[str]) -> tuple[Tensor, Context
 
 def read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
     """Greedy answers after the thoughts of `context`: eot, the prefix, then the model's own."""
-    settings = model.settings
-    prefix = settings.answer_prefix
-    ids = model.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
-    readout = torch.tensor([[*settings.eot_ids, *ids]] * context.rows, device=model.device)
+    readout = torch.tensor([_answer_start(model)] * context.rows, device=model.device)
     return _generate(model, context, readout, max_tokens)
 
 
+def _answer_start(model: CodiModel) -> list[int]:
+    """Tokens from eot to the end of the answer prefix."""
+    prefix = model.settings.answer_prefix
+    ids = model.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
+    return [*model.settings.eot_ids, *ids]
+
+
 def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> list[str]:
-    """Greedy continuation of `context` and `ids`; a row is left out once it has said eos."""
+    """Greedy continuation of `context` and `ids`; a row is left out once it has said eos.
+
+    It ends where the model's context does.
+    """
+    max_tokens = min(max_tokens, model.context_length - context.length - ids.shape[1] + 1)
     eos, rows = model.settings.eos_id, torch.arange(context.rows, device=ids.device)
     generated = torch.full((context.rows, max_tokens), eos, device=ids.device)
     for place in range(max_tokens):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerFast
 
@@ -39,17 +40,29 @@ def answer_tokens(
     Raises:
         PairError: One token holds the end of the prefix and the start of the answer.
     """
+    ids, _, first = _tokens(tokenizer, prefix, answer)
+    return ids[:first], ids[first:]
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, answer: str
+) -> tuple[list[int], int, int]:
+    """Tokens of prefix and answer, how many are the prefix's, and which is the answer's first.
+
+    Raises:
+        PairError: One token holds the end of the prefix and the start of the answer.
+    """
     before = f"{prefix} " if prefix else ""
     encoding = tokenizer(before + answer, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    start = len(before)
-    first = next(i for i, (_, end) in enumerate(offsets) if end > start)
+    ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+    first = next(i for i, (_, end) in enumerate(offsets) if end > len(before))
     if offsets[first][0] < len(prefix):
         raise PairError(
             f"expected the answer {answer!r} to start a token of its own after {prefix!r}, got "
-            f"the token {tokenizer.convert_ids_to_tokens(ids[first])!r}: set answer_prefix"
+            f"the token {tokenizer.convert_ids_to_tokens(ids[first])!r}: "
+            "set [[model.answer_prefix]]"
         )
-    return list(ids[:first]), list(ids[first:])
+    return ids, sum(start < len(prefix) for start, _ in offsets[:first]), first
 
 
 def build_readout(
@@ -58,7 +71,13 @@ def build_readout(
     prefix: str,
     answers: Sequence[float],
 ) -> Readout:
-    """The readout for several numeric answers, which must share the tokens before them.
+    """The readout for several numeric answers, each read from where their tokens part at the most.
+
+    Where one answer's first token takes the space before it and another's does not, as a minus
+    does in Llama-3, the space is read with the answer:
+
+        "The" " answer" " is" ":" | " " "18"
+        "The" " answer" " is" ":" | " -" "5"
 
     Args:
         tokenizer: Of the model.
@@ -67,14 +86,20 @@ def build_readout(
         answers: Of the questions.
 
     Raises:
-        PairError: The tokens before the answers differ, or an answer straddles the prefix.
+        PairError: The tokens of the prefix differ, or an answer straddles it.
     """
-    split = [answer_tokens(tokenizer, prefix, format_answer(answer)) for answer in answers]
-    before = [ids for ids, _ in split]
-    if any(ids != before[0] for ids in before):
+    found = [_tokens(tokenizer, prefix, format_answer(answer)) for answer in answers]
+    start = _shared_start([ids[:first] for ids, _, first in found])
+    if any(len(start) < of_prefix for _, of_prefix, _ in found):
         raise PairError(
             f"expected the same tokens between {prefix!r} and each answer, got "
-            f"{[tokenizer.convert_ids_to_tokens(ids) for ids in before]} "
+            f"{[tokenizer.convert_ids_to_tokens(ids[:first]) for ids, _, first in found]} "
             f"for {[format_answer(a) for a in answers]}"
         )
-    return Readout((*eot_ids, *before[0]), tuple(tuple(ids) for _, ids in split))
+    return Readout((*eot_ids, *start), tuple(tuple(ids[len(start) :]) for ids, _, _ in found))
+
+
+def _shared_start(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all sequences begin with."""
+    shared = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
+    return [tokens[0] for tokens in shared]

@@ -13,7 +13,6 @@ last latent step is not used. CODI: arXiv 2502.21074.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -27,8 +26,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from codi_patching.errors import InputError
 from codi_patching.models import attention
+from codi_patching.models.answers import PairError
 from codi_patching.models.attention import Attend
 from codi_patching.models.families import family_of, outlets_of, part_of
+from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import SiteName
@@ -51,8 +52,8 @@ class CodiSettings:
             trained with eos as a delimiter have eos after it.
         eos_id: Ends the answer.
         answer_prefix: Text between eot and the answer; empty where the answer follows eot.
-        raw_question: Whether the question's text is taken as it is; else it is stripped and
-            double spaces are made one.
+        raw_question: Whether the question's text is taken as it is; else it is stripped and two
+            spaces are made one, once, from the left: CODI's own code makes two of three.
         question_suffix: Text after the question, before bot.
     """
 
@@ -70,12 +71,15 @@ class CodiSettings:
         return self.eot_ids[0]
 
     def __post_init__(self) -> None:
-        """Check the number of latents."""
+        """Check the number of latents, and that there are tokens."""
         if self.num_latents < 1:
             raise InputError(
                 f"expected at least 1 latent thought, got {self.num_latents}: "
-                "set --model.num_latents to 1 or more"
+                "set [[model.num_latents]] to 1 or more"
             )
+        for name in ("bot_ids", "eot_ids"):
+            if not getattr(self, name):
+                raise InputError(f"expected {name} to hold at least one token, got none")
 
 
 @dataclass(frozen=True)
@@ -210,16 +214,49 @@ class CodiModel(nn.Module):
         """Where the weights are."""
         return self.backbone.device
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens, thoughts among them, that can follow each other."""
+        return int(self.backbone.config.max_position_embeddings)
+
+    def check_length(self, length: int) -> None:
+        """Refuse more tokens than the context has, from the prompt's first to the last spoken one.
+
+        Raises:
+            PairError: There are more.
+        """
+        if length > self.context_length:
+            raise PairError(
+                f"expected at most {self.context_length} tokens from prompt to answer, the model's "
+                f"context, got {length}"
+            )
+
+    def check_mode(self) -> None:
+        """Refuse a mode in which nothing is remembered of the tokens before.
+
+        Raises:
+            InputError: Gradient checkpointing is on while training, which drops the cache.
+        """
+        training = self.backbone.training
+        if training and any(getattr(m, "gradient_checkpointing", 0) for m in self.modules()):
+            raise InputError(
+                "expected a model that keeps what it has read, but with gradient checkpointing in "
+                "training mode it keeps nothing: call eval() or gradient_checkpointing_disable()"
+            )
+
     def question_ids(self, question: str) -> list[int]:
         """Tokens of a question, with the tokenizer's own special tokens, without bot.
 
         Raises:
-            ValueError: The question is empty.
+            PairError: The question is empty, or names a control token, which it would become.
         """
         if not question.strip():
-            raise ValueError("expected a question with text, got an empty one")
+            raise PairError("expected a question with text, got an empty one")
+        found = control_tokens(self.tokenizer, question)
+        if found:
+            raise PairError(f"expected a question in words, got control tokens: {', '.join(found)}")
         raw = self.settings.raw_question
-        text = question if raw else re.sub(r" {2,}", " ", question.strip())
+        text = question if raw else question.strip().replace("  ", " ")
         return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
 
     def prompt_ids(self, question: str) -> list[int]:
@@ -264,8 +301,13 @@ class CodiModel(nn.Module):
 
         Returns:
             The hidden states after the final norm `(rows, length, hidden)`, and the new context.
+
+        Raises:
+            PairError: The context is longer than the model's.
         """
         rows, new = embeddings.shape[:2]
+        self.check_mode()
+        self.check_length(context.length + new)
         cache = _expanded(context.cache, rows) or DynamicCache()
         positions = None
         if mask is not None or context.mask is not None:

@@ -34,6 +34,7 @@ class Family:
         mlp: Inside a block: the MLP, from normed input to what it adds to the stream.
         keys: Inside a block: what makes keys before rotation; its norm where there is one.
         values: Inside a block: what makes values.
+        windowed: Whether attention may be limited to so many tokens before each.
         fused: Whether `keys` and `values` are one module, of queries, keys, values in this order.
     """
 
@@ -51,13 +52,14 @@ class Family:
     keys: str = "self_attn.k_proj"
     values: str = "self_attn.v_proj"
     fused: bool = False
+    windowed: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(keys="self_attn.k_norm"),
-    "mistral": Family(),
+    "qwen2": Family(windowed=True),
+    "qwen3": Family(keys="self_attn.k_norm", windowed=True),
+    "mistral": Family(windowed=True),
     "gpt2": Family(
         decoder="transformer",
         blocks="transformer.h",
@@ -89,6 +91,13 @@ def family_of(backbone: PreTrainedModel) -> Family:
             f"model family {model_type!r} is not supported; expected one of {sorted(FAMILIES)}"
         )
     return FAMILIES[model_type]
+
+
+def attention_window(backbone: PreTrainedModel) -> int | None:
+    """How many tokens before it a token attends to; None for all."""
+    if not family_of(backbone).windowed:
+        return None
+    return getattr(backbone.config, "sliding_window", None)
 
 
 def part_of(backbone: nn.Module, path: str) -> Any:

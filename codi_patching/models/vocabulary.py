@@ -1,4 +1,4 @@
-"""Words that a tokenizer does not know: a model reads them, but never learned them."""
+"""Words that a tokenizer does not know, which a model reads but never learned; control tokens."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
         if unknown:
             found[text[start:end].strip()] = None
     return list(found)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    """Control tokens, such as `<|endoftext|>`, whose names stand in a text, each once."""
+    return [name for name in _control_names(tokenizer) if name in text]
+
+
+@lru_cache(maxsize=8)
+def _control_names(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    added = tokenizer.added_tokens_decoder.values()
+    return tuple(sorted(token.content for token in added if token.special))
 
 
 @lru_cache(maxsize=8)

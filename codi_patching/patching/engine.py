@@ -176,7 +176,7 @@ class Engine(ABC):
         for row in rows:  # what a later batch of rows may need of an earlier one
             for patch in row:
                 if isinstance(patch.values, Generated):
-                    asked[patch.values.row].append((patch.layer, patch.position))
+                    asked[patch.values.row].append(patch.site.cell)
         answers: list[tuple[Tensor, ...]] = []
         watched: list[Tensor] = []
         first = 0
@@ -229,7 +229,7 @@ def _resolve(
         values = patch.values
         if isinstance(values, Generated):
             if values.row < first:
-                index = asked[values.row].index((patch.layer, patch.position))
+                index = asked[values.row].index(patch.site.cell)
                 values = watched[values.row][index]
             else:
                 values = Generated(values.row - first)

@@ -69,6 +69,21 @@ class Site:
             wanted = "no layer" if self.name == "thought" else "a layer"
             raise ValueError(f"expected {wanted} for the site {self.name!r}, got {self.layer}")
 
+    @classmethod
+    def at(cls, layer: int, position: int, name: SiteName = "resid_post") -> Site:
+        """A site by its cell; that of the layer `THOUGHT` is the thought, whatever the name.
+
+        Example:
+            >>> Site.at(THOUGHT, 1, "kv")
+            Site(name='thought', position=1, layer=-1)
+        """
+        return cls("thought" if layer == THOUGHT else name, layer=layer, position=position)
+
+    @property
+    def cell(self) -> Cell:
+        """Its layer and position."""
+        return self.layer, self.position
+
     @property
     def order(self) -> tuple[int, int, int]:
         """Sorts sites so that each depends on none that comes after it."""
@@ -160,29 +175,15 @@ class Computed:
 
 @dataclass(frozen=True)
 class Patch:
-    """One overwritten cell.
+    """One overwritten site.
 
     Attributes:
-        layer: Decoder block, or `THOUGHT`.
-        position: Latent position.
+        site: What is overwritten, and where.
         values: `(width,)`, or where it comes from.
-        site: What is overwritten.
     """
 
-    layer: int
-    position: int
+    site: Site
     values: Tensor | Generated | Computed
-    site: SiteName = "resid_post"
-
-    def __post_init__(self) -> None:
-        """The site of the layer `THOUGHT` is the thought."""
-        if self.layer == THOUGHT:
-            object.__setattr__(self, "site", "thought")
-
-    @property
-    def where(self) -> Site:
-        """The place that is patched."""
-        return Site(self.site, layer=self.layer, position=self.position)
 
 
 PatchSet = Sequence[Patch]
@@ -193,18 +194,24 @@ def patches_from(
     activations: Activations, layer: int, positions: Sequence[int], site: SiteName = "resid_post"
 ) -> list[Patch]:
     """Patch `positions` of one layer with the activations of another run."""
-    return [Patch(layer, p, activations.at(layer, p, site), site) for p in positions]
+    return [Patch(Site.at(layer, p, site), activations.at(layer, p, site)) for p in positions]
 
 
 def all_patches(activations: Activations) -> list[Patch]:
-    """Patch every cell: the thoughts, and the output of every layer at every position.
+    """Patch every cell: the thoughts, and keys, values and output of every layer and position.
 
-    Keys and values of the latent positions are then those that the other run's states make: nothing
-    of the thoughts is the patched run's own, at whatever layer they are read.
+    Nothing of the thoughts is then the patched run's own, at whatever layer they are read. Without
+    the keys and values those of layer 0 would be made at the patched run's absolute positions.
+
+    Raises:
+        ValueError: Keys and values were not recorded.
     """
     layers, positions = activations.resid.shape[:2]
-    rows = (patches_from(activations, layer, range(positions)) for layer in range(-1, layers))
-    return [patch for row in rows for patch in row]
+    patches = patches_from(activations, THOUGHT, range(positions))
+    for layer in range(layers):
+        for site in ("kv", "resid_post"):
+            patches += patches_from(activations, layer, range(positions), site)
+    return patches
 
 
 def check_rows(rows: Sequence[PatchSet], num_layers: int, num_latents: int) -> None:
@@ -214,14 +221,14 @@ def check_rows(rows: Sequence[PatchSet], num_layers: int, num_latents: int) -> N
         ValueError: Naming the cell and the grid, or the rows.
     """
     for index, row in enumerate(rows):
-        cells = [(patch.layer, patch.position) for patch in row]
+        cells = [patch.site.cell for patch in row]
         for layer, position in cells:
             if not (THOUGHT <= layer < num_layers and 0 <= position < num_latents):
                 raise ValueError(
                     f"expected a layer in 0..{num_layers - 1} (or {THOUGHT} for the thought) and "
                     f"a position in 0..{num_latents - 1}, got layer {layer}, position {position}"
                 )
-        if len({patch.where for patch in row}) != len(row):
+        if len({patch.site for patch in row}) != len(row):
             raise ValueError(f"expected each cell once in a row, got {cells}")
         for patch in row:
             if isinstance(patch.values, Generated):
@@ -234,9 +241,9 @@ def _check_generated(patch: Patch, generated: Generated, row: int) -> None:
             f"expected row {row} to be patched with what an earlier row generated, got "
             f"row {generated.row}"
         )
-    if patch.site not in ("resid_post", "thought"):
+    if patch.site.name not in ("resid_post", "thought"):
         raise ValueError(
-            f"expected generated values at resid_post or thought alone, got {patch.site!r}"
+            f"expected generated values at resid_post or thought alone, got {patch.site.name!r}"
         )
 
 

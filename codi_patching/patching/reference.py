@@ -1,7 +1,7 @@
 """The slow, obvious engine: whole forward passes with hooks on the decoder blocks and their parts.
 
 Each row is a complete run of the latent positions and the readout after a shared prompt. It knows
-the model through a few operations only (`LatentModel`), so it works for every family. A value that
+the model by whole forward passes only, so it works for every family. A value that
 is computed from what the run has in a cell takes a run of its own: the row up to that cell.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
 from codi_patching.patching.interventions import (
+    Activations,
     Computed,
     Generated,
     Latents,
@@ -26,20 +27,25 @@ from codi_patching.patching.interventions import (
     SiteName,
     extra_sites,
 )
-from codi_patching.patching.latent_model import Expandable, LatentModel
+from codi_patching.patching.latent_model import LatentModel
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that was read once, for any number of rows.
+    """A prompt that was read once, for any number of rows; or several, one for each row.
 
     Attributes:
-        hidden: Last hidden state at bot, `(1, hidden)`.
-        context: The context that ends with bot, one row.
+        hidden: Last hidden states at bot, `(prompts, hidden)`.
+        context: The context that ends with bot, a row for each.
     """
 
     hidden: Tensor
-    context: Expandable
+    context: Any
+
+    def take(self, places: Sequence[int]) -> Prompt:
+        """The prompts of some rows, by their numbers."""
+        index = torch.tensor(places, device=self.hidden.device)
+        return Prompt(self.hidden[index], self.context.take(index))
 
 
 class ReferenceEngine(Engine):
@@ -76,8 +82,8 @@ class ReferenceEngine(Engine):
 
     def _run_rows(self, request: PatchRequest, latents: Latents) -> Patched:
         start = request.start
-        frozen = start.run.thoughts[0] if latents == "frozen" else None
-        rows = self._compute_values(start, request.rows, frozen)
+        frozen = start.run.thoughts if latents == "frozen" else None
+        rows = self.with_values(start.state, request.rows, frozen)
         run = self.run(start.state, rows, start.readout, frozen)
         watched = []
         for index, cells in enumerate(request.cells):
@@ -86,11 +92,11 @@ class ReferenceEngine(Engine):
             watched.append(torch.stack(kept) if kept else run.thoughts.new_empty(0))
         return Patched(run.answer_logits, watched)
 
-    def _compute_values(
-        self, start: Unpatched, rows: Sequence[PatchSet], frozen: Tensor | None
+    def with_values(
+        self, prompt: Prompt, rows: Sequence[PatchSet], frozen: Tensor | None
     ) -> list[list[Patch]]:
         """Rows with tensors in place of functions, found one after the other along each row."""
-        ordered = [sorted(row, key=lambda patch: patch.where.order) for row in rows]
+        ordered = [sorted(row, key=lambda patch: patch.site.order) for row in rows]
         while True:
             firsts = [
                 next((i for i, p in enumerate(row) if isinstance(p.values, Computed)), None)
@@ -99,13 +105,13 @@ class ReferenceEngine(Engine):
             if all(first is None for first in firsts):
                 return ordered
             before = [row[:first] for row, first in zip(ordered, firsts)]
-            sites = {row[i].site for row, i in zip(ordered, firsts) if i is not None}
-            run = self.run(start.state, before, start.readout, frozen, extra_sites(sites))
+            sites = {row[i].site.name for row, i in zip(ordered, firsts) if i is not None}
+            latent, _ = self.think(prompt, before, frozen, extra_sites(sites))
             for index, (row, first) in enumerate(zip(ordered, firsts)):
                 if first is not None:
                     item = row[first]
                     assert isinstance(item.values, Computed)
-                    present = run.activations(index).at(item.layer, item.position, item.site)
+                    present = latent.activations(index).at(*item.site.cell, item.site.name)
                     row[first] = replace(item, values=item.values.function(present))
 
     def run(
@@ -122,15 +128,10 @@ class ReferenceEngine(Engine):
             prompt: Shared by all rows.
             rows: The patches of each row.
             readout: What is read after the thoughts.
-            frozen: `(K, hidden)`, the thoughts of every row; recomputed if not given.
-            record: Sites to record beside thoughts and `resid_post`.
+            frozen: See `think`.
+            record: See `think`.
         """
-        context = prompt.context.expand(len(rows))
-        if frozen is None:
-            latent, context = self._recompute(prompt, context, rows, record)
-        else:
-            thoughts_in = frozen.expand(len(rows), -1, -1)
-            latent, context = self._latent_pass(context, rows, thoughts_in, 0, record)
+        latent, context = self.think(prompt, rows, frozen, record)
         logits: dict[tuple[int, ...], Tensor] = {}
         for answer in readout.answers:
             forced = answer[:-1]
@@ -142,9 +143,60 @@ class ReferenceEngine(Engine):
         answers = tuple(logits[answer[:-1]] for answer in readout.answers)
         return Run(latent.thoughts, latent.sites["resid_post"], answers, latent.extra())
 
+    def think(
+        self,
+        prompt: Prompt,
+        rows: Sequence[PatchSet],
+        frozen: Tensor | None = None,
+        record: Collection[SiteName] = (),
+    ) -> tuple[Latent, Any]:
+        """Run the latent positions of every row, all in one batch.
+
+        Args:
+            prompt: Shared by all rows, or one for each.
+            rows: The patches of each row.
+            frozen: `(1 or rows, K, hidden)`, the thoughts; recomputed if not given.
+            record: Sites to record beside thoughts and `resid_post`.
+
+        Returns:
+            What the rows had, and the context that ends with the thoughts.
+        """
+        context = prompt.context
+        if context.rows != len(rows):
+            context = context.expand(len(rows))
+        if frozen is None:
+            return self._recompute(prompt, context, rows, record)
+        return self._latent_pass(context, rows, frozen.expand(len(rows), -1, -1), 0, record)
+
+    def read_each(self, context: Any, readouts: Sequence[Readout]) -> list[tuple[Tensor, ...]]:
+        """Read after the thoughts, each row its own readout, all of as many answers.
+
+        Shorter ones are filled up at the end, where nothing before can read it.
+
+        Returns:
+            For each row the logits before each token of its answers, `(tokens, vocabulary)`.
+        """
+        found: list[list[Tensor]] = [[] for _ in readouts]
+        states: dict[tuple[tuple[int, ...], ...], Tensor] = {}
+        for index in range(len(readouts[0].answers)):
+            tokens = tuple((*r.prefix, *r.answers[index][:-1]) for r in readouts)
+            if tokens not in states:
+                longest = max(map(len, tokens))
+                filled = [[*own, *[own[-1]] * (longest - len(own))] for own in tokens]
+                ids = torch.tensor(filled, device=self.model.device)
+                states[tokens], _ = self.model.advance(context, self.model.embed(ids))
+            before = [
+                states[tokens][row, len(own.prefix) - 1 : len(tokens[row])]
+                for row, own in enumerate(readouts)
+            ]
+            each = self.model.logits(torch.cat(before)).split([len(own) for own in before])
+            for answers, logits in zip(found, each):
+                answers.append(logits)
+        return [tuple(answers) for answers in found]
+
     def _recompute(
         self, prompt: Prompt, context: Any, rows: Sequence[PatchSet], record: Collection[SiteName]
-    ) -> tuple[_Latent, Any]:
+    ) -> tuple[Latent, Any]:
         """One latent position at a time, each thought made from the patched states before it."""
         hidden = prompt.hidden.expand(len(rows), -1)
         steps = []
@@ -153,7 +205,7 @@ class ReferenceEngine(Engine):
             step, context = self._latent_pass(context, rows, thought, position, record)
             hidden = step.last[:, 0]
             steps.append(step)
-        return _Latent.joined(steps), context
+        return Latent.joined(steps), context
 
     def _latent_pass(
         self,
@@ -162,7 +214,7 @@ class ReferenceEngine(Engine):
         thoughts: Tensor,
         first: int,
         record: Collection[SiteName],
-    ) -> tuple[_Latent, Any]:
+    ) -> tuple[Latent, Any]:
         """Feed the thoughts of positions `first`.. in one pass, with the patches that fall there.
 
         Returns:
@@ -171,7 +223,7 @@ class ReferenceEngine(Engine):
         for mask, values in _edits(rows, thoughts, first, "thought").values():
             thoughts = torch.where(mask.unsqueeze(-1), values, thoughts)
         records: dict[SiteName, list[list[list[Tensor]]]] = {}
-        used = {item.site for row in rows for item in row} - {"thought"}
+        used = {item.site.name for row in rows for item in row} - {"thought"}
         with ExitStack() as hooks:
             for site in sorted(used):
                 edits = _edits(rows, thoughts, first, site)
@@ -186,7 +238,7 @@ class ReferenceEngine(Engine):
             )
             for site, parts in records.items()
         }
-        return _Latent(thoughts, last, sites), context
+        return Latent(thoughts, last, sites), context
 
     def _patch_site(
         self, hooks: ExitStack, site: SiteName, edits: dict[int, tuple[Tensor, Tensor]]
@@ -202,7 +254,7 @@ class ReferenceEngine(Engine):
 
 
 @dataclass(frozen=True)
-class _Latent:
+class Latent:
     """What some latent positions of all rows had.
 
     Attributes:
@@ -216,11 +268,16 @@ class _Latent:
     sites: Mapping[SiteName, Tensor]
 
     @classmethod
-    def joined(cls, steps: Sequence[_Latent]) -> _Latent:
+    def joined(cls, steps: Sequence[Latent]) -> Latent:
         """Positions one after the other."""
         sites = {s: torch.cat([step.sites[s] for step in steps], dim=2) for s in steps[0].sites}
         thoughts = torch.cat([step.thoughts for step in steps], dim=1)
         return cls(thoughts, torch.cat([step.last for step in steps], dim=1), sites)
+
+    def activations(self, row: int) -> Activations:
+        """The activations of one row."""
+        recorded = {site: values[row] for site, values in self.extra().items()}
+        return Activations(self.thoughts[row], self.sites["resid_post"][row], recorded)
 
     def extra(self) -> dict[SiteName, Tensor]:
         """The recorded sites beside `resid_post`."""
@@ -235,16 +292,16 @@ def _edits(
     edits: dict[int, tuple[Tensor, Tensor]] = {}
     for index, row in enumerate(rows):
         for item in row:
-            here = first <= item.position < first + positions
-            if not here or item.site != site:
+            layer, place = item.site.layer, item.site.position - first
+            if item.site.name != site or not 0 <= place < positions:
                 continue
             if not isinstance(item.values, Tensor):
                 raise TypeError(f"row {index} is patched with what no earlier batch generated")
-            if item.layer not in edits:
+            if layer not in edits:
                 mask = torch.zeros(count, positions, dtype=torch.bool, device=thoughts.device)
                 values = thoughts.new_zeros(count, positions, item.values.shape[-1])
-                edits[item.layer] = (mask, values)
-            mask, values = edits[item.layer]
-            mask[index, item.position - first] = True
-            values[index, item.position - first] = item.values
+                edits[layer] = (mask, values)
+            mask, values = edits[layer]
+            mask[index, place] = True
+            values[index, place] = item.values
     return edits

@@ -1,1 +1,1 @@
-"""From results folders to what people read: figures, page, reports, console, loggers' tables."""
+"""From a `Report` to what people read: page, figures, documents, console, trackers."""

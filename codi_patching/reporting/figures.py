@@ -1,165 +1,128 @@
-"""The figures of one run, as pure functions of its results."""
+"""The figures that a report has, by the names of their files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from codi_patching.analysis.intervals import mean_and_deviation
-from codi_patching.analysis.summary import content_size, mean_kl
-from codi_patching.reporting.chains import (
-    Highlight,
-    content_course,
-    cosine_course,
-    kl_course,
-    trajectories,
+from codi_patching.analysis.report import Report
+from codi_patching.reporting.canvas import Width, save_figure
+from codi_patching.reporting.comparison_figures import (
+    draw_by_layer,
+    draw_parts,
+    parts_finding,
+    whole_layers,
 )
-from codi_patching.reporting.maps import (
-    LEAST_KL,
-    LEAST_PROBABILITY,
-    Scale,
-    draw_cells,
-    heading,
-    label_axes,
-    leading,
-    mark_passing,
-    mark_ranks,
-    notes_on,
-    scale_of,
-    write_notes,
-)
-from codi_patching.reporting.names import counted, title
-from codi_patching.reporting.profiles import content_points, kl_bars
-from codi_patching.results.files import atomic_write
-from codi_patching.results.read import Results
+from codi_patching.reporting.content import ceiling_of, draw_content, main_run, mean_of, strata_of
+from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
+from codi_patching.reporting.layer_tables import draw_carried
+from codi_patching.reporting.lens_figure import draw_beside_patching, draw_hit_rates
+from codi_patching.reporting.names import counted, kind, model_name
+from codi_patching.reporting.sentences import headline
+from codi_patching.reporting.sheets import pair_sheets
+from codi_patching.reporting.trajectories import COSINES, draw_cosines, draw_trajectories
+from codi_patching.results.dataset import run_of
 
-Cells = Sequence[tuple[int, int]]
-
-EFFECTS = "effects"
-RECOVERY = "recovery"
-TRAJECTORIES = "trajectories"
-COSINES = "trajectories_cosine"
-
-CAPTIONS = {
-    EFFECTS: "where patches disrupt (mean KL) and where they carry the pair's content",
-    RECOVERY: "mean recovery, the normalised logit difference",
-    TRAJECTORIES: "KL and content effect along the chain, a line for each layer",
-    COSINES: "generated activations against the clean and the corrupted run's",
-}
-"""The figures that a run may have, in their order."""
+__all__ = ["draw_figures", "first_figure", "pair_sheets", "save_figure"]
 
 
-def draw_figures(
-    results: Results, top: int, passing: Cells | None, highlight: Highlight
-) -> Iterator[tuple[str, Figure]]:
-    """The figures of a run over its pairs, by name.
+def draw_figures(report: Report) -> Iterator[tuple[str, Figure]]:
+    """The figures of one run, or of several together, the first figure first."""
+    models = _by_model(report)
+    end = max((_end_of(own, main_run(own)) for own in models), default=0.0)
+    for number, own in enumerate(models, 1):
+        ending = f"_{number}" if report.models else ""
+        label = main_run(own)
+        yield f"content{ending}", first_figure(own, label, end=end)
+        if strata_of(own, label):
+            yield f"carried{ending}", draw_carried(own, label)
+    if len(report.summaries) > 1:
+        yield from _of_several(report)
+    elif report.summaries:
+        yield from _of_one(report, main_run(report))
+    if report.hit_rates is not None and report.hit_rates.sizes["step"]:
+        yield "lens_hit_rates", draw_hit_rates(report)
+
+
+def _by_model(report: Report) -> list[Report]:
+    """What is said of each model alone."""
+    if not report.models:
+        return [report] if report.summaries else []
+    found = []
+    for model in report.models:
+        own = {k: s for k, s in report.summaries.items() if k.startswith(f"{model}: ")}
+        findings = tuple(f for f in report.findings if f.model == model)
+        if own:
+            found.append(replace(report, summaries=own, findings=findings, models=()))
+    return found
+
+
+def _end_of(report: Report, label: str) -> float:
+    """Where the scale of a run's first figure ends by itself: all models are drawn on one."""
+    effect = np.nan_to_num(mean_of(report.summaries[label], "content_effect"))
+    return max(ceiling_of(report, label) or 0.0, float(effect.max(initial=0.0)))
+
+
+def _of_one(report: Report, label: str) -> Iterator[tuple[str, Figure]]:
+    summary = report.summaries[label]
+    run = run_of(summary.data)
+    yield "effects", draw_measure(summary, KL)
+    if RECOVERY in summary.table:
+        yield "recovery", draw_measure(summary, RECOVERY)
+    if run.grid.column == "iteration":
+        yield "trajectories", draw_trajectories(report, label)
+        if set(COSINES) <= set(run.metrics) and len(run.grid.columns) > 1:
+            yield "trajectories_cosine", draw_cosines(report, label)
+
+
+def _of_several(report: Report) -> Iterator[tuple[str, Figure]]:
+    if len(whole_layers(report)) > 1:
+        yield "by_layer", draw_by_layer(report)
+    direct = parts_finding(report)
+    if direct is not None:
+        yield "decomposition", draw_parts(direct)
+    if report.hit_rates is not None:
+        read = report.finding("read")
+        label = next((k for k in (read.runs if read else ()) if k in report.summaries), None)
+        if label:
+            yield "lens_and_patching", draw_beside_patching(report, label)
+
+
+def first_figure(
+    report: Report, label: str, width: Width = "page", end: float | None = None
+) -> Figure:
+    """The first figure of a run, with its sentence and what was run.
 
     Args:
-        results: Of the run.
-        top: Cells to mark by mean KL.
-        passing: Cells whose content effect is beyond the threshold; None if not tested.
-        highlight: Of iterative patching, layers to draw thick.
+        report: What is drawn.
+        label: Of the run.
+        width: Of one or two columns.
+        end: Where the map's scale ends at least.
     """
-    yield EFFECTS, draw_effects(results, top, passing)
-    if not results.run.grid.whole_layers:
-        yield RECOVERY, draw_recovery(results)
-    if results.run.grid.column == "iteration":
-        yield TRAJECTORIES, draw_trajectories(results, highlight)
-        if "cosine_to_clean" in results.values and len(results.run.grid.columns) > 1:
-            yield COSINES, draw_cosines(results, highlight)
+    keys = ("strata", "cells", "chain")
+    own = tuple(f for f in report.findings if f.key in keys and label in f.runs)
+    summary = report.summaries[label]
+    alone = replace(report, findings=own, summaries={label: summary}, lens=None, hit_rates=None)
+    model = model_name(run_of(summary.data))
+    said = [f"{model}, {counted(run_of(summary.data).num_pairs, 'pair')}, {_what(report, label)}"]
+    kinds = sorted({str(name) for name in summary.data["control_kind"].values if name})
+    control = " and ".join(name.replace("_", " ") for name in kinds) or "none"
+    said.append(f"control: {control}")
+    if strata := strata_of(report, label):
+        n = sum(table.control_n for table in strata.others)
+        restored = sum(table.control_restored for table in strata.others)
+        said[-1] += f", which restores {restored:,} of {n:,}" if n else ""
+    first, *rest = headline(alone)
+    title, _, more = first.partition("; ")
+    if more:
+        title, rest = f"{title}.", [f"{more[0].upper()}{more[1:]}", *rest]
+    note = " ".join([*rest, "; ".join(said) + "."])
+    return draw_content(report, label, title, note, width, end=end)
 
 
-def draw_effects(results: Results, top: int, passing: Cells | None) -> Figure:
-    """Mean KL, the largest marked, and beside it the content effect."""
-    run, grid = results.run, results.run.grid
-    rows, columns = grid.shape
-    if grid.whole_layers:
-        figure = Figure(figsize=(max(11.0, 5.4 + 0.5 * rows), 4.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        kl_bars(left, results, top)
-        content_points(right, results, passing)
-    else:
-        size = (max(9.0, 2 * (2.0 + 0.72 * columns)), 2.5 + 0.3 * rows)
-        figure = Figure(figsize=size, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        kl, size_of = mean_kl(results), content_size(results)
-        _draw_map(left, results, kl, scale_of(kl, False, LEAST_KL), "KL (nats)")
-        mark_ranks(left, leading(kl, top))
-        scale = scale_of(size_of, True, LEAST_PROBABILITY)
-        _draw_map(right, results, size_of, scale, "rise of P(source answer)")
-        mark_passing(right, passing or ())
-    left.set_title("Disruption: mean KL(patched ‖ unpatched)", fontsize=9.5)
-    right.set_title(_content_title(results), fontsize=9.5)
-    heading(figure, f"{title(run)}, {counted(len(results.pair_ids), 'pair')}")
-    ranks = f"Red: the largest {top} by mean KL. " * (top > 0)
-    write_notes(figure, [ranks + _passing_note(passing), *notes_on(run)])
-    return figure
-
-
-def _content_title(results: Results) -> str:
-    if not results.control:
-        return "Content: over the unpatched run (no control)"
-    if results.run.grid.whole_layers:
-        return "Content: the lower of the two counts"
-    return "Content: over unpatched or control, the smaller"
-
-
-def _passing_note(passing: Cells | None) -> str:
-    if passing is None:
-        return "No test of single cells was made."
-    if not passing:
-        return "In no cell is the content effect shown to be beyond the threshold."
-    return "Orange: the content effect is beyond the threshold, tested over all cells together."
-
-
-def _draw_map(axes: Axes, results: Results, values: np.ndarray, scale: Scale, label: str) -> None:
-    draw_cells(axes, values, results.run.grid, scale)
-    label_axes(axes, results.run)
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    figure.colorbar(ScalarMappable(scale.norm, scale.colours), ax=axes, label=label, fraction=0.07)
-
-
-def draw_recovery(results: Results) -> Figure:
-    """Mean recovery of every cell."""
-    rows, columns = results.run.grid.shape
-    size = (max(6.2, 2.6 + 0.85 * columns), 2.5 + 0.3 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    mean, _, _ = mean_and_deviation(results.values["recovery"])
-    scale = scale_of(np.where(results.structural, np.nan, mean), True, LEAST_PROBABILITY)
-    _draw_map(figure.subplots(), results, mean, scale, "recovery (1 = the source run's)")
-    heading(figure, title(results.run), f"mean recovery, {counted(len(results.pair_ids), 'pair')}")
-    note = "Recovery rises too where the base answer's logit merely falls: see the content effect."
-    write_notes(figure, [note, *notes_on(results.run)])
-    return figure
-
-
-def draw_trajectories(results: Results, highlight: Highlight) -> Figure:
-    """KL and content effect along the chain."""
-    heads = ("Disruption: mean KL(patched ‖ unpatched)", _content_title(results))
-    labels = ("KL (nats)", "rise of P(source answer)")
-    courses = (kl_course(results), content_course(results))
-    what = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}: along the chain"
-    return trajectories(list(zip(heads, labels, courses)), results.run.grid.layers, what, highlight)
-
-
-def draw_cosines(results: Results, highlight: Highlight) -> Figure:
-    """What each iteration generated at the next position, against the two unpatched runs."""
-    courses = [
-        (f"Against the {run} run's activation there", "mean cosine", cosine_course(results, run))
-        for run in ("clean", "corrupted")
-    ]
-    what = f"{title(results.run)}, {counted(len(results.pair_ids), 'pair')}: generated activations"
-    return trajectories(courses, results.run.grid.layers, what, highlight)
-
-
-def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure as PNG, the same figure as the same bytes, and clear it."""
-    with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=dpi, format="png", metadata={"Software": None})
-    figure.clear()
+def _what(report: Report, label: str) -> str:
+    run = run_of(report.summaries[label].data)
+    return f"{kind(run)}, {run.latents}"

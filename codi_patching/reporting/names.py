@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Protocol
 
-from codi_patching.results.schema import RunDescription
+from codi_patching.results.dataset import LENS
+from codi_patching.results.description import RunDescription, RunLabel
 
 SHIPPED_DATA = "word-problems"
 """Name of the pairs that ship with the package."""
 
+Named = RunDescription | RunLabel
+
 _WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".ckpt")
-
-
-class Placed(Protocol):
-    """What a run was made with."""
-
-    @property
-    def model(self) -> str:
-        """Name, id, folder or file of the checkpoint."""
-
-    @property
-    def data(self) -> str:
-        """File of pairs; empty for the shipped ones."""
-
-
-class Named(Placed, Protocol):
-    """What of a run its name is made of; see `RunDescription`."""
-
-    @property
-    def experiment(self) -> str:
-        """Its kind."""
-
-    @property
-    def strategy(self) -> str | None:
-        """Of a chain."""
-
-    @property
-    def latents(self) -> str:
-        """Of later thoughts."""
-
-    @property
-    def direction(self) -> str:
-        """Of the patch."""
-
-    @property
-    def source(self) -> str:
-        """What is patched in."""
-
-    @property
-    def control(self) -> str:
-        """What it is compared with."""
-
-    @property
-    def site(self) -> str:
-        """What is overwritten."""
 
 
 def run_name(run: Named) -> str:
@@ -71,6 +29,8 @@ def run_name(run: Named) -> str:
 
 def unusual(run: Named) -> list[str]:
     """The settings of a run that are not the default."""
+    if run.experiment == LENS:
+        return []
     default = {
         "latents": "frozen" if run.experiment == "layer" else "recomputed",
         "direction": "denoising",
@@ -89,7 +49,7 @@ def tags(run: Named) -> list[str]:
     return [*chain, run.site, run.latents, run.direction, run.source, f"control-{run.control}"]
 
 
-def model_name(run: Placed) -> str:
+def model_name(run: Named) -> str:
     """The last part of a model's id, folder or name; a file of weights is named by its folder.
 
     Example: `zen-E/CODI-gpt2` and `/models/CODI-gpt2/pytorch_model.bin` are `CODI-gpt2`.
@@ -100,21 +60,23 @@ def model_name(run: Placed) -> str:
     return path.name or run.model
 
 
-def data_name(run: Placed) -> str:
+def data_name(run: Named) -> str:
     """The file of pairs without its ending; the shipped pairs have a name."""
     return Path(run.data).stem if run.data else SHIPPED_DATA
 
 
-def kind(run: RunDescription) -> str:
-    """The experiment in words: `position patching`, `iterative patching (relay)`."""
-    return f"{run.experiment} patching" + (f" ({run.strategy})" if run.strategy else "")
+def kind(run: Named) -> str:
+    """The experiment in words: `position patching`, `iterative patching, relay`, `lens`."""
+    if run.experiment == LENS:
+        return "lens"
+    return f"{run.experiment} patching" + (f", {run.strategy}" if run.strategy else "")
 
 
-def title(run: RunDescription) -> str:
-    """A heading: `Position patching of codi-tiny on word-problems (noising)`."""
-    name = kind(run)
-    odd = f" ({', '.join(words(part) for part in unusual(run))})" if unusual(run) else ""
-    return f"{name[0].upper()}{name[1:]} of {model_name(run)} on {data_name(run)}{odd}"
+def title(run: Named) -> str:
+    """A heading: `Position patching of codi-tiny on word-problems, noising`."""
+    parts = [f"{kind(run)} of {model_name(run)} on {data_name(run)}", *map(words, unusual(run))]
+    name = ", ".join(parts)
+    return f"{name[0].upper()}{name[1:]}"
 
 
 def words(option: str) -> str:

@@ -1,193 +1,250 @@
-"""What the page's script draws, as plain lists: maps of means, and maps of single pairs."""
+"""What the page's script draws, as plain lists: the grid of each run, its pairs, its strata.
+
+Cells of a grid are flat lists, row by row, so that the page of a study stays about a megabyte.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from codi_patching.analysis.intervals import mean_and_deviation
-from codi_patching.analysis.summary import (
-    content_effect,
-    content_size,
-    mean_kl,
-    measures,
-    source_probability,
+from codi_patching.analysis.effects import content, metric_of, source_probability
+from codi_patching.analysis.findings import StrataFinding, StrataTable
+from codi_patching.analysis.report import Report, Summary
+from codi_patching.analysis.restored import Restored
+from codi_patching.analysis.strata import strata_of as strata_of_pairs
+from codi_patching.reporting.carried import joined, row_name, two_tables
+from codi_patching.reporting.claims_in_words import claim_details
+from codi_patching.reporting.content import (
+    ceiling_of,
+    claims_of,
+    effect_name,
+    mean_of,
+    strata_of,
 )
-from codi_patching.reporting.evidence import FindingLike, passing_cells
-from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, notes_on
+from codi_patching.reporting.maps import LEAST, column_names
 from codi_patching.reporting.names import kind, words
-from codi_patching.reporting.side_by_side import content_by_layer, of_whole_layers
-from codi_patching.results.read import Results
-from codi_patching.results.schema import Array, RunDescription
+from codi_patching.results.dataset import pairs_of, run_of, structural_of
+from codi_patching.results.description import Array, PairDescription
 
 PAIRS = 500
-"""So many pairs can be chosen; each is a few kilobytes."""
+"""So many pairs can be looked at; each is a few kilobytes a run."""
+
+MEANS = 6
+"""Digits of means, which are rounded again where they are printed."""
 
 LABELS = {
-    "content_effect": "content effect (smaller of the two)",
-    "content_over_unpatched": "rise of P(source answer) over the unpatched run",
-    "content_over_control": "rise of P(source answer) over the control",
-    "kl_divergence": "KL(patched ‖ unpatched), nats",
-    "l2_difference": "L2 distance of logits",
-    "prediction_change_rate": "flip rate (of tokens)",
-    "answer_logit_difference": "answer logit difference, logits",
-    "kl_to_source": "KL(source ‖ patched), nats",
-    "recovery": "recovery (normalised logit difference)",
-    "predicts_clean": "predicts the clean answer",
-    "predicts_corrupted": "predicts the corrupted answer",
+    "content_effect": "content effect",
+    "content_over_unpatched": "content, over unpatched",
+    "content_over_control": "content, over control",
+    "kl_divergence": "KL to unpatched, nats",
+    "recovery": "recovery",
+    "kl_to_source": "KL to source, nats",
+    "l2_difference": "L2 of logits",
+    "prediction_change_rate": "flip rate",
+    "answer_logit_difference": "logit difference",
+    "predicts_clean": "says clean answer",
+    "predicts_corrupted": "says corrupted answer",
     "clean_probability": "P(clean answer)",
     "corrupted_probability": "P(corrupted answer)",
-    "cosine_to_clean": "cosine to the clean run's activation",
-    "cosine_to_corrupted": "cosine to the corrupted run's activation",
+    "cosine_to_clean": "cosine to clean",
+    "cosine_to_corrupted": "cosine to corrupted",
 }
-"""Measures in words, in the order in which a page offers them."""
-
-_SIGNED = ("content", "recovery", "answer_logit_difference", "cosine")
+"""Measures in words, in the order in which the page offers them."""
 
 
-def arm_data(
-    label: str, results: Results, findings: Sequence[FindingLike], alone: bool = False
-) -> dict[str, Any]:
-    """A run for the page: its grid, the means over pairs, and maps of each pair.
+def page_data(report: Report) -> dict[str, Any]:
+    """All that the script of the page reads."""
+    runs, sides = [], []
+    for label, summary in report.summaries.items():
+        pairs = pair_data(summary)  # another direction or model has its own
+        if pairs not in sides:
+            sides.append(pairs)
+        runs.append(run_data(report, label) | {"side": sides.index(pairs)})
+    if report.hit_rates is not None and report.lens is not None:
+        runs.append(lens_data(report.lens, report.hit_rates))
+    found = report.finding("strata") or report.finding("cells")
+    first = next(
+        (label for label in (found.runs if found else ()) if label in report.summaries), ""
+    )
+    return {"runs": runs, "pairs": sides, "first": first or (runs[0]["id"] if runs else "")}
 
-    Args:
-        label: What the page and the findings' `arms` call it.
-        results: Of the run.
-        findings: Whose claims mark cells.
-        alone: Whether the page is of this run alone, whatever the findings call it.
-    """
-    grid = results.run.grid
-    found = measures(results)
-    means = {"content_effect": content_size(results)}
-    means |= {name: mean_and_deviation(values)[0] for name, values in found.items()}
-    means["kl_divergence"] = mean_kl(results)
-    passing = passing_cells(results.run, findings, None if alone else label)
-    order = [name for name in LABELS if name in means]
-    order += sorted(name for name in means if name.startswith("control_"))
-    largest = np.nanmax(found["kl_divergence"], axis=(1, 2), initial=0.0)
+
+def run_data(report: Report, label: str) -> dict[str, Any]:
+    """A run: its grid, means over pairs, claims, strata, and what each pair gave."""
+    summary = report.summaries[label]
+    run = run_of(summary.data)
+    names = ["content_effect", *(m for m in LABELS if m != "content_effect")]
+    names = [name for name in names if name in summary.table]
+    names += [name for name in map(str, summary.table.data_vars) if name.startswith("control_")]
+    best = summary.top_content or ((0, 0),)
+    strata = strata_of(report, label)
     return {
-        "label": label,
-        "title": f"{kind(results.run)}, {results.run.latents} latents",
-        "layers": grid.layers,
-        "columns": grid.columns,
-        "column": "latent position" if grid.column == "position" else grid.column,
-        "chain": grid.column == "iteration",
-        "whole": grid.whole_layers,
-        "names": _cell_names(results.run),
-        "measures": [(name, _label(name), name.startswith(_SIGNED)) for name in order],
-        "structural": results.structural.tolist(),
-        "means": {name: table(means[name]) for name in order},
-        "passing": passing,
-        "notes": _notes(results, passing),
-        "least": {"kl_divergence": LEAST_KL, "content_effect": LEAST_PROBABILITY},
-        "klTop": float(max(np.percentile(largest, 95), LEAST_KL)),
-        "pairs": _pair_maps(results),
+        "id": label,
+        "title": f"{kind(run)}, {run.latents}",
+        "effect": effect_name(summary),
+        "layers": run.grid.layers,
+        "columns": column_names(run),
+        "column": "thought" if run.grid.column == "position" else run.grid.column,
+        "names": [run.label(cell) for cell, _, _ in run.grid.cells()],
+        "structural": flags(structural_of(summary.data)),
+        "measures": [[name, _label(name), _least(name)] for name in names],
+        "means": {name: numbers(mean_of(summary, name), MEANS) for name in names},
+        "ceiling": ceiling_of(report, label),
+        "best": int(best[0][0] * run.grid.shape[1] + best[0][1]),
+        **_claims(report, label),
+        "strata": strata_data(strata) if strata else None,
+        "pairs": _pair_values(summary, strata),
     }
 
 
-def _cell_names(run: RunDescription) -> list[list[str]]:
-    """The cells of a grid in words, row by row."""
-    rows, columns = run.grid.shape
-    return [[run.label((row, column)) for column in range(columns)] for row in range(rows)]
+def _claims(report: Report, label: str) -> dict[str, Any]:
+    """What is claimed of the cells, by their place in the flat lists."""
+    grid = run_of(report.summaries[label].data).grid
+    places = {(layer, column): cell for cell, layer, column in grid.cells()}
+    found, tied = claims_of(report, label)
+    claims = {}
+    for claim in found:
+        cell = places.get((claim.layer or "", claim.column or ""))
+        if cell is not None:
+            said = [claim.verdict, claim.claimed, claim_details(claim), claim.p, claim.bound]
+            claims[cell[0] * len(grid.columns) + cell[1]] = [*said, claim.name in tied]
+    return {"claims": claims}
 
 
-def by_layer_data(arms: Mapping[str, Results]) -> list[dict[str, Any]]:
-    """The content effect of whole layers, a series for each arm that has one value a layer."""
-    found = []
-    for label, results in of_whole_layers(arms).items():
-        effect = content_by_layer(results)
-        ends = {"up": effect.high - effect.mean, "down": effect.mean - effect.low}
-        rows = {"mean": effect.mean, **ends}
-        lists = {name: table(values[None])[0] for name, values in rows.items()}
-        found.append({"label": label, "layers": results.run.grid.layers, **lists})
-    return found if len(found) > 1 else []
+def strata_data(finding: StrataFinding) -> dict[str, Any]:
+    """The tables of all layers, equal neighbours joined, and which to show first."""
+    groups = joined(finding.others or (finding.main,))
+    first = [group[0].layer for group in two_tables(finding)]
+    rows = [[s.num_steps, row_name(s), s.n] for s in finding.main.strata]
+    return {"rows": rows, "first": first, "tables": [_table(group) for group in groups]}
+
+
+def _table(group: Sequence[StrataTable]) -> dict[str, Any]:
+    entries = [[[e.restored, e.n, int(e.counts)] for e in row] for row in group[0].entries]
+    return {"layers": [table.layer for table in group], "entries": entries}
+
+
+def _pair_values(summary: Summary, strata: StrataFinding | None) -> dict[str, Any]:
+    """Of every pair its stratum, and of its cells the effects, KL, and whether it is restored."""
+    data = summary.data.isel(pair=slice(0, PAIRS))
+    run, parts = run_of(data), content(data)
+    made: dict[str, Any] = {"ids": [str(name) for name in data["pair"].values]}
+    made |= {name: [numbers(v) for v in part] for name, part in parts.items()}
+    if "kl_divergence" in data:
+        made["kl"] = [numbers(v) for v in data["kl_divergence"].sel(arm="own").values]
+    said = metric_of(run, "hit")
+    if said in data and run.source == "clean":
+        restored = Restored.of(data, said)
+        states = np.where(restored.own > 0, 1, np.where(restored.control > 0, 2, 0))
+        states = np.where(structural_of(data), 0, states)
+        made["restored"] = ["".join(map(str, pair.ravel())) for pair in states]
+    if strata:
+        fields = [s.field[0] for s in strata.main.strata if s.field]
+        _, labels = strata_of_pairs(summary.data, list(dict.fromkeys(fields)))
+        made["stratum"] = [int(place) for place in labels[0][:PAIRS]]
+    return made
+
+
+def lens_data(lens: xr.Dataset, rates: xr.Dataset) -> dict[str, Any]:
+    """What the lens reads, as a run whose measures are the steps."""
+    run = run_of(lens)
+    measures, means = [], {}
+    for step in rates["step"].values:
+        for arm, name in (("own", "read: step"), ("chance", "chance: step")):
+            if arm in rates:
+                key = f"{arm}_{step}"
+                measures.append([key, f"{name} {step}", 1.0])
+                means[key] = numbers(rates[arm].sel(step=step).values, MEANS)
+    return {
+        "id": "lens",
+        "title": f"lens: share of pairs, result among the {run.top} most probable tokens",
+        "layers": run.grid.layers,
+        "columns": column_names(run), "column": "thought",
+        "names": [run.label(cell) for cell, _, _ in run.grid.cells()],
+        "structural": flags(run.grid.structural), "measures": measures, "means": means,
+        "ceiling": None, "best": 0, "claims": {}, "strata": None, "pairs": {}, "side": 0,
+    }  # fmt: skip
+
+
+def pair_data(summary: Summary) -> list[dict[str, Any]]:
+    """Questions, answers, control and unpatched runs of every pair."""
+    metric, data = source_probability(run_of(summary.data)), summary.data
+    ids = [str(name) for name in data["pair"].values]
+    return [_pair(name, pair, metric) for name, pair in list(zip(ids, pairs_of(data)))[:PAIRS]]
+
+
+def _pair(pair_id: str, pair: PairDescription, metric: str) -> dict[str, Any]:
+    source, base = mark_changes(pair.source_question, pair.base_question)
+    runs = {
+        "unpatched": pair.base,
+        "source run": pair.source,
+        "all thoughts at once": pair.ceiling,
+        "all the control's thoughts": pair.ceiling_control,
+    }
+    control = pair.control
+    return {
+        "id": pair_id,
+        "source": source,
+        "base": base,
+        "answers": [pair.source_answer, pair.base_answer],
+        "control": control and [words(control.kind), control.question, control.answer],
+        "unknown": pair.unknown_words,
+        "runs": [[name, short_of(own[metric])] for name, own in runs.items() if metric in own],
+    }
 
 
 def _label(name: str) -> str:
-    if name.startswith("control_"):
-        return f"control: {LABELS[name.removeprefix('control_')]}"
-    return LABELS[name]
+    plain = name.removeprefix("control_")
+    label = LABELS.get(plain, plain.replace("_", " "))
+    return f"control: {label}" if name.startswith("control_") else label
 
 
-def _notes(results: Results, passing: Sequence[tuple[int, int]] | None) -> list[str]:
-    framed = "No test of single cells was made."
-    if passing is not None:
-        framed = "In no cell is the content effect shown to be beyond the threshold."
-    if passing:
-        framed = "Framed: the content effect is beyond the threshold, tested over all cells."
-    if not results.control:
-        framed += " No control was run: the content effect is over the unpatched run alone."
-    return [framed, *notes_on(results.run, "Grey")]
+def _least(name: str) -> float:
+    """What is too small to matter, of a measure."""
+    return LEAST["nats"] if "kl_" in name else LEAST["probability"]
 
 
-def _pair_maps(results: Results) -> list[dict[str, Any]]:
-    """KL and the two comparisons of every pair."""
-    restored, specific = content_effect(results)
-    kl = np.where(results.structural, np.nan, results.values["kl_divergence"])
-    maps = {"kl": kl, "unpatched": restored}
-    if specific is not None:
-        maps["control"] = specific
-    count = min(PAIRS, len(results.pair_ids))
-    ids = results.pair_ids
-    return [
-        {"id": ids[row], **{name: table(values[row]) for name, values in maps.items()}}
-        for row in range(count)
-    ]
+def numbers(values: Array, digits: int = 3) -> list[float | None]:
+    """A flat list with so many digits, what is undefined as None."""
+    return [short_of(float(value), digits) for value in np.asarray(values).ravel()]
 
 
-def table(values: Array) -> list[list[float | None]]:
-    """A map with five digits, what is undefined as None."""
-    return [[None if v != v else float(f"{v:.5g}") for v in row] for row in values]
+def short_of(value: float | None, digits: int = 3) -> float | int | None:
+    """A number with three digits, or so many, those under 0.0005 as 0.
+
+    Example:
+        >>> short_of(0.12345), short_of(1e-9), short_of(12.0), short_of(float("nan"))
+        (0.123, 0, 12, None)
+    """
+    if value is None or value != value:
+        return None
+    rounded = float(f"{value:.{digits}g}") if abs(value) >= 5e-4 else 0.0
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
-def pair_data(results: Results) -> list[dict[str, Any]]:
-    """Questions, answers, control and unpatched runs of every pair."""
-    metric = source_probability(results.run)
-    rows = []
-    for pair_id, pair in list(zip(results.pair_ids, results.pairs))[:PAIRS]:
-        source, base = mark_changes(pair.source_question, pair.base_question)
-        runs = {
-            "base run": pair.base,
-            "source run": pair.source,
-            "ceiling (all thoughts of the source run)": pair.ceiling,
-            "ceiling with the control's thoughts": pair.ceiling_control,
-        }
-        rows.append(
-            {
-                "id": pair_id,
-                "source": source,
-                "base": base,
-                "sourceAnswer": pair.source_answer,
-                "baseAnswer": pair.base_answer,
-                "control": pair.control
-                and {
-                    "kind": words(pair.control.kind),
-                    "question": pair.control.question,
-                    "answer": pair.control.answer,
-                },
-                "unknown": pair.unknown_words,
-                "runs": [(name, own[metric]) for name, own in runs.items() if metric in own],
-            }
-        )
-    return rows
+def flags(mask: np.ndarray) -> str:
+    """A mask as a text of 0 and 1, row by row."""
+    return "".join("1" if value else "0" for value in mask.ravel())
 
 
-def mark_changes(first: str, second: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+def mark_changes(first: str, second: str) -> tuple[list[list[Any]], list[list[Any]]]:
     """Two texts in parts, each with whether it is not in the other text there.
 
     Example:
         >>> mark_changes("Tom has 3 pens.", "Tom has 14 pens.")[1]
-        [('Tom has ', False), ('14', True), (' pens.', False)]
+        [['Tom has ', 0], ['14', 1], [' pens.', 0]]
     """
     parts = [re.findall(r"\d[\d,.]*\d|\d|\w+|\s+|[^\w\s]", text) for text in (first, second)]
     matcher = difflib.SequenceMatcher(None, parts[0], parts[1], autojunk=False)
-    sides: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
+    sides: tuple[list[list[Any]], list[list[Any]]] = ([], [])
     for change, *places in matcher.get_opcodes():
         for side, own, (start, end) in zip(sides, parts, (places[:2], places[2:])):
             if end > start:
-                side.append(("".join(own[start:end]), change != "equal"))
+                side.append(["".join(own[start:end]), int(change != "equal")])
     return sides

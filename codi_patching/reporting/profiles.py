@@ -1,118 +1,148 @@
-"""One value a layer: effects of whole layers, and their parts, with 95 % intervals."""
+"""Effects by layer: points with intervals, an arm each with a colour, a marker and a place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from codi_patching.analysis.intervals import mean_and_deviation, mean_intervals
-from codi_patching.analysis.summary import content_effect, groups_of, mean_kl
-from codi_patching.reporting.maps import LEAST_KL, LEAST_PROBABILITY, PASSING, RANKED, leading
-from codi_patching.results.read import Results
-from codi_patching.results.schema import Array
+from codi_patching.analysis.findings import Against, Claim
+from codi_patching.analysis.report import Report
+from codi_patching.reporting.canvas import MARKERS, SERIES, SOFT
+from codi_patching.results.dataset import has_control, run_of, structural_of
+from codi_patching.results.description import THOUGHT, Array, Mask
 
-UNPATCHED, CONTROL = "tab:blue", "tab:purple"
+AGAINST: dict[Against, str] = {
+    "unpatched": "relative to the unpatched run",
+    "control": "to the control's patch",
+    "chance": "to chance",
+}
 
 
-def kl_bars(axes: Axes, results: Results, top: int) -> None:
-    """Mean KL of each layer of a grid with one column; the largest by rank.
+@dataclass(frozen=True)
+class Profile:
+    """A mean by layer.
+
+    Attributes:
+        name: Of the arm, for the legend.
+        mean: `(layers,)`, NaN where there is none.
+        low: Lower ends of intervals.
+        high: Upper ends.
+        unclaimed: Layers of which nothing is claimed, if that is known.
+    """
+
+    name: str
+    mean: Array
+    low: Array
+    high: Array
+    unclaimed: Mask | None = None
+
+
+def profile_of(
+    name: str, claims: Sequence[Claim], layers: Sequence[str], against: Against | None = None
+) -> Profile:
+    """A profile from claims about layers.
 
     Args:
-        axes: To draw on.
-        results: Of layer patching.
-        top: How many to mark.
+        name: Of the arm.
+        claims: At most one a layer is drawn: the first.
+        layers: Names of the layers, in order.
+        against: Which comparison; the one that the claim leads with if not given.
     """
-    mean = mean_kl(results)[:, 0]
-    best = {row: rank for rank, (row, _) in enumerate(leading(mean[:, None], top), 1)}
-    at = np.arange(len(mean), dtype=np.float64)
-    axes.bar(at, np.nan_to_num(mean), color="tab:blue", width=0.7, label="mean over pairs")
-    if best:
-        axes.bar(
-            list(best), mean[list(best)], color=RANKED, width=0.7, label=f"largest {len(best)}"
-        )
-    low, high = mean_intervals(
-        results.values["kl_divergence"][:, :, 0], groups_of(results), results.run.seed
-    )
-    draw_intervals(axes, at, mean, low, high, "0.2", label="95 % interval")
-    for row, rank in best.items():
-        height = high[row] if np.isfinite(high[row]) else mean[row]
-        axes.annotate(
-            f"#{rank}", (row, height), (0, 3), textcoords="offset points", ha="center",
-            fontsize=7, color=RANKED,
-        )  # fmt: skip
-    top_end = max(float(np.nanmax(np.fmax(high, mean), initial=0.0)), LEAST_KL)
-    axes.set_ylim(0, 1.22 * top_end)
-    axes.set_ylabel("KL (nats)")
-    finish(axes, results)
-    axes.legend(fontsize=7.5, loc="upper left", ncols=3, frameon=False)
+    values, claimed = np.full((3, len(layers)), np.nan), np.zeros(len(layers), dtype=bool)
+    for claim in reversed(claims):
+        found = [c for c in claim.comparisons if against in (None, c.against)]
+        if claim.layer in layers and found:
+            shown = claim.lead if against is None else found[0]
+            values[:, layers.index(claim.layer)] = shown.mean, shown.low, shown.high
+            claimed[layers.index(claim.layer)] = claim.claimed
+    mean, low, high = values
+    return Profile(name, mean, low, high, ~claimed)
 
 
-def content_points(axes: Axes, results: Results, passing: Sequence[tuple[int, int]] | None) -> None:
-    """The two comparisons of the content effect at each layer, with the layers that have it.
-
-    Args:
-        axes: To draw on.
-        results: Of layer patching.
-        passing: Cells beyond the threshold; None if that was not tested.
-    """
-    restored, specific = content_effect(results)
-    parts = [("over the unpatched run", restored, UNPATCHED)]
-    if specific is not None:
-        parts.append(("over the control", specific, CONTROL))
-    shift = 0.12 if len(parts) > 1 else 0.0
-    extreme, lowest = LEAST_PROBABILITY, 0.0
-    for index, (label, values, colour) in enumerate(parts):
-        mean = mean_and_deviation(values[:, :, 0])[0]
-        low, high = np.clip(
-            mean_intervals(values[:, :, 0], groups_of(results), results.run.seed), -1.0, 1.0
-        )
-        at = np.arange(len(mean), dtype=np.float64) + shift * (2 * index - 1)
-        axes.plot(at, mean, "o", ms=4.5, color=colour, label=label)
-        draw_intervals(axes, at, mean, low, high, colour)
-        extreme = max(extreme, float(np.nanmax([mean, high], initial=0.0)))
-        lowest = min(lowest, float(np.nanmin([mean, low], initial=0.0)))
-    for number, (row, _) in enumerate(passing or ()):
-        label = "" if number else "content effect beyond the threshold"
-        axes.axvspan(row - 0.42, row + 0.42, color=PASSING, alpha=0.25, lw=0, label=label or None)
-    axes.set_ylim(min(-0.12 * extreme, 1.15 * lowest), 1.35 * extreme)
-    axes.set_ylabel("rise of P(source answer)")
-    finish(axes, results)
-    axes.legend(fontsize=7.5, loc="upper left", ncols=3, frameon=False)
-
-
-def draw_intervals(
-    axes: Axes,
-    at: Array,
-    mean: Array,
-    low: Array,
-    high: Array,
-    colour: str,
-    label: str | None = None,
+def draw_profiles(
+    axes: Axes, profiles: Sequence[Profile], layers: Sequence[str], hollow: bool = False
 ) -> None:
-    """Draw the intervals that there are."""
-    known = np.isfinite(mean) & np.isfinite(low)
-    if known.any():
-        spread = np.abs(np.stack([mean - low, high - mean]))[:, known]
+    """Points with intervals, side by side within each layer so that none hides another.
+
+    Args:
+        axes: To draw on.
+        profiles: An arm each.
+        layers: Names of the layers, in order.
+        hollow: Whether markers are hollow where nothing is claimed.
+    """
+    width = 0.7 / max(len(profiles), 2)
+    for place, profile in enumerate(profiles):
+        at = np.arange(len(layers)) + width * (place - (len(profiles) - 1) / 2)
+        colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+        known = np.isfinite(profile.low) & np.isfinite(profile.high) & np.isfinite(profile.mean)
+        ends = np.stack([profile.mean - profile.low, profile.high - profile.mean])
+        spread = np.where(known, ends, 0.0).clip(0)
         axes.errorbar(
-            at[known], mean[known], yerr=spread, fmt="none", ecolor=colour, capsize=2.2, lw=1.2,
-            label=label,
+            at, profile.mean, yerr=spread, fmt=marker, color=colour, elinewidth=0.7, lw=0,
+            ms=3.2, label=profile.name, mec="white", mew=0.3,
         )  # fmt: skip
+        if hollow and profile.unclaimed is not None:
+            mean = np.where(profile.unclaimed, profile.mean, np.nan)
+            axes.plot(at, mean, marker, ms=3.2, mfc="white", mec=colour, mew=0.8, zorder=3)
+    layer_axis(axes, layers)
 
 
-def finish(axes: Axes, results: Results) -> None:
-    """Axis, names of layers, hatched structural zeros."""
-    layer_axis(axes, results.run.grid.layers)
-    for row in np.flatnonzero(results.structural.all(1)):
-        axes.axvspan(row - 0.5, row + 0.5, fill=False, hatch="////", ec="0.6", lw=0)
-
-
-def layer_axis(axes: Axes, layers: Sequence[str]) -> None:
-    """A horizontal axis of layers, with a line at 0."""
-    axes.axhline(0, color="0.6", lw=0.8, zorder=0)
-    step = max(1, -(-len(layers) // 32))
-    rotated = "thought" in layers or len(layers) > 20
-    axes.set_xticks(range(0, len(layers), step), layers[::step], rotation=45 if rotated else 0)
+def layer_axis(axes: Axes, layers: Sequence[str], most: int = 32) -> None:
+    """A horizontal axis of layers, thinned where there are many, with a line at 0."""
+    axes.axhline(0, color=SOFT, lw=0.6, zorder=0)
+    step = max(1, -(-len(layers) // most))
+    names = ["z" if name == THOUGHT else name for name in layers]
+    axes.set_xticks(range(0, len(layers), step), names[::step])
     axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.set_xlabel("layer")
+
+
+def draw_comparisons(axes: Axes, report: Report, label: str, narrow: bool = False) -> None:
+    """The content effect of a run in which a layer is one cell, relative to both.
+
+    With the intervals of the claims where there are claims, else with those of the table.
+
+    Args:
+        axes: To draw on.
+        report: What is drawn.
+        label: Of the run.
+        narrow: Whether the axes are of one column of a paper.
+    """
+    summary = report.summaries[label]
+    layers, finding = run_of(summary.data).grid.layers, report.finding("cells", label)
+    kinds: list[Against] = ["unpatched"]
+    if has_control(summary.data):
+        kinds.append("control")
+    profiles = []
+    for against in kinds:
+        if finding and finding.claims:
+            profiles.append(profile_of(AGAINST[against], finding.claims, layers, against))
+            continue
+        own = summary.table[f"content_over_{against}"].isel(column=0)
+        shown = [own.sel(statistic=s).values for s in ("mean", "ci_low", "ci_high")]
+        profiles.append(Profile(AGAINST[against], *shown))
+    draw_profiles(axes, profiles, layers)
+    top = max([0.1, *(float(np.nanmax(p.high, initial=0.0)) for p in profiles)])
+    low = min([0.0, *(float(np.nanmin(p.low, initial=0.0)) for p in profiles)])
+    axes.set_ylim(min(1.05 * low, -0.06 * top), 1.08 * top)
+    axes.set_ylabel("probability")
+    if narrow:
+        axes.legend(loc="upper right", frameon=False, borderaxespad=0.1)
+        axes.set_ylim(top=1.55 * top)
+        layer_axis(axes, layers, 12)
+    else:
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+        axes.legend(ncols=2, frameon=False, **place)
+    for row in np.flatnonzero(structural_of(summary.data).all(1)):
+        axes.axvspan(row - 0.5, row + 0.5, fill=False, hatch="//////", ec=SOFT, lw=0)
+
+
+def shade_claimed(axes: Axes, claims: Sequence[Claim], layers: Sequence[str]) -> None:
+    """Shade the layers of which something is claimed."""
+    for claim in claims:
+        if claim.claimed and claim.layer in layers:
+            row = layers.index(claim.layer)
+            axes.axvspan(row - 0.5, row + 0.5, color="#dce8f4", lw=0, zorder=-1)

@@ -1,250 +1,236 @@
-"""From results folders to everything that is said of them: findings first, then what shows them."""
+"""From results folders to everything that is made of them, in one order; no model is needed.
+
+A report is computed once; files, figures, page, documents and the console's text are made from it.
+Deleting every derived file and making it again gives the same bytes.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from codi_patching.analysis.checks import Check
-from codi_patching.analysis.claims import Finding
-from codi_patching.analysis.findings import find
-from codi_patching.analysis.from_results import arm_name, as_arm, as_readings
-from codi_patching.analysis.verdicts import Thresholds
-from codi_patching.reporting.console import comparison_text, summary_text
-from codi_patching.reporting.evidence import passing_cells
-from codi_patching.reporting.pipeline import (
-    ReportOptions,
-    write_comparison,
-    write_derived,
-    write_documents,
-)
+from codi_patching.analysis.checks import Check, count_checks
+from codi_patching.analysis.findings import StrataTable
+from codi_patching.analysis.paired_tests import TEST_COLUMNS
+from codi_patching.analysis.report import Report, build_report
+from codi_patching.errors import InputError
+from codi_patching.reporting.aggregate import aggregate_json
+from codi_patching.reporting.console import console_text
+from codi_patching.reporting.documents import write_comparison_document, write_documents
+from codi_patching.reporting.rows import more_rows, table_rows
+from codi_patching.reporting.sentences import headline
+from codi_patching.reporting.table_files import write_table
+from codi_patching.results.dataset import is_lens, run_of
+from codi_patching.results.description import ResultsError
+from codi_patching.results.files import make_folder, write_csv, write_json
 from codi_patching.results.folder import check_writable
-from codi_patching.results.frames import Frames
-from codi_patching.results.layout import has_results, is_lens_folder
-from codi_patching.results.lens import LensResults, LensRun, read_lens
-from codi_patching.results.read import Results, read_results
-from codi_patching.results.schema import ResultsError, RunDescription
-
-_MOST_HIGHLIGHTED = 5
-"""With more, nothing stands out."""
-
-_SAME = ("checkpoint_sha256", "data_sha256", "num_latents", "seed", "precision")
+from codi_patching.results.layout import (
+    AGGREGATE,
+    CELLS_CSV,
+    FINDINGS,
+    FORMATS,
+    PAGE,
+    PAIR_SHEETS,
+    PAIRED_TESTS,
+    TABLES,
+    VALIDITY,
+    derived_files,
+    has_results,
+)
+from codi_patching.results.read import read_results
+from codi_patching.results.tables import cell_columns, cell_rows
 
 
 @dataclass(frozen=True)
-class RunReport:
-    """What was said of a folder, or of several.
+class ReportOptions:
+    """What is made of results.
 
     Attributes:
-        results: By the name of their arm.
-        findings: Answers, in order.
-        checks: Of validity.
+        figures: Whether to draw figures.
+        pair_sheets: Whether to draw the effects of single pairs, in `pairs/`.
+        page: Whether to write `report.html`.
+        top: Cells to rank in tables.
+        docs: Folder of reports, journal and inventory; none are written if not given.
+        formats: Of figures: `png`, `pdf`, `svg`.
+        strata: Fields of the file of pairs that tell strata apart, beside its chains.
+    """
+
+    figures: bool = True
+    pair_sheets: bool = True
+    page: bool = True
+    top: int = 5
+    docs: Path | None = None
+    formats: tuple[str, ...] = ("png",)
+    strata: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse rankings of no cells, and formats that are not drawn."""
+        if self.top < 1:
+            raise InputError(f"expected top of at least 1, got {self.top}: set [[report.top]]")
+        if odd := [name for name in self.formats if name not in FORMATS]:
+            raise InputError(
+                f"expected formats of {', '.join(FORMATS)}, got {odd[0]!r}: set [[report.format]]"
+            )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of a folder, or of several.
+
+    Attributes:
+        report: All that is said.
         text: For the console.
     """
 
-    results: dict[str, Results]
-    findings: list[Finding]
-    checks: list[Check]
+    report: Report
     text: str
 
     @property
     def failed(self) -> bool:
         """Whether a check of validity fails."""
-        return any(check.status == "fail" for check in self.checks)
+        return self.report.failed
 
 
 def report_folder(
     folder: Path, options: ReportOptions | None = None, name: str | None = None
-) -> RunReport:
+) -> Made:
     """Make everything that derives from one results folder.
 
     Args:
         folder: With the measured files.
-        options: What to make.
+        options: What to make; everything but documents by default.
         name: Of its report; by model, data and experiment if not given.
 
     Raises:
         ResultsError: There are no whole results, or a file cannot be written.
     """
     options = options or ReportOptions()
-    results = read_results(folder)
-    answered = find([as_arm(results)], seed=results.run.seed)
-    findings = [finding for finding in answered if finding.arms]  # the others need more arms
-    checks = write_derived(folder, _highlighting(options, results, findings), findings)
+    data = read_results(folder)
+    report = build_report([data], strata=options.strata, top=options.top)
+    for stale in derived_files(folder):
+        stale.unlink()
+    if not is_lens(data):
+        write_csv(folder / CELLS_CSV, cell_rows(data), cell_columns(data))
+        for label, summary in report.summaries.items():
+            write_json(folder / AGGREGATE, aggregate_json(summary))
+            write_csv(folder / PAIRED_TESTS, report.tests[label], TEST_COLUMNS)
+    checks = [check for own in report.checks.values() for check in own]
+    write_json(folder / VALIDITY, _described_checks(checks))
+    write_json(folder / FINDINGS, findings_json(report))
+    _write_tables(folder / TABLES, report)
+    if options.figures:
+        _write_figures(folder, report, options)
+    if options.page:
+        _write_page(folder, report)
     if options.docs is not None:
-        write_documents(folder, options.docs, findings, name)
-    text = summary_text(results, checks, findings, options.top, folder)
-    return RunReport({arm_name(results.run): results}, findings, checks, text)
-
-
-def _highlighting(
-    options: ReportOptions, results: Results, findings: Sequence[Finding]
-) -> ReportOptions:
-    """The layers that a chain's figure draws thick: those with a content effect."""
-    cells = passing_cells(results.run, findings)
-    layers = tuple(dict.fromkeys(results.run.grid.layers[row] for row, _ in cells or ()))
-    if len(layers) > _MOST_HIGHLIGHTED:
-        reason = (
-            f"{len(layers)} of {len(results.run.grid.layers)} layers have an iteration whose "
-            "content effect is beyond the threshold: too many to be drawn thick."
-        )
-        layers = ()
-    elif layers:
-        reason = "Thick: layers with an iteration whose content effect is beyond the threshold."
-    elif cells is None:
-        reason = "No layer is drawn thick: there are too few pairs to tell."
-    else:
-        reason = "No layer is drawn thick: none has a content effect beyond the threshold."
-    return replace(options, highlight=layers, highlight_reason=reason)
-
-
-def compare(
-    results: Sequence[str | Path | Results | Frames | LensResults],
-    thresholds: Thresholds | None = None,
-    seed: int | None = None,
-) -> list[Finding]:
-    """Answer the research questions from results.
-
-    Args:
-        results: Folders, or results as `load_results` gives them; one of them may be of the lens.
-        thresholds: What is too small to matter.
-        seed: Of flips, folds and bootstraps; the results' own if not given.
-
-    Returns:
-        Findings, each with its verdict, numbers, sentence and claims.
-
-    Raises:
-        ResultsError: A folder has no whole results, or two do not belong together.
-    """
-    arms, lens = _sorted([_read(one) for one in results])
-    first = next(iter(arms.values())).run
-    chosen = first.seed if seed is None else seed
-    return _find(arms, lens, chosen, thresholds)
+        write_documents(report, folder, options.docs, name)
+    return Made(report, console_text(report, folder))
 
 
 def compare_folders(
-    folders: Sequence[Path], out: Path, figures: bool = True, page: bool = True
-) -> RunReport:
+    folders: Sequence[Path], out: Path, options: ReportOptions | None = None
+) -> Made:
     """Compare results folders, and write what they say together.
 
     Args:
         folders: Of experiments on one model and file of pairs; one may be of the lens.
         out: Where it is written.
-        figures: Whether to draw PNG files.
-        page: Whether to write `report.html`.
+        options: What to make.
 
     Raises:
         ResultsError: A folder has no whole results, two do not belong together, or `out` cannot be
             written or holds results.
     """
-    arms, lens = _sorted([_read(folder) for folder in folders])
+    options = options or ReportOptions()
+    report = build_report([read_results(f) for f in folders], strata=options.strata)
     if has_results(out):
         raise ResultsError(
             f"expected a folder for the comparison alone, got {out}, which holds an experiment's "
-            "results: set --dir or --report.comparison_dir"
+            "results: set [[report.comparison_dir]]"
         )
-    check_writable(out, "--dir or --report.comparison_dir")
-    findings = _find(arms, lens, next(iter(arms.values())).run.seed)
-    options = ReportOptions(figures=figures, page=page)
-    checks = write_comparison(out, arms, findings, options, lens=lens)
-    return RunReport(arms, findings, checks, comparison_text(arms, findings, checks, out))
+    check_writable(out, "[[report.comparison_dir]]")
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {path for ending in FORMATS for path in out.glob(f"*.{ending}")}
+    for stale in figures.union(derived_files(out)):
+        stale.unlink()  # of what was compared here before
+    write_json(out / "comparison.json", comparison_json(report))
+    _write_tables(out / TABLES, report)
+    if options.figures:
+        _write_figures(out, report, options)
+    write_comparison_document(report, out)
+    if options.page:
+        _write_page(out, report)
+    return Made(report, console_text(report, out))
 
 
-def _find(
-    arms: dict[str, Results],
-    lens: LensResults | None,
-    seed: int,
-    thresholds: Thresholds | None = None,
-) -> list[Finding]:
-    readings = None if lens is None else as_readings(lens)
-    return find([as_arm(arm) for arm in arms.values()], thresholds, seed, readings=readings)
+def findings_json(report: Report) -> dict[str, Any]:
+    """The answer, and every finding with its claims, as plain data."""
+    return {"answer": headline(report), "findings": [asdict(f) for f in report.findings]}
 
 
-def _read(one: str | Path | Results | Frames | LensResults) -> Results | LensResults:
-    """Results from whatever holds them; a folder is recognised by its files."""
-    if isinstance(one, Frames):
-        return one.as_results()
-    if isinstance(one, Results | LensResults):
-        return one
-    folder = Path(one)
-    return read_lens(folder) if is_lens_folder(folder) else read_results(folder)
+def comparison_json(report: Report) -> dict[str, Any]:
+    """What several runs say together, as plain data."""
+    keys = ("experiment", "strategy", "latents", "direction", "source", "control", "site")
+    sums = ("checkpoint_sha256", "data_sha256")
+    runs = {
+        label: {**{k: getattr(run_of(d), k) for k in (*keys, *sums)}, "pairs": d.sizes["pair"]}
+        for label, d in report.datasets.items()
+    }
+    validity = {label: _described_checks(own) for label, own in report.checks.items()}
+    return {"runs": runs, **findings_json(report), "validity": validity}
 
 
-def _sorted(
-    everything: Sequence[Results | LensResults],
-) -> tuple[dict[str, Results], LensResults | None]:
-    """Results of patching by the name of their arm, and those of the lens.
-
-    Raises:
-        ResultsError: There is no patching, the lens twice, or two do not belong together.
-    """
-    arms = _by_arm([one for one in everything if isinstance(one, Results)])
-    lenses = [one for one in everything if isinstance(one, LensResults)]
-    if not arms:
-        raise ResultsError(
-            f"expected results of patching, got {'those of the lens alone' if lenses else 'none'}: "
-            "name a folder that `codi-patching predict --config configs/position.yaml` wrote too"
-        )
-    if len(lenses) > 1:
-        raise ResultsError(
-            f"expected the lens once, got it in {lenses[0].folder} and in {lenses[1].folder}"
-        )
-    for lens in lenses:
-        _check_lens(arms, lens)
-    return arms, lenses[0] if lenses else None
+def _described_checks(checks: Sequence[Check]) -> dict[str, Any]:
+    """The content of `validity.json`."""
+    return {"summary": count_checks(checks), "checks": [asdict(check) for check in checks]}
 
 
-def _check_lens(arms: dict[str, Results], lens: LensResults) -> None:
-    """Refuse a lens of another model, file or pairs; pairs without steps are not in it."""
-    name, first = next(iter(arms.items()))
-    _check_fields(name, first.run, "the lens", lens.run)
-    ours = {*first.pair_ids, *first.run.excluded}
-    differing = sorted(ours ^ {*lens.pair_ids, *lens.run.excluded})
-    if differing:
-        raise ResultsError(
-            f"{name} and the lens differ in their pairs: only one of them has "
-            f"{', '.join(differing[:5])}"
-        )
+def _write_tables(folder: Path, report: Report) -> None:
+    """The report's tables, as CSV and LaTeX."""
+    columns = ("question", "answer", "estimate", "p", "n")
+    for name, rows, caption in (
+        ("questions", table_rows(report), "What was found"),
+        ("more_questions", more_rows(report), "Further questions"),
+    ):
+        asked = [vars(row) for row in rows if not row.command]
+        if asked:
+            write_table(folder, name, asked, columns, caption)
+    for finding in report.findings:
+        if finding.strata is not None:
+            _write_strata(folder, finding.runs[0], finding.strata.main)
 
 
-def _by_arm(everything: Sequence[Results]) -> dict[str, Results]:
-    """Results by the name of their arm.
-
-    Raises:
-        ResultsError: Two are of the same arm, or of another model, other data or settings.
-    """
-    arms: dict[str, Results] = {}
-    for results in everything:
-        name = arm_name(results.run)
-        if name in arms:
-            raise ResultsError(
-                f"expected each experiment once, got {name} in {arms[name].folder} and in "
-                f"{results.folder}"
-            )
-        arms[name] = results
-        _check_same(next(iter(arms)), arms, name)
-    return arms
+def _write_strata(folder: Path, run: str, table: StrataTable) -> None:
+    """What each thought carries: pairs that a patch restores, by stratum."""
+    rows = [
+        {
+            "steps": stratum.num_steps or "",
+            "changed step": stratum.changed_step or "",
+            **{f"z{c}": f"{e.restored}/{e.n}" for c, e in zip(table.columns, entries)},
+        }
+        for stratum, entries in zip(table.strata, table.entries)
+    ]
+    name = f"carried_{re.sub(r'[^A-Za-z0-9.-]+', '_', run)}"
+    caption = f"Pairs that a patch restores: {run}, layer {table.layer}"
+    write_table(folder, name, rows, list(rows[0]), caption)
 
 
-def _check_same(first: str, arms: dict[str, Results], name: str) -> None:
-    ours, theirs = arms[first], arms[name]
-    _check_fields(first, ours.run, name, theirs.run)
-    missing = sorted(set(ours.pair_ids) ^ set(theirs.pair_ids))
-    if missing:
-        raise ResultsError(
-            f"{first} and {name} differ in their pairs: only one of them has "
-            f"{', '.join(missing[:5])}"
-        )
+def _write_figures(folder: Path, report: Report, options: ReportOptions) -> None:
+    from codi_patching.reporting.figures import draw_figures, pair_sheets, save_figure
+
+    for name, figure in draw_figures(report):
+        save_figure(figure, folder / name, options.formats)
+    single = len(report.summaries) == 1 and report.lens is None
+    if options.pair_sheets and single:
+        make_folder(folder / PAIR_SHEETS)
+        for name, figure in pair_sheets(next(iter(report.summaries.values()))):
+            save_figure(figure, folder / PAIR_SHEETS / name, ("png",), dpi=100)
 
 
-def _check_fields(
-    first: str, ours: RunDescription, name: str, theirs: RunDescription | LensRun
-) -> None:
-    for field in _SAME:
-        one, other = getattr(ours, field), getattr(theirs, field)
-        if one != other:
-            raise ResultsError(
-                f"{first} and {name} differ in {field}: {one!r} and {other!r}; compare results of "
-                "one model, file of pairs and seed"
-            )
+def _write_page(folder: Path, report: Report) -> None:
+    from codi_patching.reporting.page import write_page
+
+    write_page(folder / PAGE, report)

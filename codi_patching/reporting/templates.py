@@ -1,24 +1,27 @@
-"""The templates in `assets/templates`."""
+"""The templates in `assets/templates`, and how text and numbers enter them."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
 
-from codi_patching.reporting.evidence import answer, beside, evidence, short_number, verdict_word
+from codi_patching.reporting.claims_in_words import claim_details, claim_words
+from codi_patching.reporting.formats import p_value, short
 
 FOLDER = Path(str(files("codi_patching") / "assets" / "templates"))
 
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of text."""
 
+
+@cache
 def environment() -> jinja2.Environment:
-    """Templates of reports and of the page; a name that is not given is an error."""
+    """Templates of documents and of the page; a name that is not given is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         undefined=jinja2.StrictUndefined,
@@ -27,50 +30,24 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
-    made.filters["interval"] = with_interval
-    made.filters["median"] = median
-    made.filters["answer"] = answer
-    made.filters["beside"] = beside
-    made.filters["evidence"] = evidence
-    made.filters["verdict_word"] = verdict_word
-    made.filters["code"] = with_code
-    made.filters["short"] = lambda value: "–" if value is None else short_number(value)
+    made.filters["text"] = markdown_text
+    made.filters["claim"] = claim_words
+    made.filters["details"] = claim_details
+    made.filters["p"] = p_value
+    made.filters["short"] = short
     return made
 
 
-def with_code(text: str) -> Markup:
-    """Text for HTML, what stands in backticks as code.
+def markdown_text(text: str) -> str:
+    r"""Text that is not ours, as Markdown shows it and never reads it.
 
     Example:
-        >>> with_code("`a<b` holds")
-        Markup('<code>a&lt;b</code> holds')
+        >>> markdown_text("a|b <script> [x](y)")
+        'a\\|b \\<script\\> \\[x\\](y)'
     """
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return _MARKDOWN.sub(r"\\\1", plain_text(text))
 
 
-def median(cell: Mapping[str, Any]) -> str:
-    """A median with its interval, where it has one.
-
-    Example:
-        >>> median({"median": 1.0, "median_low": 0.5, "median_high": 2.04})
-        '1 [0.5, 2.04]'
-    """
-    keys = {"mean": "median", "ci_low": "median_low", "ci_high": "median_high"}
-    return with_interval({name: cell[key] for name, key in keys.items()})
-
-
-def with_interval(cell: Mapping[str, Any], decimals: int | None = None) -> str:
-    """A mean with its interval, where it has one; three digits, or a number of decimals.
-
-    Example:
-        >>> with_interval({"mean": 1.0, "ci_low": 0.5, "ci_high": 2.04})
-        '1 [0.5, 2.04]'
-    """
-    style = ".3g" if decimals is None else f".{decimals}f"
-    numbers = [
-        math.nan if n is None else n for n in (cell["mean"], cell["ci_low"], cell["ci_high"])
-    ]
-    mean, low, high = (f"{number:{style}}" for number in numbers)
-    if math.isnan(numbers[0]):
-        return "undefined"
-    return mean if math.isnan(numbers[1]) else f"{mean} [{low}, {high}]"
+def plain_text(text: str) -> str:
+    """Text in one line, without what would steer a terminal or turn the direction of reading."""
+    return _UNSEEN.sub(" ", str(text))

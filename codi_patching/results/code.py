@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from codi_patching.results.schema import Code
+from codi_patching.results.description import Code
 
 _PACKAGE = Path(__file__).parents[1]
 

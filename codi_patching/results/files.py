@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,37 +18,67 @@ from typing import Any, TextIO
 import numpy as np
 from safetensors import SafetensorError
 
-from codi_patching.results.schema import ResultsError
+from codi_patching.results.description import ResultsError
+from codi_patching.results.layout import CHECKSUMS, measured_files
 
-CHECKSUMS = "SHA256SUMS"
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_SUM = re.compile(r"([0-9a-f]{64})  ([^/\0]+)")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to; what is written appears under `path` whole or not at all.
 
+    It is a new file with a name of its own beside `path`: no link that stands there is followed,
+    and of several writers at once the last one's file stays, whole.
+
     Raises:
         ResultsError: It cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        os.close(os.open(partial, new, 0o666))
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError | SafetensorError):
+            advice = "make room" if getattr(error, "errno", None) in _FULL else "see to that"
             raise ResultsError(
                 f"{path} cannot be written ({getattr(error, 'strerror', None) or error}); what is "
-                "done already is kept: make room, and run the same command again"
+                f"done already is kept: {advice}, and run the same command again"
             ) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what writers that were killed left in a results folder; nobody may be writing."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    for place in (folder, *inside):
+        for path in place.glob(".*.partial"):
+            path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder inside a results folder.
+
+    Raises:
+        ResultsError: A link, which would lead elsewhere, or a file has its place.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ResultsError(f"expected {path} to be a folder, got a link or a file: delete it")
+    path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -63,12 +95,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV; None and NaN are left empty, numbers have all their digits."""
+    """Write rows as CSV, one at a time; None and NaN are left empty, numbers have all digits."""
     with text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_cell(row[column]) for column in columns])
+        writer.writerows([_cell(row[column]) for column in columns] for row in rows)
 
 
 def _cell(value: Any) -> Any:
@@ -83,9 +114,11 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Numbers of numpy as Python's, tuples as lists, NaN as None."""
+    """Numbers of numpy as Python's, arrays and tuples as lists, NaN as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, np.generic):
@@ -106,21 +139,41 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_checksums(folder: Path, files: Sequence[Path]) -> None:
-    """Write the sums of files in a folder, as `sha256sum --check SHA256SUMS` reads them."""
-    lines = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(files)]
+def write_checksums(folder: Path) -> None:
+    """Write the sums of a folder's measured files, as `sha256sum --check SHA256SUMS` reads them."""
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in measured_files(folder)]
     with text_file(folder / CHECKSUMS) as file:
         file.writelines(lines)
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Names of files that are missing or not as they were when the sums were written."""
-    path = folder / CHECKSUMS
-    if not path.exists():
-        return []
-    expected = [line.partition("  ") for line in path.read_text("utf-8").splitlines()]
-    return [
-        name
-        for digest, _, name in expected
-        if not (folder / name).is_file() or sha256_of(folder / name) != digest
-    ]
+    """Names of a folder's measured files that are not as the run wrote them.
+
+    Missing ones and ones that were never listed are among them, and so are the sums themselves
+    where they are missing, empty or anything but a list of sums.
+    """
+    sums = _read_checksums(folder / CHECKSUMS)
+    there = {path.name for path in measured_files(folder)}
+    if not sums:
+        return [CHECKSUMS] if there or (folder / CHECKSUMS).exists() else []
+    listed = {name for name, digest in sums.items() if _is_whole(folder / name, digest)}
+    return sorted((there | sums.keys()) - listed)
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """Sums by name; empty if there are none, or one of them is not a sum."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n") if path.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found = [_SUM.fullmatch(line) for line in lines[:-1]]
+    if not lines or lines[-1] or not all(found):
+        return {}
+    return {line[2]: line[1] for line in found if line is not None}
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    try:
+        return path.is_file() and sha256_of(path) == digest
+    except OSError:
+        return False

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from codi_patching.results.batches import Batches, Finished, RunT
-from codi_patching.results.files import as_json, plain
-from codi_patching.results.schema import ResultsError, RunDescription
+from codi_patching.results.dataset import LENS, run_of
+from codi_patching.results.description import ResultsError, RunDescription
+from codi_patching.results.files import remove_unfinished, text_file
+from codi_patching.results.identity import differences
+from codi_patching.results.layout import (
+    LENS_RESULTS,
+    derived_files,
+    has_results,
+    measured_files,
+    results_files,
+)
+from codi_patching.results.read import read_results
 
-ADVICE = "set --results.dir to a new folder, or --results.overwrite true"
+if TYPE_CHECKING:
+    from codi_patching.results.store import Store
 
-_ONLY_AT_THE_END = frozenset({"num_pairs", "excluded"})
-_ONLY_RECORDED = frozenset({"version", "git_commit", "git_changed"})
+ADVICE = "set [[results.dir]] to a new folder, or [[results.overwrite]] true"
+
+_BYTES_A_VALUE = 64
+"""A value of a cell takes about so much: 8 kept, 30 as JSON, 20 in the table."""
 
 
 class FolderLock:
-    """Keeps a folder for one run at a time; given up when the process ends, however it ends.
+    """Keeps a folder for one writer at a time; given up when the process ends, however it ends.
+
+    A context as well.
 
     Args:
         folder: The output folder.
@@ -40,21 +52,27 @@ class FolderLock:
         """Take the folder.
 
         Raises:
-            ResultsError: Another run has it, naming its process and host.
+            ResultsError: Another run has it, naming its process and host, or it is not a folder.
         """
         owner = self.folder / ".owner"
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            with suppress(OSError):
-                who = owner.read_text(encoding="utf-8")
-                raise ResultsError(
-                    f"another run is writing to {self.folder} ({who}): wait for it, or set "
-                    "--results.dir to another folder"
-                ) from error
-            raise ResultsError(f"another run is writing to {self.folder}") from error
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            who = ""
+            with suppress(OSError, UnicodeDecodeError):
+                if owner.is_file():
+                    who = f" ({owner.read_text(encoding='utf-8')})"
+            raise ResultsError(
+                f"another run is writing to {self.folder}{who}: wait for it, or set [[results.dir]]"
+            ) from error
+        except OSError as error:
+            raise ResultsError(
+                f"{self.folder} cannot be written ({error.strerror or error}): set [[results.dir]]"
+            ) from error
+        remove_unfinished(self.folder)
+        with text_file(owner) as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
 
     def release(self) -> None:
         """Give it up; a folder in which nothing was written is removed."""
@@ -67,24 +85,25 @@ class FolderLock:
                 self.folder.rmdir()
         self._lock.release()
 
+    def __enter__(self) -> FolderLock:
+        """Take it."""
+        self.acquire()
+        return self
 
-def folder_name(run: RunDescription) -> str:
-    """A name for a run's folder by what is run: the same run, the same name."""
-    content = {k: v for k, v in run.to_json().items() if k not in _ONLY_AT_THE_END | {"code"}}
-    digest = hashlib.sha256(as_json(content).encode()).hexdigest()
-    return f"{run.arm}_{run.latents}_{run.direction}_seed{run.seed}_{digest[:8]}"
+    def __exit__(self, *_: object) -> None:
+        """Give it up."""
+        self.release()
 
 
 def prepare_folder(
-    batches: Batches[RunT, Any], run: RunT, overwrite: bool, needed_bytes: int = 0
-) -> tuple[RunT, bool, str]:
+    store: Store, run: RunDescription, overwrite: bool
+) -> tuple[RunDescription, bool, str]:
     """Make a folder ready for a run.
 
     Args:
-        batches: Of the output folder, which exists.
+        store: Of the output folder, which exists.
         run: What is to be run.
         overwrite: Whether what is there may be replaced.
-        needed_bytes: About what the run will write.
 
     Returns:
         The run as it was begun, whether its results are complete already, and a sentence on what
@@ -93,60 +112,62 @@ def prepare_folder(
     Raises:
         ResultsError: There is another run's work, naming the keys that differ, or no room.
     """
-    folder = batches.output
-    if foreign := batches.of_other_kind():
-        raise ResultsError(
-            f"{folder} has {foreign[0].name}, of another kind of experiment: set --results.dir to "
-            "a new folder"
-        )
-    begun, found = _found(batches, overwrite)
-    if begun is not None:
+    folder = store.output
+    for path in results_files(folder):
+        if (path.name == LENS_RESULTS) != (run.experiment == LENS):
+            raise ResultsError(
+                f"{folder} has {path.name}, of another kind of experiment: set [[results.dir]] to "
+                "a new folder"
+            )
+    if (begun := _begun(store, overwrite)) is not None:
         differing = differences(begun, run, resuming=True)
         if not differing:
             return begun, False, f"resuming the run that was begun in {folder}"
         if not overwrite:
             raise _other_run(folder, differing)
-    if found is not None:
-        differing = differences(found.run, run, resuming=False)
-        if differing:
-            raise _other_run(folder, differing)
+    if not overwrite and has_results(folder):
+        found = _finished(folder, run)
         sentence = f"{folder} holds this run's results already: nothing is run again"
-        if found.run.code.sha256 != run.code.sha256:
-            sentence += f" (they were measured by version {found.run.code.version} of other code)"
-        return found.run, True, f"{sentence}; set --results.overwrite true to run it again"
-    if not overwrite and (replaced := batches.in_the_way()):
-        names = ", ".join(path.name for path in replaced[:5])
+        if found.code.sha256 != run.code.sha256:
+            sentence += f" (they were measured by version {found.code.version} of other code)"
+        return found, True, sentence
+    there = [*measured_files(folder), *derived_files(folder)]
+    if there and not overwrite:
+        names = ", ".join(path.name for path in there[:5])
         raise ResultsError(f"{folder} has {names}, which this run would replace: {ADVICE}")
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise ResultsError(
-            f"expected about {needed_bytes / 1e6:.0f} MB of free disk at {folder}, got "
-            f"{free / 1e6:.0f}: set --results.dir"
-        )
-    batches.remove()
-    batches.begin(run)
+    _check_room(folder, run)
+    store.remove()
+    store.begin(run)
     return run, False, ""
 
 
-def _found(
-    batches: Batches[RunT, Any], overwrite: bool
-) -> tuple[RunT | None, Finished[RunT] | None]:
-    """What was begun in a folder, and what is finished."""
-    if overwrite:
-        with suppress(ResultsError):
-            return batches.begun(), None
-        return None, None
-    begun = batches.begun()
+def _begun(store: Store, overwrite: bool) -> RunDescription | None:
+    """What was begun in a folder; what is damaged may be replaced if all may."""
     try:
-        found = batches.finished()
+        return store.begun()
+    except ResultsError:
+        if overwrite:
+            return None
+        raise
+
+
+def _finished(folder: Path, run: RunDescription) -> RunDescription:
+    """The run whose complete results a folder holds.
+
+    Raises:
+        ResultsError: They are damaged, changed since, or another run's.
+    """
+    try:
+        data = read_results(folder)
     except ResultsError as error:
-        raise ResultsError(f"{error}: {ADVICE}") from error
-    if found is not None and found.changed:
+        raise ResultsError(f"{error.args[0]}: {ADVICE}") from error
+    if changed := data.attrs["changed"]:
         raise ResultsError(
-            f"{', '.join(found.changed)} in {batches.output} changed since the run wrote it: "
-            f"{ADVICE}"
+            f"{', '.join(changed)} in {folder} changed since the run wrote it: {ADVICE}"
         )
-    return begun, found
+    if differing := differences(run_of(data), run, resuming=False):
+        raise _other_run(folder, differing)
+    return run_of(data)
 
 
 def _other_run(folder: Path, differing: list[str]) -> ResultsError:
@@ -156,37 +177,31 @@ def _other_run(folder: Path, differing: list[str]) -> ResultsError:
     )
 
 
-def differences(old: RunT, new: RunT, resuming: bool) -> list[str]:
-    """Keys in which two runs differ, but for what only the end of a run knows.
-
-    Args:
-        old: One run.
-        new: The other.
-        resuming: Whether the code must be the same: measurements of two codes are not mixed.
-    """
-    ignored = _ONLY_AT_THE_END if resuming else _ONLY_AT_THE_END | {"code"}
-    first, second = (json.loads(json.dumps(plain(run.to_json()))) for run in (old, new))
-    return _differing(first, second, ignored)
-
-
-def _differing(
-    old: Any, new: Any, ignored: frozenset[str] = frozenset(), path: str = ""
-) -> list[str]:
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [path] if old != new else []
-    found = []
-    for key in sorted((old.keys() | new.keys()) - ignored):
-        name = f"{path}.{key}" if path else key
-        deeper = _ONLY_RECORDED if name == "code" else frozenset()
-        found += _differing(old.get(key), new.get(key), deeper, name)
-    return found
-
-
-def check_writable(folder: Path, option: str) -> None:
-    """Write a file in a folder and delete it again, with what had to be made for it.
+def _check_room(folder: Path, run: RunDescription) -> None:
+    """Refuse a disk on which a run's values have no room.
 
     Raises:
-        ResultsError: It cannot be written, naming the option that chose it.
+        ResultsError: There is less than they take.
+    """
+    arms = 1 if run.control == "none" else 2
+    needed = run.num_pairs * run.grid.size * len(run.metrics) * arms * _BYTES_A_VALUE
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResultsError(
+            f"expected about {math.ceil(needed / 1e6)} MB of free disk at {folder}, got "
+            f"{math.floor(free / 1e6)}: set [[results.dir]]"
+        )
+
+
+def check_writable(folder: Path, argument: str) -> None:
+    """Write a file in a folder and delete it again, with what had to be made for it.
+
+    Args:
+        folder: The folder; it need not be there.
+        argument: That chose it, such as `[[results.dir]]`.
+
+    Raises:
+        ResultsError: It cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -198,5 +213,5 @@ def check_writable(folder: Path, option: str) -> None:
                 path.rmdir()
     except OSError as error:
         raise ResultsError(
-            f"{folder} cannot be written ({error.strerror}): set {option}"
+            f"{folder} cannot be written ({error.strerror}): set {argument}"
         ) from error

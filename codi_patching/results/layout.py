@@ -1,58 +1,88 @@
-"""Where things are in a results folder, and where a cell is in its results file."""
+"""Which files a results folder has: the names of all of them stand here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from codi_patching.results.schema import Grid
+from codi_patching.results.dataset import LENS
+from codi_patching.results.description import ResultsError
 
-ACTIVATIONS = "activations.safetensors"
 LENS_RESULTS = "lens_results.json"
+ACTIVATIONS = "activations.safetensors"
+CHECKSUMS = "SHA256SUMS"
+PARTIAL = "partial"
+"""Folder of what an unfinished run has measured so far."""
+
+CELLS_CSV = "results.csv"
+AGGREGATE = "aggregate.json"
+PAIRED_TESTS = "paired_tests.csv"
+VALIDITY = "validity.json"
+FINDINGS = "findings.json"
+PAGE = "report.html"
+PAIR_SHEETS = "pairs"
+TABLES = "tables"
+FIGURES = (
+    "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
+    "lens_hit_rates",
+)  # fmt: skip
+"""Figures over all pairs, in their order, without the ending."""
+
+FORMATS = ("png", "pdf", "svg")
+
+_DERIVED = (
+    CELLS_CSV, AGGREGATE, PAIRED_TESTS, VALIDITY, FINDINGS, PAGE,
+    *(f"{name}.{ending}" for name in FIGURES for ending in FORMATS),
+    *(f"{PAIR_SHEETS}/sheet_*.{ending}" for ending in FORMATS),
+    f"{TABLES}/*.csv", f"{TABLES}/*.tex",
+)  # fmt: skip
 
 
 def results_name(experiment: str) -> str:
     """Name of an experiment's results file."""
-    return f"{experiment}_patching_results.json"
+    return LENS_RESULTS if experiment == LENS else f"{experiment}_patching_results.json"
 
 
-def is_lens_folder(folder: Path) -> bool:
-    """Whether a folder holds results of the lens."""
-    return (folder / LENS_RESULTS).is_file()
+def trace_name(pair_id: str) -> str:
+    """Name of the table that follows every patch of a pair."""
+    return f"trace_{pair_id}.csv"
+
+
+def results_files(folder: Path) -> list[Path]:
+    """The results files of a folder, of any experiment; a whole folder has one."""
+    found = sorted(folder.glob(results_name("*")))
+    return found + [folder / LENS_RESULTS] * (folder / LENS_RESULTS).is_file()
 
 
 def has_results(folder: Path) -> bool:
-    """Whether a folder holds results, of patching or of the lens."""
-    return is_lens_folder(folder) or any(folder.glob(results_name("*")))
+    """Whether a folder holds finished results."""
+    return bool(results_files(folder))
+
+
+def results_file(folder: Path) -> Path:
+    """The results file of a folder.
+
+    Raises:
+        ResultsError: There is no such folder, not exactly one file, or none yet.
+    """
+    found = results_files(folder)
+    if len(found) == 1:
+        return found[0]
+    if not folder.is_dir():
+        raise ResultsError(f"{folder} does not exist: name a folder that holds a run's results")
+    if not found and (folder / PARTIAL).is_dir():
+        raise ResultsError(
+            f"{folder} holds a run that is not finished: run its command again to resume it"
+        )
+    raise ResultsError(
+        f"expected one {results_name('*')} in {folder}, got {len(found)}: name a folder that "
+        "`codi-patching predict` wrote"
+    )
 
 
 def measured_files(folder: Path) -> list[Path]:
     """The files of a folder that a run measured; the others are derived from them."""
-    patterns = (results_name("*"), ACTIVATIONS, "trace_*.csv")
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
-
-
-def put_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str, value: Any) -> None:
-    """Put a cell where the files have it."""
-    if grid.whole_layers:
-        cells[layer] = value
-    else:
-        cells.setdefault(layer, {})[column] = value
-
-
-def get_cell(cells: dict[str, Any], grid: Grid, layer: str, column: str) -> Any:
-    """A cell from where the files have it."""
-    return cells[layer] if grid.whole_layers else cells[layer][column]
-
-
-FINDINGS = "findings.json"
-PAIR_SHEETS = "pairs"
-
-_DERIVED = (
-    "results.csv", "aggregate.json", "paired_tests.csv", "validity.json", FINDINGS, "report.html",
-    "effects.png", "recovery.png", "trajectories.png", "trajectories_cosine.png",
-    f"{PAIR_SHEETS}/sheet_*.png",
-)  # fmt: skip
+    extras = [path for pattern in (ACTIVATIONS, trace_name("*")) for path in folder.glob(pattern)]
+    return sorted([*results_files(folder), *extras])
 
 
 def derived_files(folder: Path) -> list[Path]:

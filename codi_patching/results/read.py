@@ -4,105 +4,43 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ijson
 import numpy as np
+import xarray as xr
 
-from codi_patching.results.files import changed_files
-from codi_patching.results.layout import get_cell, results_name
-from codi_patching.results.schema import (
+from codi_patching.results.dataset import LENS, lens_dataset, patching_dataset
+from codi_patching.results.description import (
     Array,
-    Mask,
+    Grid,
+    LensPair,
     PairDescription,
     ResultsError,
     RunDescription,
-    as_number,
 )
+from codi_patching.results.files import changed_files
+from codi_patching.results.layout import LENS_RESULTS, results_file
 
 
-@dataclass(frozen=True)
-class Results:
-    """A results file, read.
-
-    Attributes:
-        run: What was run.
-        pair_ids: In the file's order.
-        pairs: Descriptions, in the same order.
-        values: For each metric `(pairs, layers, columns)`, NaN where undefined.
-        control: The same with the control's activations; NaN for pairs without one, empty if
-            there was none at all.
-        changed: Measured files of the folder that are not as they were written.
-        folder: Where they were read from; None for results made in memory.
-    """
-
-    run: RunDescription
-    pair_ids: tuple[str, ...]
-    pairs: tuple[PairDescription, ...]
-    values: Mapping[str, Array]
-    control: Mapping[str, Array]
-    changed: tuple[str, ...] = ()
-    folder: Path | None = field(default=None, compare=False)
-
-    @cached_property
-    def structural(self) -> Mask:
-        """Cells that cannot have an effect, in the grid's shape."""
-        return self.run.grid.structural
-
-    def unpatched(self, run: str, metric: str) -> Array:
-        """A metric of `base`, `source`, `ceiling` or `ceiling_control`, `(pairs,)`."""
-        values = [getattr(pair, run).get(metric, math.nan) for pair in self.pairs]
-        return np.array(values, dtype=np.float64)
-
-
-def results_file(folder: Path) -> Path:
-    """The results file of a folder.
+def read_results(folder: Path) -> xr.Dataset:
+    """Read the results of a folder, of any experiment; see `dataset`.
 
     Raises:
-        ResultsError: There is not exactly one, or none yet.
-    """
-    found = sorted(folder.glob(results_name("*")))
-    if not found and (folder / "partial").is_dir():
-        raise ResultsError(
-            f"{folder} holds a run that is not finished: its command goes on where it stopped"
-        )
-    if len(found) != 1:
-        raise ResultsError(
-            f"expected one {results_name('*')} in {folder}, got {len(found)}: name a folder that "
-            "`codi-patching predict` wrote"
-        )
-    return found[0]
-
-
-def read_results(folder: Path) -> Results:
-    """Read the results file of a folder.
-
-    Raises:
-        ResultsError: There is not exactly one, or it is not complete.
+        ResultsError: There is not exactly one results file, or it is not complete.
     """
     path = results_file(folder)
     try:
-        run = RunDescription.from_json(dict(entries(path, "metadata")))
-        if not run.metrics:
-            raise ValueError("expected metrics in its metadata")
-        described = {k: PairDescription.from_json(v) for k, v in entries(path, "baseline")}
-        pair_ids, values, control = _read_values(path, run)
-        lacking = [pair_id for pair_id in pair_ids if pair_id not in described]
-        if lacking:
-            raise ValueError(f"expected a baseline for each pair, got none for {lacking[0]!r}")
-        pairs = tuple(described[pair_id] for pair_id in pair_ids)
-    except (ValueError, KeyError, TypeError, OSError, ijson.JSONError) as error:
+        return _read_lens(path) if path.name == LENS_RESULTS else _read_patching(path)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ijson.JSONError) as error:
         reason = " ".join(str(error).split())
         raise ResultsError(f"{path} is not a complete results file: {reason}") from error
-    return Results(run, pair_ids, pairs, values, control, tuple(changed_files(folder)), folder)
 
 
 def entries(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """The entries of `metadata`, `baseline` or `results`, one at a time."""
+    """The entries of `metadata`, `baseline`, `results` or `pairs`, one at a time."""
     seen: set[str] = set()
     with path.open("rb") as file:
         for name, value in ijson.kvitems(file, key, use_float=True):
@@ -112,20 +50,48 @@ def entries(path: Path, key: str) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def cell_of(cells: Mapping[str, Any], grid: Grid, layer: str, column: str) -> Any:
+    """A cell from where the files have it: without the level of columns if a layer is one cell."""
+    return cells[layer] if grid.whole_layers else cells[layer][column]
+
+
+def _read_patching(path: Path) -> xr.Dataset:
+    run = RunDescription.from_json(dict(entries(path, "metadata")))
+    if not run.metrics:
+        raise ValueError("expected metrics in its metadata")
+    described = {k: PairDescription.from_json(v) for k, v in entries(path, "baseline")}
+    pair_ids, values, control = _read_values(path, run)
+    lacking = [pair_id for pair_id in pair_ids if pair_id not in described]
+    if lacking:
+        raise ValueError(f"expected a baseline for each pair, got none for {lacking[0]!r}")
+    if unmeasured := described.keys() - pair_ids:
+        raise ValueError(f"expected results of each baseline, got none for {min(unmeasured)!r}")
+    _check_count(run, pair_ids)
+    pairs = [described[pair_id] for pair_id in pair_ids]
+    changed = changed_files(path.parent)
+    return patching_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
+
+
+def _check_count(run: RunDescription, pair_ids: Sequence[str]) -> None:
+    """Refuse other pairs than were measured."""
+    if len(pair_ids) != run.num_pairs:
+        raise ValueError(f"expected {run.num_pairs} pairs as in its metadata, got {len(pair_ids)}")
+
+
 def _read_values(
     path: Path, run: RunDescription
-) -> tuple[tuple[str, ...], dict[str, Array], dict[str, Array]]:
+) -> tuple[list[str], dict[str, Array], dict[str, Array]]:
     """Ids, and for each metric `(pairs, layers, columns)`, own and control."""
     cells, pair_ids, any_control = list(run.grid.cells()), [], False
     own, control = array("d"), array("d")
     for pair_id, content in entries(path, "results"):
         pair_ids.append(pair_id)
-        found = [get_cell(content, run.grid, layer, column) for _, layer, column in cells]
+        found = [cell_of(content, run.grid, layer, column) for _, layer, column in cells]
         where = f"pair {pair_id}"
         for metric in run.metrics:
-            own.extend(as_number(cell[metric], where) for cell in found)
+            own.extend(_number(cell[metric], where) for cell in found)
             others = (cell.get("control") for cell in found)
-            control.extend(math.nan if c is None else as_number(c[metric], where) for c in others)
+            control.extend(math.nan if c is None else _number(c[metric], where) for c in others)
         any_control = any_control or any("control" in cell for cell in found)
     if not pair_ids:
         raise ValueError("expected at least one pair")
@@ -135,4 +101,66 @@ def _read_values(
         values = np.frombuffer(numbers).reshape(shape)
         return {metric: values[:, index] for index, metric in enumerate(run.metrics)}
 
-    return tuple(pair_ids), by_metric(own), by_metric(control) if any_control else {}
+    return pair_ids, by_metric(own), by_metric(control) if any_control else {}
+
+
+def _read_lens(path: Path) -> xr.Dataset:
+    run = RunDescription.from_json(_lens_metadata(dict(entries(path, "metadata"))))
+    pair_ids, pairs = [], []
+    ranks, chance, whole = [], [], []
+    for pair_id, content in entries(path, "pairs"):
+        steps = content["steps"]
+        own = [_map(step["ranks"], run, pair_id) for step in steps]
+        ranks.append(np.stack(own))
+        chance.append(np.stack([_map(step["chance_ranks"], run, pair_id) for step in steps]))
+        whole.append(np.array([step["whole"] for step in steps], dtype=np.float64))
+        known = ("result", "tokens", "chance_result", "corrupted_result")
+        texts = [{key: step[key] for key in known if key in step} for step in steps]
+        described = {key: content[key] for key in ("question", "top", "group") if key in content}
+        pairs.append(LensPair.from_json({**described, "steps": texts}))
+        pair_ids.append(pair_id)
+    _check_count(run, pair_ids)
+    changed = changed_files(path.parent)
+    return lens_dataset(run, pair_ids, pairs, ranks, chance, whole, path.parent, changed)
+
+
+def _lens_metadata(content: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of the lens; those of older files do not have the keys of a run of patching."""
+    if "grid" in content:
+        return content
+    layers, latents = content.pop("num_layers"), content["num_latents"]
+    for key in ("reads", "hits", "chance"):
+        content.pop(key, None)
+    grid = {
+        "layers": [str(layer) for layer in range(layers)],
+        "column": "position",
+        "columns": [str(position) for position in range(latents)],
+    }
+    fixed: dict[str, Any] = {
+        "experiment": LENS, "strategy": None, "latents": "recomputed", "direction": "denoising",
+        "source": "clean", "control": "none", "site": "resid_post", "metrics": [],
+    }  # fmt: skip
+    return {**content, **fixed, "grid": grid}
+
+
+def _map(ranks: list[list[int]], run: RunDescription, pair_id: str) -> Array:
+    """Ranks of a step, `(layers, columns)`; NaN where there is nothing to compare with."""
+    if not ranks:
+        return np.full(run.grid.shape, np.nan)
+    values = np.array(ranks, dtype=np.float64)
+    if values.shape != run.grid.shape:
+        raise ValueError(f"expected ranks of shape {run.grid.shape} of pair {pair_id!r}")
+    return values
+
+
+def _number(value: Any, where: str) -> float:
+    """A number; null, which is undefined, as NaN.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{where}: expected numbers or null, got {value!r}")
+    return float(value)

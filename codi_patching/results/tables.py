@@ -1,33 +1,50 @@
-"""Results as rows, for CSV files, frames and loggers: one for each pair and cell."""
+"""Results of patching as rows, for `results.csv`, frames and loggers: one a pair and cell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from codi_patching.results.read import Results
+import xarray as xr
+
+from codi_patching.results.dataset import has_control, run_of, structural_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def cell_columns(results: Results) -> list[str]:
+def cell_columns(data: xr.Dataset) -> list[str]:
     """Columns of `cell_rows`."""
-    metrics = list(results.run.metrics)
-    control = [f"control_{metric}" for metric in metrics] if results.control else []
-    return ["pair_id", "layer", results.run.grid.column, "structural_zero", *metrics, *control]
+    run = run_of(data)
+    control = [f"control_{metric}" for metric in run.metrics] if has_control(data) else []
+    return ["pair_id", "layer", run.grid.column, "structural_zero", *run.metrics, *control]
 
 
-def cell_rows(results: Results) -> Iterator[dict[str, Any]]:
+def cell_rows(data: xr.Dataset) -> Iterator[dict[str, Any]]:
     """A row for each pair and cell, by the columns of `cell_columns`; undefined values are NaN."""
-    grid, metrics = results.run.grid, results.run.metrics
-    sources = [(metric, results.values[metric]) for metric in metrics]
-    if results.control:
-        sources += [(f"control_{metric}", results.control[metric]) for metric in metrics]
-    structural = results.structural
-    for index, pair_id in enumerate(results.pair_ids):
+    grid, structural = run_of(data).grid, structural_of(data)
+    values = [data[metric].values for metric in run_of(data).metrics]
+    names = cell_columns(data)[4:]
+    for place, pair_id in enumerate(data["pair"].values.tolist()):
+        # metrics of the own arm, then those of the control, as the columns are
+        numbers = [array[place, ..., arm] for arm in range(data.sizes["arm"]) for array in values]
         for cell, layer, column in grid.cells():
             yield {
                 "pair_id": pair_id,
                 "layer": layer,
                 grid.column: column,
                 "structural_zero": int(structural[cell]),
-                **{name: float(values[index][cell]) for name, values in sources},
+                **{name: float(array[cell]) for name, array in zip(names, numbers, strict=True)},
             }
+
+
+def cells_frame(data: xr.Dataset) -> pd.DataFrame:
+    """`cell_rows` as a frame, layers and columns as whole numbers but for "thought" and "all"."""
+    import pandas as pd
+
+    frame = pd.DataFrame(cell_rows(data), columns=cell_columns(data))
+    for name in ("layer", run_of(data).grid.column):
+        numbers = [int(key) if key.isdigit() else key for key in frame[name]]
+        whole = all(isinstance(number, int) for number in numbers)
+        frame[name] = pd.Series(numbers, dtype=int if whole else object)
+    return frame

@@ -1,65 +1,138 @@
-import numpy as np
-from by_hand import make_arm
+"""Effects of a handful of pairs, by hand."""
 
+import numpy as np
+import pytest
+from by_hand import make_data
+from lens_maker import make_lens
+
+from codi_patching.analysis import contrasts
 from codi_patching.analysis.effects import (
+    Contrast,
+    align,
+    base_answer_fall,
     ceiling_content,
     content,
-    logit_span,
-    mean_over,
-    without_rounding,
+    effect_of,
+    end_of,
+    mean_error,
+    rounding_of,
 )
+from codi_patching.analysis.intervals import ROUNDING
+from codi_patching.analysis.lens_hits import hit_rates
+
+OWN = [[[0.5, 0.1], [0.2, 0.9]], [[0.9, 0.3], [0.1, 0.9]]]
+CONTROL = [[[0.2, 0.1], [0.1, 0.9]], [[0.4, 0.3], [0.1, 0.9]]]
+BASE = [0.1, 0.3]
 
 
-def test_content_is_own_against_unpatched_and_against_control():
-    arm = make_arm([[[0.5, 0.25]], [[0.75, 1.0]]], [0.25, 0.5], [[[0.5, 0.0]], [[0.25, 0.5]]])
-    effect = content(arm)
-    assert effect.restored.tolist() == [[[0.25, 0.0]], [[0.25, 0.5]]]
-    assert effect.specific.tolist() == [[[0.0, 0.25]], [[0.5, 0.5]]]
+@pytest.fixture
+def data():
+    return make_data(OWN, BASE, CONTROL, zeros=[(1, 1)], ceiling=[[0.8, 0.2], [0.7, 0.3]])
 
 
-def test_content_without_control_has_one_comparison():
-    assert content(make_arm([[[0.5]]], [0.25])).specific is None
+def test_the_content_effect_is_relative_to_the_unpatched_run_and_to_the_control(data):
+    found = content(data)
+    assert list(found) == ["unpatched", "control"]
+    np.testing.assert_allclose(found["unpatched"], [[[0.4, 0], [0.1, 0]], [[0.6, 0], [-0.2, 0]]])
+    np.testing.assert_allclose(found["control"], [[[0.3, 0], [0.1, 0]], [[0.5, 0], [0, 0]]])
 
 
-def test_structural_cells_are_undefined_or_what_is_asked_for():
-    arm = make_arm([[[0.5, 0.5]]], [0.25], structural=np.array([[False, True]]))
-    assert np.isnan(content(arm).restored[0, 0, 1])
-    assert content(arm, structural=0.0).restored[0, 0].tolist() == [0.25, 0.0]
+def test_without_a_control_there_is_one_comparison():
+    assert list(content(make_data(OWN, BASE))) == ["unpatched"]
 
 
-def test_contrast_of_effects_loses_its_control_if_either_has_none():
-    with_control = content(make_arm([[[0.5]]], [0.25], [[[0.0]]]))
-    without = content(make_arm([[[0.75]]], [0.25]))
-    assert with_control.minus(with_control).specific.tolist() == [[[0.0]]]
-    difference = without.minus(with_control)
-    assert difference.restored.tolist() == [[[0.25]]]
-    assert difference.specific is None
+def test_with_noising_the_source_answer_is_the_corrupted_one():
+    data = make_data(OWN, BASE, CONTROL, direction="noising")
+    assert "corrupted_probability" in data
+    np.testing.assert_allclose(content(data)["unpatched"][:, 0, 0], [0.4, 0.6])
 
 
-def test_ceiling_is_compared_like_a_cell():
-    arm = make_arm(
-        [[[0.5]]], [0.25], [[[0.0]]],
-        ceiling={"clean_probability": np.array([1.0])},
-        ceiling_control={"clean_probability": np.array([0.125])},
-    )  # fmt: skip
-    effect = ceiling_content(arm)
-    assert (effect.restored.tolist(), effect.specific.tolist()) == ([0.75], [0.875])
-    assert ceiling_content(make_arm([[[0.5]]], [0.25])) is None
+def test_the_ceiling_has_both_comparisons(data):
+    found = ceiling_content(data)
+    np.testing.assert_allclose(found["unpatched"], [0.7, 0.4])
+    np.testing.assert_allclose(found["control"], [0.6, 0.4])
 
 
-def test_span_is_the_mean_distance_of_the_unpatched_runs():
-    arm = make_arm(
-        np.zeros((2, 1, 1)), [-1.0, 2.0], metric="answer_logit_difference",
-        source_run={"answer_logit_difference": np.array([3.0, 0.0])},
-    )  # fmt: skip
-    assert logit_span(arm) == 3.0
+def test_a_contrast_is_a_weighted_sum_over_cells_and_ceilings(data):
+    weights = np.array([[1.0, 0.0], [-0.5, 0.0]])
+    effect = effect_of({"run": data}, [Contrast("x", {"run": weights}, ceilings={"run": 2.0})])
+    np.testing.assert_allclose(
+        effect.values["unpatched"][:, 0], [0.4 - 0.05 + 1.4, 0.6 + 0.1 + 0.8]
+    )
+    np.testing.assert_allclose(effect.values["control"][:, 0], [0.3 - 0.05 + 1.2, 0.5 + 0.8])
 
 
-def test_means_leave_nan_out():
-    values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
-    np.testing.assert_array_equal(mean_over(values, 1), [2.0, np.nan])
+def test_a_pair_without_a_value_in_a_weighted_cell_is_left_out():
+    own = np.array(OWN)
+    own[0, 0, 0] = np.nan
+    data = make_data(own, BASE)
+    effect = effect_of({"run": data}, contrasts.cells({"run": data}))
+    assert np.isnan(effect.values["unpatched"]).tolist() == [[True] + [False] * 3, [False] * 4]
 
 
-def test_rounding_is_no_difference():
-    values = np.array([1e-13, -9e-7, 2e-6, -0.5, np.nan])
-    np.testing.assert_array_equal(without_rounding(values), [0, 0, 2e-6, -0.5, np.nan])
+def test_differences_within_rounding_are_zero(data):
+    own = np.array(OWN)
+    own[0, 0, 1] += 5e-7
+    effect = effect_of({"run": make_data(own, BASE)}, contrasts.cells({"run": data}))
+    assert effect.values["unpatched"][0, 1] == 0
+
+
+def test_self_patches_show_the_precision(data):
+    """A KL of k moves no probability by more than √(k/2); what is less is neither up nor down."""
+    data["self_patch"] = ("pair", [2e-4, np.nan])
+    assert rounding_of(data) == pytest.approx(0.01)
+    effect = effect_of({"run": data}, [Contrast("x", {"run": np.array([[0.02, 0], [0, 0]])})])
+    np.testing.assert_allclose(effect.values["unpatched"][:, 0], [0.008, 0.012])
+    np.testing.assert_allclose(effect.counted("unpatched")[:, 0], [0, 0.012])
+
+
+def test_one_pairs_self_patch_does_not_decide_for_all():
+    data = make_data(np.zeros((5, 1, 1)), np.zeros(5))
+    data["self_patch"] = ("pair", [1e-13, 0.02, 1e-13, np.nan, np.nan])
+    assert rounding_of(data) == ROUNDING
+
+
+def test_how_far_a_contrast_can_reach():
+    """The unpatched run cancels from a difference; the two controls do not."""
+    one, other = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    difference = Contrast("x", {"run": one - other})
+    assert (difference.reach("unpatched"), difference.reach("control")) == (1, 2)
+    assert Contrast("x", {"run": one}).reach("control") == 1
+
+
+def test_what_lowers_the_base_answer_is_positive():
+    data = make_data(OWN, BASE, direction="noising")
+    data["clean_probability"] = data["corrupted_probability"]
+    data["run_clean_probability"] = data["run_corrupted_probability"]
+    np.testing.assert_allclose(base_answer_fall(data)[:, 0, 0], [-0.4, -0.6])
+
+
+def test_runs_are_aligned_on_the_pairs_that_all_have(data):
+    other = data.isel(pair=[1])
+    aligned = align({"a": data, "b": other})
+    assert [d["pair"].values.tolist() for d in aligned.values()] == [["p1"], ["p1"]]
+
+
+def test_a_chains_end_is_the_last_iteration_that_all_layers_have():
+    own = np.zeros((2, 3, 4))
+    assert end_of(make_data(own, BASE, experiment="iterative", zeros=[(2, 3)])) == 2
+    assert end_of(make_data(own, BASE, experiment="iterative", strategy="cumulative")) == 3
+    assert end_of(make_data(own, BASE, zeros=[(2, c) for c in range(4)])) == 3
+    assert end_of(make_data(own, BASE, zeros=[(r, c) for r in range(3) for c in range(4)])) == -1
+
+
+def test_errors_are_those_of_the_t_test_and_of_groups():
+    values = np.random.default_rng(0).normal(size=(12, 2))
+    names = [f"p{i}" for i in range(12)]
+    expected = values.std(axis=0, ddof=1) / np.sqrt(12)
+    np.testing.assert_allclose(mean_error(values, names), expected)
+    twice = np.repeat(values, 2, axis=0)
+    np.testing.assert_allclose(mean_error(twice, [n for n in names for _ in "ab"]), expected)
+
+
+def test_hit_rates_count_pairs_by_step():
+    rates = hit_rates(make_lens(pairs=20, planted={(0, 2, 1): 0.75}, chance={(0, 2, 1): 0.25}))
+    assert float(rates["own"].sel(step=1, layer="2", column="1")) == 0.75
+    assert float(rates["chance"].sel(step=1, layer="2", column="1")) == 0.25
+    assert float(rates["own"].sum()) == 0.75
+    assert rates["pairs"].values.tolist() == [20, 20]

@@ -1,156 +1,203 @@
-"""Reports and entries say what is in the results."""
+"""Reports and entries say what is in the results; no pair's text is read as Markdown."""
 
+import json
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from findings_maker import FINDINGS
 from results_maker import make, records_of, run_of, write, written
 
-from codi_patching.reporting.entries import replace_entry
-from codi_patching.reporting.pipeline import ReportOptions, write_derived, write_documents
-from codi_patching.reporting.templates import with_interval
-from codi_patching.reporting.wording import limits, methods
-from codi_patching.results.schema import ResultsError
+from codi_patching.analysis.report import build_report
+from codi_patching.reporting.console import console_text
+from codi_patching.reporting.documents import write_documents
+from codi_patching.reporting.methods import limits, methods
+from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.results.dataset import run_of as described
+from codi_patching.results.description import ResultsError
+from codi_patching.results.read import read_results
 
 PLAIN = ReportOptions(figures=False, pair_sheets=False, page=False)
+NAME = "codi-tiny_word-problems_position"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The docs of a position run with everything that a report can name."""
     docs = tmp_path_factory.mktemp("documents") / "docs"
-    run = run_of(filtered=("pair_77",))
-    results = written(
-        docs / "results" / "position",
-        run,
-        {"pair_99": "its answers differ before their numbers"},
-        planted={(2, 1): 0.4},
-        disrupting={(1, 0): 1.0},
-        one_pair={"unknown_words": ("foxes",)},
-    )
-    write_derived(results.folder, ReportOptions(pair_sheets=False, page=False), FINDINGS)
-    path = write_documents(results.folder, docs, FINDINGS)
-    assert path == docs / "experiments" / "codi-tiny_word-problems_position.md"
+    folder = docs / "results" / "position"
+    hostile = {"pair|99": "<script>alert(1)</script> and [a](b)"}
+    written(folder, run_of(filtered=("pair_77",)), hostile, planted={(2, 1): 0.4})
+    report_folder(folder, replace(PLAIN, docs=docs))
     return docs
 
 
 @pytest.fixture
-def documents(made, tmp_path):
-    """A copy of them, and the report's text."""
+def docs(made, tmp_path):
     shutil.copytree(made, tmp_path / "docs")
-    path = tmp_path / "docs" / "experiments" / "codi-tiny_word-problems_position.md"
-    return tmp_path / "docs", path.read_text(encoding="utf-8")
+    return tmp_path / "docs"
 
 
-def test_the_report(documents):
-    _, report = documents
-    assert report.startswith("# Position patching of codi-tiny on word-problems\n")
-    assert "Of 11 cells the largest estimate of the content effect, the rise of the pro" in report
-    assert "as the largest of many it is biased upwards, and nothing tests it here." in report
-    assert re.search(
-        r"The largest mean KL is at layer 1, position 0: its median over pairs", report
+@pytest.fixture
+def text(docs):
+    return (docs / "experiments" / f"{NAME}.md").read_text(encoding="utf-8")
+
+
+def test_the_report_begins_with_the_answer_then_the_table(text):
+    lines = [line for line in text.splitlines() if line]
+    assert lines[0] == "# Position patching of codi-tiny on word-problems"
+    assert lines[3].startswith("Together the thoughts carry the answer")
+    assert lines[4] == "| question | answer | estimate [interval] | p | n |"
+    assert text.index("## Methods") > text.index("| question |")
+
+
+def test_the_table_says_what_the_claims_say(text, docs):
+    folder = docs / "results" / "position"
+    report = build_report([read_results(folder)])
+    lead = report.finding("cells").lead
+    row = next(
+        line for line in text.splitlines() if line.startswith("| Which positions and layers?")
     )
+    assert f"{lead.lead.mean:.2f} [{lead.lead.low:.2f}, {lead.lead.high:.2f}]" in row
+    own = read_results(folder)["clean_probability"].sel(layer="2", column="1", arm="own")
+    base = read_results(folder)["run_clean_probability"].sel(run="base")
+    control = read_results(folder)["clean_probability"].sel(layer="2", column="1", arm="control")
+    gains = float((own - base).mean()), float((own - control).mean())
+    assert lead.name == "layer 2, position 1"
+    assert lead.lead.mean == pytest.approx(min(gains))
+
+
+def test_text_that_is_not_ours_is_shown_and_not_read(text):
+    assert "- pair\\|99: \\<script\\>alert(1)\\</script\\> and \\[a\\](b)" in text
+    assert "<script>" not in text
+
+
+def test_what_was_left_out_is_named(text):
+    assert "Left out before, because both their answers are equal: pair\\_77." in text
+
+
+def test_every_check_is_listed(text, docs):
+    report = build_report([read_results(docs / "results" / "position")])
+    for check in report.checks["position, recomputed"]:
+        assert f"| position, recomputed | {check.name} |" in text
+
+
+def test_methods_say_what_was_done(docs):
+    data = read_results(docs / "results" / "position")
+    said = " ".join(methods(data))
+    assert "24 pairs of questions that differ in one number, from word-problems." in said
+    assert "one layer and one latent position at a time, the block's output on the residual" in said
     assert (
-        "**Which positions and layers carry the answer?** Yes, one of 11 cells: `layer 2, "
-        "position 1`. (0.38 probability [0.30, 0.45], p = 0.0002, n = 24 pairs, threshold 0.10)\n"
-    ) in report
-    assert "one layer and one latent position at a time, the block's output on the resid" in report
-    assert "a sibling (the same question with yet another number in that place) for 18" in report
-    assert "Left out before: 1 pair with equal answers." in report
-    assert "- `pair_99`: its answers differ before their numbers" in report
-    assert "`foxes` (pair_00)." in report
-    assert "5 of 5 checks that apply hold; 2 do not apply; 3 are described." in report
-    assert "![where patches disrupt (mean KL) and where they carry the pair's content](" in report
-    assert "patched runs | 624 |" in report  # 24 pairs × (12 cells and a ceiling) × 2
-
-
-def test_tables_are_whole_and_links_lead_somewhere(documents):
-    docs, _ = documents
-    files = list(docs.rglob("*.md"))
-    assert len(files) == 3
-    for file in files:
-        text = file.read_text(encoding="utf-8")
-        assert "\n\n\n\n" not in text
-        assert "{{" not in text
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
-            assert (file.parent / link).exists(), f"{file}: {link}"
-        for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
-            rows = table.splitlines()
-            assert len({row.count("|") for row in rows}) == 1, table
-            assert set(rows[1]) <= set("|-"), f"a table without a head: {table}"
-
-
-def test_entries(documents):
-    docs, _ = documents
-    journal = (docs / "research_journal.md").read_text(encoding="utf-8")
-    assert "<!-- entry codi-tiny_word-problems_position -->" in journal
-    assert "- **Do layers rely on different positions?** Undecided. (0.05" in journal
-    assert "Early or late" not in journal
-    inventory = (docs / "DATA_INVENTORY.md").read_text(encoding="utf-8")
-    assert "| `findings.json` | questions, verdicts" in inventory
-    assert "| `effects.png` | where patches disrupt" in inventory
-    assert 'cp.load_results("docs/results/position")' in inventory
-
-
-def test_written_again_nothing_changes(documents):
-    docs, _ = documents
-    before = {path: path.read_bytes() for path in docs.rglob("*.md")}
-    write_documents(docs / "results" / "position", docs, FINDINGS)
-    assert {path: path.read_bytes() for path in docs.rglob("*.md")} == before
-
-
-def test_a_report_about_another_model_is_not_replaced(documents):
-    docs, report = documents
-    path = docs / "experiments" / "codi-tiny_word-problems_position.md"
-    path.write_text(report.replace("7c548f5bcec7", "000000000000"), encoding="utf-8")
-    before = path.read_bytes()
-    with pytest.raises(ResultsError, match="about another model or other data"):
-        write_documents(docs / "results" / "position", docs)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        run_of("layer", control="none"),
-        run_of("iterative"),
-        run_of("iterative", strategy="cumulative", direction="noising", source="mean"),
-    ],
-)
-def test_a_report_of_any_run(tmp_path, run):
-    folder = write(tmp_path / "out", run, records_of(run, pairs=2))
-    report = write_documents(folder, tmp_path, name="mine").read_text(encoding="utf-8")
-    assert "No question is tested in this report" in report
-    assert "With fewer than 20 independent pairs no verdict is given." in report
-    assert (tmp_path / "experiments" / "mine.md").exists()
-    assert "<!-- entry mine -->" in (tmp_path / "research_journal.md").read_text(encoding="utf-8")
-
-
-def test_methods_name_what_was_done():
-    said = " ".join(methods(make(run_of("iterative", direction="noising"))))
-    assert "iteration N overwrites position N alone, by exactly what the previous" in said
-    assert "The clean question's run is the base run, the corrupted question's" in said
-    assert "(noising)" in said
-    assert "Questions by reasoning steps: 8 of 2 steps, 8 of 3 steps, 8 of 4 steps." in said
-    frozen = " ".join(methods(make(run_of("layer", source="zero", control="none"))))
-    assert "No control was run, since source is zero" in frozen
-    assert "the direct effect" in frozen
-    assert any("empty thoughts" in limit for limit in limits(make(run_of(source="zero"))))
-
-
-def test_entries_are_replaced_in_place(tmp_path):
-    path = tmp_path / "journal.md"
-    for name, text in (("a", "one\n"), ("b", "two\n"), ("a", "three \\1\n")):
-        replace_entry(path, name, text, "# Journal\n")
-    assert path.read_text() == (
-        "# Journal\n\n<!-- entry a -->\nthree \\1\n<!-- end of a -->\n"
-        "\n<!-- entry b -->\ntwo\n<!-- end of b -->\n"
+        "a sibling, the same question with yet another number in that place, for 18 pairs" in said
     )
+    assert "another pair's source run, matched by steps and length, for 6 pairs" in said
+    assert "what is measured is the total effect" in said
 
 
-def test_one_pair_has_no_interval_but_a_mean():
-    nan = float("nan")
-    assert with_interval({"mean": 0.25, "ci_low": nan, "ci_high": nan}) == "0.25"
-    assert with_interval({"mean": 0.25, "ci_low": 0.1, "ci_high": 0.5}, 3) == "0.250 [0.100, 0.500]"
-    assert with_interval({"mean": None, "ci_low": None, "ci_high": None}) == "undefined"
+def test_a_users_own_experiment_has_methods(tmp_path):
+    folder = tmp_path / "own"
+    run = replace(run_of(), experiment="neighbours")
+    write(folder, run, records_of(run))
+    assert "the experiment overwrites the block's output" in " ".join(methods(read_results(folder)))
+
+
+def test_without_a_control_the_limits_and_methods_say_so(tmp_path):
+    data = written(tmp_path / "out", run_of(control="none"), pairs=24)
+    assert any("No control was run" in paragraph for paragraph in methods(data))
+
+
+def test_few_pairs_are_a_limit(tmp_path):
+    data = written(tmp_path / "out", run_of(), pairs=6)
+    assert any("fewer than 20 independent pairs" in sentence for sentence in limits(data))
+
+
+def test_a_second_report_replaces_the_first(docs):
+    before = {p: p.read_bytes() for p in docs.rglob("*.md")}
+    folder = docs / "results" / "position"
+    write_documents(build_report([read_results(folder)]), folder, docs)
+    assert {p: p.read_bytes() for p in docs.rglob("*.md")} == before
+
+
+def test_entries_of_other_runs_stay(docs):
+    journal = docs / "research_journal.md"
+    journal.write_text(journal.read_text() + "\nMine.\n")
+    folder = docs / "results" / "position"
+    write_documents(build_report([read_results(folder)]), folder, docs, "another")
+    content = journal.read_text()
+    assert "\nMine.\n" in content
+    assert content.count("<!-- entry ") == 2
+
+
+def test_a_report_about_another_model_is_not_overwritten(docs, tmp_path):
+    run = run_of(checkpoint_sha256="f" * 64)
+    other = written(tmp_path / "other", run)
+    with pytest.raises(ResultsError, match="is about another model or other data: set docs"):
+        write_documents(build_report([other]), tmp_path / "other", docs)
+
+
+def test_a_protocol_is_replaced(docs):
+    path = docs / "experiments" / f"{NAME}.md"
+    path.write_text("<!-- protocol -->\nHow it will be run.\n")
+    folder = docs / "results" / "position"
+    write_documents(build_report([read_results(folder)]), folder, docs)
+    assert path.read_text().startswith("# Position patching")
+
+
+def test_the_inventory_lists_the_files_that_are_there(docs):
+    text = (docs / "DATA_INVENTORY.md").read_text()
+    listed = re.findall(r"^\| `([^`]+)` \|", text, re.M)
+    folder = docs / "results" / "position"
+    assert listed[0] == "position_patching_results.json"
+    assert all((folder / name).exists() for name in listed)
+    assert {"aggregate.json", "findings.json", "tables", "SHA256SUMS"} <= set(listed)
+    example = json.loads(re.search(r"```json\n(.*?)```", text, re.S)[1])
+    assert list(example) == ["metadata", "baseline", "results"]
+
+
+def test_deleting_what_is_derived_and_making_it_again_gives_the_same_bytes(docs):
+    folder = docs / "results" / "position"
+    before = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for name in ("aggregate.json", "findings.json", "validity.json", "results.csv"):
+        (folder / name).unlink()
+    report_folder(folder, PLAIN)
+    assert {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_aggregate_holds_the_means_of_what_was_measured(docs):
+    folder = docs / "results" / "position"
+    data = read_results(folder)
+    summary = json.loads((folder / "aggregate.json").read_text())
+    for layer in described(data).grid.layers:
+        cell = summary["metrics"]["control_kl_divergence"][layer]["0"]
+        wanted = data["kl_divergence"].sel(layer=layer, column="0", arm="control").values
+        assert cell["mean"] == pytest.approx(np.nanmean(wanted))
+        assert cell["std"] == pytest.approx(np.nanstd(wanted, ddof=1))
+    assert summary["metrics"]["recovery"]["3"]["2"] == {"structural_zero": True}
+
+
+def test_tables_for_papers_are_latex_and_csv(docs):
+    tables = docs / "results" / "position" / "tables"
+    tex = (tables / "questions.tex").read_text()
+    assert tex.count("\\toprule") == tex.count("\\bottomrule") == 1
+    rows = (tables / "questions.csv").read_text().splitlines()
+    assert rows[0] == "question,answer,estimate,p,n"
+    assert tex.count(" \\\\\n") == len(rows)
+
+
+def test_the_usual_run_is_spoken_of_first_whatever_order_folders_come_in():
+    runs = [make(run_of(direction="noising"), planted={(1, 1): 0.5}), make(run_of())]
+    report = build_report(runs)
+    assert next(iter(report.datasets)) == "position, recomputed"
+    assert "Estimates are rises of the probability of the clean answer" in console_text(report)
+
+
+def test_every_model_that_does_not_answer_is_warned_of():
+    good, bad = (
+        make(run_of(), pairs=8),
+        make(run_of(checkpoint_sha256="f" * 64, model="b"), pairs=8),
+    )
+    bad["run_predicts_clean"].loc[{"run": "source"}] = 0.0
+    said = console_text(build_report([good, bad]))
+    assert "WARNING: b answers 0 of 8 source questions right" in said
+    assert said.count("WARNING") == 1

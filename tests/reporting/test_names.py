@@ -42,5 +42,5 @@ def test_the_name_of_a_model_is_its_last_part():
 def test_titles():
     assert title(run_of()) == "Position patching of codi-tiny on word-problems"
     assert title(run_of("iterative", source="random_pair")) == (
-        "Iterative patching (relay) of codi-tiny on word-problems (random pair)"
+        "Iterative patching, relay of codi-tiny on word-problems, random pair"
     )

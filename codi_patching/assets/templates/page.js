@@ -1,132 +1,253 @@
+// Draws the picture and what a click opens. All text enters as text, never as HTML. What is chosen
+// stands in the address: #run=…&measure=…&layer=…&position=…&pair=…
 const byId = id => document.getElementById(id);
-const shown = v => v === null ? "undefined" : String(Number(v.toPrecision(4)));
-const narrow = () => window.innerWidth < 700;
-const diverging = [[0, "#2166ac"], [0.25, "#92c5de"], [0.5, "#f7f7f7"], [0.75, "#f4a582"], [1, "#b2182b"]];
-const still = {displayModeBar: false, responsive: true};
+const runs = new Map(data.runs.map(run => [run.id, run]));
+const shown = v => v === null || v === undefined ? "–" : String(Number(v.toPrecision(3)));
+const AGREE = 0.015;
 
-function scaleOf(z, signed, least) {
-  const most = Math.max(least, ...z.flat().filter(v => v !== null).map(Math.abs));
-  return {zmin: signed ? -most : 0, zmax: most, colorscale: signed ? diverging : "Viridis"};
+// An element with attributes and children; texts become text nodes.
+function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "click") element.addEventListener("click", value);
+    else if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.filter(child => child !== null).flat());
+  return element;
 }
 
-// An axis that goes as far as what is too small to matter at least.
-function reach(title, values, least) {
-  const known = values.flat().filter(v => v !== null);
-  const low = Math.min(-0.1 * least, ...known), high = Math.max(least, ...known), spare = 0.04 * (high - low);
-  return {title: {text: title}, fixedrange: true, automargin: true, range: [low - spare, high + spare]};
+const pairsOf = run => data.pairs[run.side] || [];
+
+// -- what is chosen, read from the address and written to it
+function state() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const run = runs.get(given.get("run")) || runs.get(data.first);
+  const measure = run.measures.find(([name]) => name === given.get("measure")) || run.measures[0];
+  const row = run.layers.indexOf(given.get("layer")), column = run.columns.indexOf(given.get("position"));
+  const pair = pairsOf(run).find(other => other.id === given.get("pair")) || null;
+  return {run, measure, row, column, pair};
+}
+function choose(changes) {
+  const now = state(), given = new URLSearchParams();
+  const next = {run: now.run.id, measure: now.measure[0], layer: now.run.layers[now.row] ?? null,
+    position: now.run.columns[now.column] ?? null, pair: now.pair && now.pair.id, ...changes};
+  for (const [key, value] of Object.entries(next)) if (value !== null) given.set(key, value);
+  location.hash = given.toString();
 }
 
-// A map of layers and columns; every number on hover, framed cells drawn as shapes.
-function drawMap(id, arm, z, title, signed, limits, frames) {
-  const text = arm.names.map((row, i) => row.map((name, j) => `${name}<br>${title} ${shown(z[i][j])}`
-    + (arm.structural[i][j] ? "<br>zero by construction" : "")));
-  const trace = {type: "heatmap", z, text, x: arm.columns, y: arm.layers, hoverongaps: false,
-    hovertemplate: "%{text}<extra></extra>", xgap: 1, ygap: 1, ...limits,
-    colorbar: narrow() ? {orientation: "h", y: -0.18, yanchor: "top", thickness: 12} : {thickness: 14}};
-  const shapes = (frames || []).map(([i, j]) => ({type: "rect", x0: j - 0.46, x1: j + 0.46, y0: i - 0.44, y1: i + 0.44,
-    line: {color: "#e69f00", width: 2.5}}));
-  Plotly.react(id, [trace], {title: {text: title, font: {size: 13}}, margin: {l: 45, r: 10, t: 34, b: 42},
-    plot_bgcolor: "#bdbdbd", shapes, xaxis: {title: {text: arm.column}, type: "category", fixedrange: true},
-    yaxis: {title: {text: "layer"}, type: "category", fixedrange: true}}, still);
+// -- colours: white at 0, blue above, orange below
+const mix = (a, b, t) => a.map((x, i) => Math.round(x + (b[i] - x) * t));
+const BLUES = [[255, 255, 255], [158, 202, 225], [66, 146, 198], [8, 69, 148]];
+const ORANGES = [[255, 255, 255], [253, 190, 133], [230, 120, 30], [140, 45, 4]];
+function colour(value, end) {
+  const stops = value < 0 ? ORANGES : BLUES, t = Math.min(1, Math.abs(value) / end) * (stops.length - 1);
+  const low = Math.min(stops.length - 2, Math.floor(t));
+  return mix(stops[low], stops[low + 1], t - low);
+}
+const css = rgb => `rgb(${rgb.join(",")})`;
+const linear = x => x <= 10.3 ? x / 3294.6 : ((x / 255 + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.05 + 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+const textOn = rgb => 1.05 / light(rgb) > light(rgb) / 0.05 ? "#fff" : "#000"; // whichever contrasts more
+function endOf(run, values, [name, , least]) {
+  const sizes = values.filter(v => v !== null).map(Math.abs);
+  const ceiling = name.startsWith("content") && run.ceiling ? run.ceiling : 0;
+  return Math.max(least, ceiling, ...sizes);
 }
 
-// A line for each layer from the unpatched run on, coloured by depth.
-function drawChain(id, arm, z, title, least) {
-  const depth = i => `hsl(${260 - 200 * i / Math.max(1, arm.layers.length - 1)}, 60%, 42%)`;
-  const lines = arm.layers.map((layer, i) => ({type: "scatter", mode: "lines+markers", name: `layer ${layer}`,
-    x: ["none", ...arm.columns], y: [0, ...z[i]], marker: {size: 4}, line: {color: depth(i), width: 1.5}}));
-  Plotly.react(id, lines, {margin: {l: 50, r: 10, t: 10, b: 42}, showlegend: !narrow(),
-    xaxis: {title: {text: "last iteration (none: unpatched)"}, type: "category", fixedrange: true},
-    yaxis: reach(title, z, least)}, still);
+// -- the map: layers upwards, a button for each cell; neighbours that agree are labelled once
+const median = sorted => (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+function labels(run, values, claimed) {
+  const columns = run.columns.length, rows = run.layers.length, texts = new Map();
+  for (let column = 0; column < columns; column++) {
+    let start = 0;
+    const at = row => run.structural[row * columns + column] === "1" ? null : values[row * columns + column];
+    for (let row = 1; row <= rows; row++) {
+      const own = [];
+      for (let other = start; other <= Math.min(row, rows - 1); other++) own.push(at(other));
+      const agrees = row < rows && !own.includes(null) && Math.max(...own) - Math.min(...own) <= AGREE;
+      if (agrees && claimed(row * columns + column) === claimed(start * columns + column)) continue;
+      const middle = Math.floor((start + row - 1) / 2);
+      const value = at(start) === null ? null : median(own.slice(0, row - start).sort((a, b) => a - b));
+      if (value !== null && Math.abs(value) >= 0.005) texts.set(middle * columns + column, Math.abs(value) < 9.995 ? value.toFixed(2) : value.toFixed(0));
+      start = row;
+    }
+  }
+  return texts;
+}
+function edges(run, place, inside) {
+  const columns = run.columns.length, column = place % columns, own = [];
+  if (!inside(place + columns) || place + columns >= run.names.length) own.push("inset 0 1.5px #16202c");
+  if (!inside(place - columns) || place < columns) own.push("inset 0 -1.5px #16202c");
+  if (column === 0 || !inside(place - 1)) own.push("inset 1.5px 0 #16202c");
+  if (column === columns - 1 || !inside(place + 1)) own.push("inset -1.5px 0 #16202c");
+  return own.join(",");
+}
+function says(run, place, value) {
+  if (run.structural[place] === "1") return `${run.names[place]}: zero by construction`;
+  const claim = run.claims[place];
+  return `${run.names[place]}: ${shown(value)}${claim ? claim[1] ? `, claimed${claim[5] ? ", not shown to be below the largest" : ""}` : ", not claimed" : ""}`;
+}
+function grid(run, values, measure, chosen, caption, pick) {
+  const columns = run.columns.length, end = endOf(run, values, measure);
+  const claimed = measure[0].startsWith("content") ? place => Boolean(run.claims[place] && run.claims[place][1]) : () => false;
+  const texts = labels(run, values, claimed);
+  const body = make("tbody"), step = run.layers.length > 24 ? 4 : 1;
+  for (let row = run.layers.length - 1; row >= 0; row--) {
+    const line = make("tr", {}, make("th", {scope: "row"}, row % step ? "" : run.layers[row]));
+    for (let column = 0; column < columns; column++) {
+      const place = row * columns + column, value = values[place], rgb = colour(value || 0, end);
+      const zero = run.structural[place] === "1", here = place === chosen;
+      const button = make("button", {"aria-label": says(run, place, value), "aria-pressed": String(here), "data-place": place,
+        title: says(run, place, value), tabindex: here || (chosen < 0 && place === 0) ? 0 : -1,
+        class: `${zero ? "zero" : value === null ? "none" : ""}${here ? " here" : ""}${claimed(place) && run.claims[place][5] ? " tied" : ""}`,
+        click: () => pick(row, column)}, texts.get(place) || "\u00a0");
+      button.style.backgroundColor = css(rgb);
+      button.style.color = textOn(rgb);
+      if (claimed(place)) button.style.boxShadow = edges(run, place, claimed);
+      line.append(make("td", {}, button));
+    }
+    body.append(line);
+  }
+  const foot = make("tfoot", {}, make("tr", {}, make("th", {}), ...run.columns.map(name => make("th", {scope: "col"}, name))));
+  const table = make("table", {class: `grid cells${run.layers.length > 24 ? " deep" : ""}`}, make("caption", {}, caption), foot, body);
+  table.addEventListener("keydown", event => {
+    const moves = {ArrowUp: columns, ArrowDown: -columns, ArrowLeft: -1, ArrowRight: 1}, move = moves[event.key];
+    const target = move && table.querySelector(`[data-place="${Number(event.target.dataset.place) + move}"]`);
+    if (target) { event.preventDefault(); target.focus(); }
+  });
+  return [table, end];
+}
+function drawMap({run, measure, row, column}) {
+  const chosen = row >= 0 && column >= 0 ? row * run.columns.length + column : -1, had = byId("map").contains(document.activeElement);
+  const values = run.means[measure[0]];
+  const [table, end] = grid(run, values, measure, chosen, `${measure[0] === "content_effect" ? run.effect : measure[1]}, ${run.columns.length > 1 ? `layers × ${run.column}s` : "by layer"}`,
+    (r, c) => choose({layer: run.layers[r], position: run.columns[c]}));
+  const low = Math.min(0, ...values.filter(v => v !== null)), bar = make("div", {class: "bar"});
+  const stops = [0, 0.25, 0.5, 0.75, 1].map(t => css(colour(low < -0.02 ? (2 * t - 1) * end : t * end, end)));
+  bar.style.background = `linear-gradient(90deg, ${stops.join(",")})`;
+  const top = run.ceiling && measure[0].startsWith("content") ? `${shown(end)}${end - run.ceiling < 0.002 ? " = all thoughts at once" : `; all thoughts at once ${shown(run.ceiling)}`}` : shown(end);
+  byId("map").replaceChildren(table, bar, make("div", {class: "ends"}, make("span", {}, low < -0.02 ? shown(-end) : "0"), make("span", {}, top)));
+  if (had && chosen >= 0) table.querySelector(`[data-place="${chosen}"]`).focus();
 }
 
-data.arms.forEach((arm, index) => {
-  const content = arm.means.content_effect;
-  drawMap(`content-${index}`, arm, content, "rise of P(source answer)", true,
-    scaleOf(content, true, arm.least.content_effect), arm.passing);
-  const select = byId(`measure-${index}`);
-  arm.measures.forEach(([name, label]) => select.add(new Option(label, name)));
-  select.value = "kl_divergence";
-  const draw = () => {
-    const [name, label, signed] = arm.measures.find(([other]) => other === select.value);
-    const z = arm.means[name].map((row, i) => row.map((v, j) => arm.structural[i][j] ? null : v));
-    drawMap(`map-${index}`, arm, z, `mean ${label}`, signed, scaleOf(z, signed, arm.least[name] || 1e-12));
-  };
-  select.addEventListener("change", draw);
+// -- what each thought carries, by the step that changed
+const named = layers => layers.length > 1 ? `layers ${layers[0]} to ${layers[layers.length - 1]}` : `layer ${layers[0]}`;
+function strataTable(run, table, row, column) {
+  const body = make("tbody");
+  run.strata.rows.forEach(([steps, name, n], place) => {
+    if (steps !== null && (place === 0 || run.strata.rows[place - 1][0] !== steps))
+      body.append(make("tr", {class: "group"}, make("th", {scope: "rowgroup", colspan: run.columns.length + 1}, `${steps}-step problems`)));
+    body.append(make("tr", {}, make("th", {scope: "row", title: `${n} pairs`}, name), ...table.entries[place].map(([k, of, counts], c) =>
+      make("td", {}, make("button", {class: `${counts ? "counts" : k ? "some" : ""}${c === column && table.layers.includes(run.layers[row]) ? " here" : ""}`,
+        "aria-label": `${name}, ${run.columns[c]}: ${k} of ${of} restored${counts ? ", more than chance allows" : ""}`,
+        click: () => choose({layer: table.layers.includes(run.layers[row]) ? run.layers[row] : table.layers[0], position: run.columns[c]})}, `${k}/${of}`)))));
+  });
+  const foot = make("tfoot", {}, make("tr", {}, make("th", {}), ...run.columns.map(name => make("th", {scope: "col"}, name))));
+  return make("table", {class: "grid strata"}, make("caption", {}, `Restored at ${named(table.layers)}`), foot, body);
+}
+function drawStrata({run, row, column}) {
+  const both = ["first", "second"].map(byId);
+  both.forEach(panel => panel.replaceChildren());
+  if (!run.strata) return;
+  const at = layer => run.strata.tables.find(table => table.layers.includes(layer));
+  const [first, second] = run.strata.first.map(at), chosen = row >= 0 ? at(run.layers[row]) : null;
+  const tables = chosen && chosen !== first && chosen !== second ? [chosen, first] : [first, second];
+  tables.forEach((table, i) => table && both[i].append(strataTable(run, table, row, column)));
+}
+
+// -- a cell: its numbers, and its pairs by stratum
+function drawCell({run, row, column, pair}) {
+  const panel = byId("cell"), place = row * run.columns.length + column;
+  panel.replaceChildren();
+  if (row < 0 || column < 0) return;
+  panel.append(make("h2", {}, run.names[place]));
+  const claim = run.claims[place];
+  if (run.structural[place] === "1") panel.append(make("p", {}, "Zero by construction: nothing reads this state."));
+  else if (claim) panel.append(make("p", {}, `${claim[1] ? "Claimed" : `Not claimed, at most ${shown(claim[4])}`}: ${claim[0]}${claim[3] === null ? "" : `, p = ${shown(claim[3])}`}.`),
+    ...claim[2].map(said => make("p", {}, said)));
+  else panel.append(make("p", {}, run.measures.slice(0, 8).map(([name, label]) => `${label}: ${shown(run.means[name][place])}`).join("; ")));
+  const own = run.pairs;
+  if (!own.ids) return;
+  const groups = new Map();
+  own.ids.forEach((id, index) => {
+    const key = own.stratum ? own.stratum[index] : -1;
+    groups.set(key, [...groups.get(key) || [], index]);
+  });
+  [...groups.keys()].sort((a, b) => a - b).forEach(key => {
+    const stratum = run.strata && run.strata.rows[key], name = stratum ? `${stratum[0] === null ? "" : `${stratum[0]}-step problems, `}${stratum[1]}` : "pairs";
+    const members = groups.get(key), yes = own.restored && members.filter(i => own.restored[i][place] === "1").length;
+    panel.append(make("p", {}, `${name}${own.restored ? `: ${yes} of ${members.length} restored` : ""}`), make("div", {class: "chips"}, members.map(index => {
+      const is = own.restored ? {1: "yes", 2: "other"}[own.restored[index][place]] || "" : "";
+      const rise = shown(own.unpatched[index][place]), said = {yes: "restored", other: "restored by the control's patch"}[is] || (own.restored ? "not restored" : "");
+      return make("button", {class: is, title: `${said} P(source answer) rises by ${rise}`, "aria-label": `${own.ids[index]}: ${said}, rise ${rise}`,
+        "aria-pressed": String(Boolean(pair && pair.id === own.ids[index])), click: () => choose({pair: own.ids[index]})}, own.ids[index]);
+    })));
+  });
+  if (own.restored) panel.append(make("p", {class: "once"}, "Dark: says the source answer with the own patch and not with the control's. Dashed: the other way round."));
+}
+
+// -- a pair: its questions, its unpatched runs, its own map
+const marked = parts => parts.map(([text, changed]) => changed ? make("mark", {}, text) : text);
+function drawPair({run, pair}) {
+  const panel = byId("pair");
+  panel.replaceChildren();
+  if (!pair) return;
+  panel.append(make("h2", {}, pair.id), make("p", {}, "source, answer ", make("b", {}, pair.answers[0]), ": ", ...marked(pair.source)),
+    make("p", {}, "patched, answer ", make("b", {}, pair.answers[1]), ": ", ...marked(pair.base)),
+    pair.control ? make("p", {}, `control, a ${pair.control[0]}, answer ${pair.control[2]}: ${pair.control[1]}`) : make("p", {}, "no control"));
+  if (pair.unknown.length) panel.append(make("p", {}, `words that the model does not know: ${pair.unknown.join(", ")}`));
+  panel.append(make("p", {}, `P(source answer): ${pair.runs.map(([name, p]) => `${name} ${shown(p)}`).join(" · ")}`));
+  const index = (run.pairs.ids || []).indexOf(pair.id), maps = make("div", {class: "panels"});
+  [["unpatched", "rise over the unpatched run", 1], ["control", "rise over the control's patch", 1], ["kl", "KL to the unpatched run, nats", 0.05]].forEach(([key, name, least]) => {
+    if (index < 0 || !run.pairs[key]) return;
+    const plain = {...run, claims: {}, ceiling: null};
+    maps.append(make("div", {}, grid(plain, run.pairs[key][index], [key, name, least], -1, name, (r, c) => choose({layer: run.layers[r], position: run.columns[c]}))[0]));
+  });
+  panel.append(maps);
+}
+
+// -- folds, drawn when they are opened
+const table = (head, rows) => make("table", {}, make("tr", {}, ...head.map(text => make("th", {scope: "col"}, text))),
+  ...rows.map(row => make("tr", {}, ...row.map(cell => make("td", {}, cell)))));
+const folds = {
+  pairs: ({run}) => byId("all-pairs").replaceChildren(table(["pair", "source question", "answer", "patched question", "answer"], pairsOf(run).map(pair => [
+    make("button", {class: "opens", click: () => { choose({pair: pair.id}); byId("pair").scrollIntoView(); }}, pair.id),
+    make("span", {}, ...marked(pair.source)), pair.answers[0], make("span", {}, ...marked(pair.base)), pair.answers[1]]))),
+  cells: ({run}) => byId("all-cells").replaceChildren(table(["mean over pairs", ...run.measures.map(([, label]) => label)],
+    run.names.map((name, place) => [name, ...run.measures.map(([key]) => shown(run.means[key][place]))]))),
+  maps: () => byId("all-maps").replaceChildren(...data.runs.flatMap(run => run.measures.filter(([name]) => ["content_effect", "kl_divergence", "recovery"].includes(name) || run.id === "lens")
+    .map(measure => make("div", {}, grid(run, run.means[measure[0]], measure, -1, `${run.id}: ${measure[1]}`,
+      (r, c) => choose({run: run.id, measure: measure[0], layer: run.layers[r], position: run.columns[c]}))[0])))),
+};
+Object.keys(folds).forEach(id => byId(id).addEventListener("toggle", () => byId(id).open && folds[id](state())));
+document.querySelectorAll(".questions .opens").forEach(button => button.addEventListener("click", () => {
+  const claims = button.closest("tr").nextElementSibling;
+  claims.hidden = !claims.hidden;
+  button.setAttribute("aria-expanded", String(!claims.hidden));
+}));
+
+// -- all of it
+function options(id, pairs, chosen) {
+  byId(id).replaceChildren(...pairs.map(([value, text]) => make("option", {value}, text)));
+  byId(id).value = chosen;
+}
+function draw() {
+  const anchor = location.hash.length > 1 && !location.hash.includes("=") && byId(decodeURIComponent(location.hash.slice(1)));
+  if (anchor) { anchor.open = true; anchor.scrollIntoView(); if (byId("map").hasChildNodes()) return; }
+  const now = state();
+  options("run", data.runs.map(run => [run.id, run.id]), now.run.id);
+  options("measure", now.run.measures.map(([name, label]) => [name, label]), now.measure[0]);
+  options("layer", [["", "–"], ...now.run.layers.map(name => [name, name])], now.run.layers[now.row] || "");
+  byId("layer-label").hidden = !now.run.strata;
+  const tied = now.measure[0].startsWith("content") ? Object.values(now.run.claims).filter(claim => claim[5]).length : 0;
+  byId("reading").textContent = `${now.run.title}. Outlined: claimed. ${tied ? `Dots: ${tied} cells not shown to be below the largest. ` : ""}Hatched: zero by construction. ${now.run.strata ? "Beside the map, by the step that changed: pairs with the source answer; dark: more than chance allows. " : ""}Click a cell for its numbers and pairs.`;
+  [drawMap, drawStrata, drawCell, drawPair].forEach(part => part(now));
+  ["cells", "pairs"].filter(id => byId(id).open).forEach(id => folds[id](now));
+}
+if (data.runs.length) {
+  byId("run").addEventListener("change", event => choose({run: event.target.value, measure: null, layer: null, position: null}));
+  byId("measure").addEventListener("change", event => choose({measure: event.target.value}));
+  byId("layer").addEventListener("change", event => choose({layer: event.target.value || null, position: event.target.value ? state().run.columns[state().column] ?? null : null}));
+  window.addEventListener("hashchange", draw);
   draw();
-  if (arm.chain) {
-    drawChain(`chain-content-${index}`, arm, content, "rise of P(source answer)", arm.least.content_effect);
-    drawChain(`chain-kl-${index}`, arm, arm.means.kl_divergence, "KL (nats)", arm.least.kl_divergence);
-  }
-});
-
-// The lens beside the patching map of the same cells.
-if (data.lens) {
-  const lens = data.lens, share = {zmin: 0, zmax: 1, colorscale: "Viridis"};
-  lens.steps.forEach((step, i) => byId("lens-step").add(new Option(step.name, i)));
-  const drawStep = () => {
-    const step = lens.steps[byId("lens-step").value];
-    drawMap("lens-own", lens, step.own, `share of pairs, among the ${lens.top} most probable`, false, share, step.passing);
-    drawMap("lens-chance", lens, step.chance, "share of pairs, another pair's result", false, share);
-  };
-  byId("lens-step").addEventListener("change", drawStep);
-  drawStep();
-  if (lens.arms.length) {
-    lens.arms.forEach(([label, i]) => byId("lens-arm").add(new Option(label, i)));
-    const drawArm = () => {
-      const arm = data.arms[byId("lens-arm").value], content = arm.means.content_effect;
-      drawMap("lens-content", arm, content, "content effect, rise of P(source answer)", true,
-        scaleOf(content, true, arm.least.content_effect), arm.passing);
-    };
-    byId("lens-arm").addEventListener("change", drawArm);
-    drawArm();
-  }
 }
-
-if (data.byLayer.length) {
-  const series = data.byLayer.map(e => ({type: "scatter", mode: "markers+lines", name: e.label, x: e.layers, y: e.mean, line: {width: 1},
-    error_y: {type: "data", symmetric: false, array: e.up, arrayminus: e.down, thickness: 1}}));
-  Plotly.newPlot("by-layer", series, {margin: {l: 50, r: 10, t: 10, b: 42}, legend: {orientation: "h", y: -0.15},
-    xaxis: {title: {text: "layer"}, type: "category", fixedrange: true},
-    yaxis: reach("rise of P(source answer)", data.byLayer.map(e => e.mean.flatMap((m, i) => [m - e.down[i], m + e.up[i]])),
-      data.arms[0].least.content_effect)}, still);
-}
-
-function question(id, parts) {
-  byId(id).replaceChildren(...parts.map(([text, changed]) => {
-    if (!changed) return document.createTextNode(text);
-    const mark = document.createElement("mark");
-    mark.textContent = text;
-    return mark;
-  }));
-}
-
-data.pairs.forEach(pair => byId("pair").add(new Option(`${pair.id}: ${pair.sourceAnswer} into ${pair.baseAnswer}`, pair.id)));
-data.arms.forEach((arm, i) => byId("arm").add(new Option(arm.label, i)));
-
-function drawPair() {
-  const pair = data.pairs[byId("pair").selectedIndex], arm = data.arms[byId("arm").value];
-  question("source", pair.source);
-  question("base", pair.base);
-  byId("source-answer").textContent = pair.sourceAnswer;
-  byId("base-answer").textContent = pair.baseAnswer;
-  byId("control-head").textContent = pair.control
-    ? `Control, a ${pair.control.kind} (answer ${pair.control.answer})` : "This pair has no control.";
-  byId("control").hidden = !pair.control;
-  byId("control").textContent = pair.control ? pair.control.question : "";
-  byId("unknown").textContent = pair.unknown.length ? `Words that the model does not know: ${pair.unknown.join(", ")}` : "";
-  const table = byId("runs");
-  table.replaceChildren();
-  [["without patches of single cells", "P(source answer)"], ...pair.runs.map(([name, p]) => [name, shown(p)])]
-    .forEach(row => row.reduce((line, cell) => (line.insertCell().textContent = cell, line), table.insertRow()));
-  const maps = arm.pairs.find(other => other.id === pair.id);
-  byId("pair-control").hidden = !maps || !maps.control;
-  if (!maps) return;
-  const probability = {zmin: -1, zmax: 1, colorscale: diverging};
-  drawMap("pair-content", arm, maps.unpatched, "P(source answer), rise over the unpatched run", true, probability);
-  if (maps.control) drawMap("pair-control", arm, maps.control, "P(source answer), rise over the control", true, probability);
-  drawMap("pair-kl", arm, maps.kl, "KL(patched ‖ unpatched), nats", false, {zmin: 0, zmax: arm.klTop, colorscale: "Viridis"});
-}
-byId("pair").addEventListener("change", drawPair);
-byId("arm").addEventListener("change", drawPair);
-drawPair();

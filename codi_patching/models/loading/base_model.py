@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from codi_patching.models.families import FAMILIES, Family
 from codi_patching.models.loading import hub
-from codi_patching.models.loading.files import CheckpointError
+from codi_patching.models.loading.files import CheckpointError, first_line
 
 
 def read_base_model(
@@ -31,15 +31,15 @@ def read_base_model(
     try:
         config = AutoConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(beside if own_tokenizer else folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # transformers raises what it happens to stumble over
         raise CheckpointError(
             f"expected {base_model} to be a Hugging Face id or a folder with config and "
-            f"tokenizer ({_first_line(error)}): set --model.base_model"
+            f"tokenizer ({first_line(error)}): set [[model.base_model]]"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"expected {base_model} to have a fast tokenizer with an eos token, got "
-            f"{type(tokenizer).__name__}: set --model.base_model"
+            f"{type(tokenizer).__name__}: set [[model.base_model]]"
         )
     return config, tokenizer
 
@@ -53,7 +53,7 @@ def family_for(config: PreTrainedConfig, base_model: str) -> Family:
     if config.model_type not in FAMILIES:
         raise CheckpointError(
             f"{base_model} is of the family {config.model_type!r}; expected one of "
-            f"{', '.join(FAMILIES)}: set --model.base_model"
+            f"{', '.join(FAMILIES)}: set [[model.base_model]]"
         )
     return FAMILIES[config.model_type]
 
@@ -70,7 +70,7 @@ def vocabulary_rows(
     if embeddings is None:
         raise CheckpointError(
             f"the checkpoint has no embeddings under the names of the family {config.model_type!r} "
-            f"({family.embeddings}.weight), which {base_model} is of: set --model.base_model to "
+            f"({family.embeddings}.weight), which {base_model} is of: set [[model.base_model]] to "
             "the model it was trained from"
         )
     return embeddings.shape[0]
@@ -91,10 +91,6 @@ def named_ids(
     if max(ids) >= rows:
         raise CheckpointError(
             f"expected embeddings of at least {max(ids) + 1} tokens, for the tokenizer's "
-            f"{', '.join(names)}, got {rows}: set --model.base_model to the checkpoint's own"
+            f"{', '.join(names)}, got {rows}: set [[model.base_model]] to the checkpoint's own"
         )
     return ids
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -92,13 +92,13 @@ def load(
 def _check_options(options: LoadOptions, path: Path) -> None:
     if options.num_latents is None:
         raise CheckpointError(
-            f"{path} does not say how many thoughts it was trained with: set --model.num_latents "
+            f"{path} does not say how many thoughts it was trained with: set [[model.num_latents]] "
             "(thoughts of a stage times stages: 6 for Coconut on GSM8K, 10 for SIM-CoT's GPT-2)"
         )
     if options.lora_alpha is not None or options.prompt_eos:
         raise CheckpointError(
-            "expected --model.lora_alpha and --model.prompt_eos only with CODI's layout, got one "
-            f"with {path}, which is in Coconut's"
+            "expected [[model.lora_alpha]] and [[model.prompt_eos]] only with CODI's layout, got "
+            f"one with {path}, which is in Coconut's"
         )
 
 
@@ -117,7 +117,7 @@ def _settings(options: LoadOptions, tokenizer: PreTrainedTokenizerFast, rows: in
     if named is None and rows != first + 3:
         raise CheckpointError(
             "expected the checkpoint's vocabulary to have 3 rows (start, end, latent) more than "
-            f"the tokenizer's {first}, got {rows}: set --model.base_model to the model it was "
+            f"the tokenizer's {first}, got {rows}: set [[model.base_model]] to the model it was "
             "trained from"
         )
     start, end = (first, first + 1) if named is None else named[:2]

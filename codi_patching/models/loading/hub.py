@@ -71,7 +71,7 @@ def fetch_base_model(repository: str) -> Path:
         if "config.json" not in names:
             raise CheckpointError(
                 f"expected a model's config.json in {repository} on the Hub, got "
-                f"{', '.join(sorted(names)[:5]) or 'nothing'}: set --model.base_model"
+                f"{', '.join(sorted(names)[:5]) or 'nothing'}: set [[model.base_model]]"
             )
         return ["config.json", *(name for name in _TOKENIZER_FILES if name in names)]
 
@@ -91,7 +91,7 @@ def _checkpoint_files(names: set[str], repository: str, file: str) -> list[str]:
         raise CheckpointError(
             f"expected one file of weights in {repository} on the Hub, got "
             f"{', '.join(fitting) or 'none'} among {', '.join(sorted(names)[:8])}: "
-            f"name one with --model.checkpoint {repository}/FILE"
+            f"name one, {repository}/FILE, with [[model.checkpoint]]"
         )
     beside = (*_TOKENIZER_FILES, "adapter_config.json")
     return [fitting[0], *(name for name in beside if name in names)]
@@ -108,7 +108,7 @@ def _fetch(repository: str, choose: _Choose, base_model: str | None) -> tuple[Pa
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{repository} is neither a file here nor a model on the Hub ({constants.ENDPOINT}) "
-            "that this token may read: set --model.checkpoint or --model.base_model; for a "
+            "that this token may read: set [[model.checkpoint]] or [[model.base_model]]; for a "
             "private one run `hf auth login` or set HF_TOKEN"
         ) from error
     except (HTTPError, HfHubHTTPError, OSError) as error:
@@ -121,7 +121,7 @@ def _download(repository: str, files: Iterable[str]) -> Path:
     paths = [Path(hf_hub_download(repository, name)) for name in files]
     for path in paths:
         if path.name.endswith(".index.json"):
-            for name in shards(path):
+            for name in sorted(set(shards(path).values())):
                 hf_hub_download(repository, name)
     return paths[0].parent
 
@@ -160,6 +160,6 @@ def _gated(repository: str) -> str:
     return (
         f"{repository} is gated: accept its licence at {constants.ENDPOINT}/{repository}, then run "
         "`hf auth login` or set HF_TOKEN to a token of that account. Of a base model only config "
-        "and tokenizer are needed: --model.base_model takes a folder with them, or the id of a "
+        "and tokenizer are needed: [[model.base_model]] takes a folder with them, or the id of a "
         "copy of it"
     )

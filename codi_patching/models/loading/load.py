@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
+from torch import Tensor
+
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading import coconut, hub, own, published
-from codi_patching.models.loading.files import CheckpointError, read_weights, weight_files
+from codi_patching.models.loading.adapter import check_alpha
+from codi_patching.models.loading.files import (
+    CheckpointError,
+    read_weights,
+    rename,
+    unwrap,
+    weight_files,
+)
 from codi_patching.models.loading.known import KNOWN_MODELS, known_id
 from codi_patching.models.loading.options import LoadOptions, choose_options
 from codi_patching.models.loading.report import LoadReport
@@ -18,6 +29,11 @@ SHIPPED = {"codi-tiny": Path(__file__).parents[2] / "assets" / "codi_tiny"}
 
 LAYOUTS: tuple[ModuleType, ...] = (coconut, published)
 """Layouts of others, each a module with `recognises(keys)` and `load(…)`."""
+
+_WRAPPERS = ("", "module.", "model.", "module.model.", "model.module.")
+"""Of programs that train a module inside another, as DistributedDataParallel and Lightning do."""
+
+_log = logging.getLogger(__name__)
 
 
 def load_checkpoint(
@@ -49,6 +65,8 @@ def load_checkpoint(
         CheckpointError: A file is missing or unreadable, or any weight is missing, unexpected or
             misshapen.
     """
+    if lora_alpha is not None:
+        check_alpha(lora_alpha, "lora_alpha", ": set [[model.lora_alpha]]")
     identity = None if str(checkpoint) in SHIPPED else known_id(checkpoint)
     known = KNOWN_MODELS.get(identity or "")
     base = base_model or (known.base_model if known else None)
@@ -56,14 +74,23 @@ def load_checkpoint(
     if str(checkpoint) in SHIPPED or (path / own.SETTINGS).is_file():
         if base_model is not None or lora_alpha is not None or prompt_eos:
             raise CheckpointError(
-                "expected --model.base_model, --model.lora_alpha and --model.prompt_eos only with "
-                f"a checkpoint in the published layout and a base model, got them with {checkpoint}"
+                "expected [[model.base_model]], [[model.lora_alpha]] and [[model.prompt_eos]] only "
+                "with a checkpoint in the published layout and a base model, got them with "
+                f"{checkpoint}"
             )
         model, report = own.load_own(path)
     else:
         options = choose_options(known, num_latents, lora_alpha, answer_prefix, prompt_eos)
         model, report = _load_foreign(path, base, options)
     report.source, report.known_as = str(checkpoint), identity
+    trained = known.num_latents if known else model.num_latents
+    if num_latents is not None and trained is not None and num_latents > trained:
+        _log.warning(
+            "%d latent thoughts are run, where the model was trained with %d: the further ones are "
+            "nothing that it knows",
+            num_latents,
+            trained,
+        )
     if num_latents is not None:
         model.settings = replace(model.settings, num_latents=num_latents)
     if answer_prefix is not None:
@@ -72,7 +99,7 @@ def load_checkpoint(
     if model.num_latents >= limit:
         raise CheckpointError(
             f"expected fewer latent thoughts than the model's context of {limit}, got "
-            f"{model.num_latents}: set --model.num_latents"
+            f"{model.num_latents}: set [[model.num_latents]]"
         )
     return model.eval().requires_grad_(False), report
 
@@ -80,9 +107,34 @@ def load_checkpoint(
 def _locate(checkpoint: str, base_model: str | None) -> Path:
     """The folder or file of a checkpoint, brought here from the Hub if it is there."""
     path = SHIPPED.get(checkpoint, Path(checkpoint))
-    if path.exists() or not hub.is_hub_id(checkpoint):
+    if path.exists():
         return path
+    check_name(checkpoint)
     return hub.fetch_checkpoint(checkpoint, base_model)
+
+
+def check_name(checkpoint: str) -> None:
+    """Refuse what can name no checkpoint, before anything is loaded.
+
+    Raises:
+        CheckpointError: It is no shipped model, nothing that is here, and no id of the Hub's form.
+    """
+    if checkpoint in SHIPPED or Path(checkpoint).exists() or hub.is_hub_id(checkpoint):
+        return
+    raise CheckpointError(
+        f"expected a file, a folder, an id on the Hub, or one of {sorted(SHIPPED)}, got "
+        f"{checkpoint}, which is not there{_nearest(checkpoint)}: set [[model.checkpoint]]"
+    )
+
+
+def _nearest(checkpoint: str) -> str:
+    """The name that was probably meant."""
+    names = [*SHIPPED, *KNOWN_MODELS, *(name.rpartition("/")[2] for name in KNOWN_MODELS)]
+    close = get_close_matches(checkpoint, names, n=1, cutoff=0.75)
+    whole = next(
+        (name for name in (*SHIPPED, *KNOWN_MODELS) if close and name.endswith(close[0])), ""
+    )
+    return f" (did you mean {whole}?)" if whole else ""
 
 
 def _load_foreign(
@@ -93,10 +145,28 @@ def _load_foreign(
         _explain_no_base_model(path)
     files = weight_files(path)
     weights, sha256 = read_weights(files)
-    layout = next((layout for layout in LAYOUTS if layout.recognises(weights)), None)
-    if layout is None:
-        raise CheckpointError(_not_latent(files[0], list(weights)))
-    return layout.load(weights, sha256, files, base_model, options)
+    constants = unwrap(weights, files[0])
+    layout = _layout_of(weights, files[0])
+    model, report = layout.load(weights, sha256, files, base_model, options)
+    report.tensors += len(constants)
+    report.dropped += constants
+    return model, report
+
+
+def _layout_of(weights: dict[str, Tensor], path: Path) -> ModuleType:
+    """The layout of a file; the names of modules that only wrap it are taken away, in place.
+
+    Raises:
+        CheckpointError: It is in none.
+    """
+    for prefix in _WRAPPERS:
+        if all(key.startswith(prefix) for key in weights):
+            inner = {key: key.removeprefix(prefix) for key in weights}
+            for layout in LAYOUTS:
+                if layout.recognises(inner.values()):
+                    rename(weights, inner, path)
+                    return layout
+    raise CheckpointError(_not_latent(path, list(weights)))
 
 
 def _explain_no_base_model(path: Path) -> None:
@@ -105,13 +175,13 @@ def _explain_no_base_model(path: Path) -> None:
         raise CheckpointError(
             f"{path} is not in the package's own layout ({', '.join(own.FILES)}), and any other "
             "needs the config and tokenizer of the model it was trained from: set "
-            "--model.base_model, or set --model.checkpoint to a known model "
+            "[[model.base_model]], or set [[model.checkpoint]] to a known model "
             f"({', '.join(KNOWN_MODELS)}) or one of {sorted(SHIPPED)}"
         )
     missing = [name for name in own.FILES if not (path / name).is_file()]
     raise CheckpointError(
-        f"expected a folder with {', '.join(own.FILES)}, an id on the Hub, or one of "
-        f"{sorted(SHIPPED)}, but {path} has no {', '.join(missing)}: set --model.checkpoint"
+        f"expected a folder with {', '.join(own.FILES)}, but {path} has no {', '.join(missing)}: "
+        "set [[model.checkpoint]]"
     )
 
 
@@ -125,5 +195,5 @@ def _not_latent(path: Path, keys: list[str]) -> str:
         )
     return (
         f"expected the keys of CODI's files (codi.…, coconut.…, prj.…) or Coconut's "
-        f"(base_causallm.…) in {path}, got {start}, …: set --model.checkpoint"
+        f"(base_causallm.…) in {path}, got {start}, …: set [[model.checkpoint]]"
     )

@@ -13,15 +13,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
-from codi_patching.models.loading.files import CheckpointError, read_weights
+from codi_patching.models.loading.files import CheckpointError, read_weights, unwrap
 from codi_patching.models.loading.report import LoadReport
-from codi_patching.models.loading.strict import assemble, dtypes_of, tied_weights
+from codi_patching.models.loading.strict import assemble, dtypes_of, read_config, tied_weights
+from codi_patching.models.strict_json import read_object
+from codi_patching.results.description import typed
 
 SETTINGS = "codi.json"
 """The file that tells this layout from the others."""
@@ -53,12 +54,12 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
     if missing:
         raise CheckpointError(
             f"expected a folder with {', '.join(FILES)}, but {folder} has no "
-            f"{', '.join(missing)}: set --model.checkpoint"
+            f"{', '.join(missing)}: set [[model.checkpoint]]"
         )
     settings = _read_settings(folder / SETTINGS)
     path = folder / "model.safetensors"
     weights, sha256 = read_weights([path])
-    tensors = len(weights)
+    tensors, constants = len(weights), unwrap(weights, path)
     projection = {k[4:]: weights.pop(k) for k in list(weights) if k.startswith("prj.")}
     dtypes = dtypes_of({"model": weights, "prj": projection})
     try:
@@ -66,17 +67,15 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
     except Exception as error:  # tokenizers raises nothing more precise
         raise CheckpointError(
             f"expected {folder / 'tokenizer.json'} to be a tokenizer, {error}: "
-            "set --model.checkpoint"
+            "set [[model.checkpoint]]"
         ) from error
-    config = AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
     model = assemble(config, weights, projection, tokenizer, settings, path)
-    return model, LoadReport(str(folder), sha256, tensors, dtypes)
+    return model, LoadReport(str(folder), sha256, tensors, dtypes, dropped=constants)
 
 
 def _read_settings(path: Path) -> CodiSettings:
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
-        tuples = {name: tuple(fields[name]) for name in ("bot_ids", "eot_ids")}
-        return CodiSettings(**{**fields, **tuples})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return typed(CodiSettings, read_object(path), path.name)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} does not hold CODI's settings: {error}") from error

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
+from codi_patching.models.loading.adapter import choose_adapter, recorded_adapter
 from codi_patching.models.loading.base_model import (
     family_for,
     named_ids,
@@ -33,7 +34,7 @@ from codi_patching.models.loading.base_model import (
     vocabulary_rows,
 )
 from codi_patching.models.loading.files import CheckpointError, shorten
-from codi_patching.models.loading.lora import choose_alpha, merge_lora, recorded_alpha
+from codi_patching.models.loading.lora import merge_lora
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.report import LoadReport
 from codi_patching.models.loading.strict import assemble, dtypes_of
@@ -84,7 +85,7 @@ def load(
     """
     path = files[0]
     config, tokenizer = read_base_model(base_model, path.parent)
-    alpha = choose_alpha(options.lora_alpha, recorded_alpha(files), options.known_alpha, path)
+    adapter = choose_adapter(options.lora_alpha, recorded_adapter(files), options.known_alpha, path)
     tensors = len(weights)
     parts = split_weights(weights, path)
     lora = {f"{name}.{i}": half for name, ab in parts.lora.items() for i, half in enumerate(ab)}
@@ -94,19 +95,20 @@ def load(
     rows = vocabulary_rows(config, parts.base, family, base_model)
     bot, eot = _special_ids(config, tokenizer, rows)
     config.vocab_size = rows
-    merged = merge_lora(
-        parts.base, parts.lora, alpha, family.transposed, torch.get_default_dtype(), path
+    scales = merge_lora(
+        parts.base, parts.lora, adapter, family.transposed, torch.get_default_dtype(), path
     )
     settings = _settings(options, bot, eot, tokenizer.eos_token_id)
     model = assemble(config, parts.base, parts.projection, tokenizer, settings, path)
     return model, LoadReport(
-        str(path),
-        sha256,
-        tensors,
-        dtypes,
-        merged,
-        alpha,
-        parts.dropped,
+        source=str(path),
+        sha256=sha256,
+        tensors=tensors,
+        dtypes=dtypes,
+        merged=len(scales),
+        lora_alpha=adapter.lora_alpha,
+        lora_scales=sorted(set(scales.values())),
+        dropped=parts.dropped,
         layout="codi",
         base_model=base_model,
     )
@@ -135,15 +137,15 @@ def _special_ids(
     if rows != size + 3:
         raise CheckpointError(
             f"expected the checkpoint's vocabulary to have 3 rows (pad, bot, eot) more than the "
-            f"base model's {size}, got {rows}: set --model.base_model to the model it was trained "
-            f"from, or to a folder whose tokenizer names its tokens {', '.join(_MARKERS)}"
+            f"base model's {size}, got {rows}: set [[model.base_model]] to the model it was "
+            f"trained from, or to a folder whose tokenizer names its tokens {', '.join(_MARKERS)}"
         )
     vocabulary = tokenizer.get_vocab()
     highest = max(i for token, i in vocabulary.items() if (token, i) != (tokenizer.pad_token, size))
     if highest >= size:
         raise CheckpointError(
             f"the tokenizer's ids reach {highest} and collide with pad, bot and eot at "
-            f"{size}..{size + 2}: set --model.base_model"
+            f"{size}..{size + 2}: set [[model.base_model]]"
         )
     return size + 1, size + 2
 

@@ -18,6 +18,7 @@ class LoadReport:
         dtypes: For each part of the file, the dtypes of its tensors.
         merged: Number of weights that LoRA was merged into.
         lora_alpha: That it was merged with.
+        lora_scales: What adapters were multiplied by, each value once.
         dropped: Keys that were not loaded, by name.
         layout: `own`, `codi` or `coconut`.
         base_model: Where config and tokenizer came from, if not from the checkpoint.
@@ -30,6 +31,7 @@ class LoadReport:
     dtypes: dict[str, str]
     merged: int = 0
     lora_alpha: float | None = None
+    lora_scales: list[float] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     layout: str = "own"
     base_model: str | None = None
@@ -40,7 +42,11 @@ class LoadReport:
         parts = [f"{self.tensors - len(self.dropped)} of {self.tensors} tensors used"]
         parts += [f"{part} {dtypes}" for part, dtypes in self.dtypes.items()]
         if self.merged:
-            parts.append(f"LoRA merged into {self.merged} weights with alpha {self.lora_alpha:g}")
+            scales = ", ".join(f"{scale:.4g}" for scale in self.lora_scales)
+            parts.append(
+                f"LoRA merged into {self.merged} weights with alpha {self.lora_alpha:g}, times "
+                f"{scales}"
+            )
         if self.dropped:
             parts.append(f"dropped {shorten(self.dropped)}")
         if self.known_as is not None and self.known_as != self.source:

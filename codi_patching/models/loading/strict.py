@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -17,7 +18,7 @@ from transformers.initialization import no_init_weights
 
 from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
 from codi_patching.models.families import family_of
-from codi_patching.models.loading.files import CheckpointError, shorten
+from codi_patching.models.loading.files import CheckpointError, first_line, shorten
 
 
 def assemble(
@@ -41,15 +42,66 @@ def assemble(
     Raises:
         CheckpointError: A weight is missing, unexpected, misshapen or not finite.
     """
-    with no_init_weights():  # every parameter is filled below: drawing them first costs minutes
-        backbone = AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype())
+    backbone = _empty_backbone(config, path)
     family_of(backbone)
     prj = _projection_for(projection, config.hidden_size)
     fill(backbone, weights, tied_weights(backbone), path)
     backbone.tie_weights()
     if prj is not None:
         fill(prj, projection, {}, path, "prj.")
+    _check_tokens(len(backbone.get_input_embeddings().weight), tokenizer, settings, path)
     return CodiModel(backbone, prj, tokenizer, settings)
+
+
+def _check_tokens(
+    rows: int, tokenizer: PreTrainedTokenizerFast, settings: CodiSettings, path: Path
+) -> None:
+    """Refuse tokens that have no embedding.
+
+    Raises:
+        CheckpointError: There are some.
+    """
+    own = {"bot_ids": settings.bot_ids, "eot_ids": settings.eot_ids, "eos_id": (settings.eos_id,)}
+    problems = [
+        f"{name} {token}" for name, ids in own.items() for token in ids if not 0 <= token < rows
+    ]
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        problems.append(f"the tokenizer's {highest}")
+    if problems:
+        raise CheckpointError(
+            f"{path}: expected tokens from 0 to {rows - 1}, for which there are embeddings, got "
+            f"{shorten(problems)}: the tokenizer or settings are another model's"
+        )
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Config of a model in a folder.
+
+    Raises:
+        CheckpointError: It is not one.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises what it happens to stumble over
+        raise CheckpointError(
+            f"expected {folder / 'config.json'} to be a model's config, {first_line(error)}: "
+            "set [[model.checkpoint]]"
+        ) from error
+
+
+def _empty_backbone(config: PreTrainedConfig, path: Path) -> PreTrainedModel:
+    """A model whose parameters are to be filled; `CodiModel` sets its attention, not the config."""
+    try:
+        with no_init_weights():  # drawing parameters first costs minutes
+            return AutoModelForCausalLM.from_config(
+                config, dtype=torch.get_default_dtype(), attn_implementation="eager"
+            )
+    except Exception as error:  # transformers raises what it happens to stumble over
+        raise CheckpointError(
+            f"{path}: its config, of the family {config.model_type!r}, makes no language model: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def tied_weights(backbone: PreTrainedModel) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a sweep computes, worked out before anything is: which token of which row, from which state.
+"""Decides, before running anything, which token states of which row a sweep computes.
 
 The stream of a token goes through 2 L + 1 *states*: 0 is its input, 2 l + 1 what it is after layer
 l's attention, 2 l + 2 the layer's output. A patch changes nothing below it nor before its position.

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from codi_patching.patching.sweep.packed_model import PackedModel
+from codi_patching.patching.latent_model import LatentModel
 from codi_patching.patching.sweep.plan import Reads
 from codi_patching.patching.sweep.unpatched import UnpatchedState
 
@@ -53,7 +53,7 @@ class _Wanted:
 
 
 def answer_logits(
-    model: PackedModel, states: Sequence[UnpatchedState], reads: Sequence[Reads], hidden: Tensor
+    model: LatentModel, states: Sequence[UnpatchedState], reads: Sequence[Reads], hidden: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
     """Of each request the logits of its answers, `(rows, tokens, vocabulary)` each.
 
@@ -72,7 +72,7 @@ def answer_logits(
 
 
 def _together(
-    model: PackedModel, wanted: Sequence[_Wanted], hidden: Tensor
+    model: LatentModel, wanted: Sequence[_Wanted], hidden: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
     rows = [places for each in wanted for places in each.rows]
     made: Iterator[Tensor | None] = iter([None] * len(rows))

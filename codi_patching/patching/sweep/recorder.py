@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codi_patching.patching.interventions import SiteName
-from codi_patching.patching.sweep.packed_model import Attend, PackedModel, Rotations
+from codi_patching.patching.latent_model import Attend, LatentModel, Rotations
 
 
 class Recorder:
@@ -20,7 +20,7 @@ class Recorder:
         record: Sites beside `resid_post`; with any, blocks are given one token of each question.
     """
 
-    def __init__(self, model: PackedModel, record: Sequence[SiteName]) -> None:
+    def __init__(self, model: LatentModel, record: Sequence[SiteName]) -> None:
         self.model, self.record = model, record
         self.kept: dict[str, list[Tensor]] = defaultdict(list)
 

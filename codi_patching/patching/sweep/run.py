@@ -16,9 +16,9 @@ import torch
 
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Unpatched
 from codi_patching.patching.interventions import Latents, SiteName, extra_sites
+from codi_patching.patching.latent_model import LatentModel
 from codi_patching.patching.sweep.joining import Part, join
 from codi_patching.patching.sweep.lowering import make_plan
-from codi_patching.patching.sweep.packed_model import PackedModel
 from codi_patching.patching.sweep.reading import answer_logits, groups_within
 from codi_patching.patching.sweep.starts import Starts
 from codi_patching.patching.sweep.suffix import Suffix
@@ -37,7 +37,7 @@ class SweepEngine(Engine):
             results do not depend on it beyond rounding.
     """
 
-    def __init__(self, model: PackedModel, max_rows: int) -> None:
+    def __init__(self, model: LatentModel, max_rows: int) -> None:
         self.model, self.max_rows = model, max_rows
         self.token_layers = 0.0
 
@@ -93,7 +93,7 @@ class SweepEngine(Engine):
     def _part(self, request: PatchRequest, values: Values, start: int, latents: Latents) -> Part:
         """A request's plan, and what it brings along."""
         state = request.start.state
-        if state.mid is None and any(p.site == "mlp_out" for row in request.rows for p in row):
+        if state.mid is None and any(p.site.name == "mlp_out" for row in request.rows for p in row):
             raise ValueError(
                 "expected a run to patch at mlp_out that recorded it: "
                 "engine.unpatched(requests, record=['mlp_out'])"
@@ -128,7 +128,7 @@ class SweepEngine(Engine):
 def _spread(
     told: Callable[[int, int], None], first: int, rows: Sequence[int]
 ) -> Callable[[float], None]:
-    """Tells of a share of the work as if the rows of one request were done after the other's.
+    """Converts batch progress to per-request row counts, one request after the other.
 
     Args:
         told: Told the number of a request and how many of its rows are done.

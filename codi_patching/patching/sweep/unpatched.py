@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
 from codi_patching.patching.interventions import SiteName
-from codi_patching.patching.sweep.packed_model import Attend, PackedModel
+from codi_patching.patching.latent_model import Attend, LatentModel
 from codi_patching.patching.sweep.prompt_tree import PromptTree
 from codi_patching.patching.sweep.recorder import Recorder
 from codi_patching.patching.sweep.suffix import Suffix
@@ -53,7 +53,7 @@ class UnpatchedBatch:
 
     def __init__(
         self,
-        model: PackedModel,
+        model: LatentModel,
         prompts: Sequence[Sequence[int]],
         suffixes: Sequence[Suffix],
         record: Sequence[SiteName] = (),

@@ -14,7 +14,7 @@ from codi_patching.patching.sweep.patch_shape import PatchSetShape, PatchShape
 
 @dataclass(frozen=True)
 class Values:
-    """What the patches of a request name by their labels.
+    """Deduplicated patch values; the patches of a request index into them by their labels.
 
     Attributes:
         shapes: The rows, without values.
@@ -41,8 +41,8 @@ class Values:
                 label, computed = functions.of(id(values.function), values.function), True
             else:
                 key = (values.data_ptr(), values.stride())
-                label = (kv if patch.site == "kv" else vectors).of(key, values)
-            return PatchShape(patch.layer, patch.position, label, patch.site, computed)
+                label = (kv if patch.site.name == "kv" else vectors).of(key, values)
+            return PatchShape(*patch.site.cell, label, patch.site.name, computed)
 
         shapes = tuple(tuple(shape(patch) for patch in row) for row in rows)
         stacked = torch.stack(vectors.items).to(like) if vectors.items else like[0, :0]

@@ -1,1 +1,0 @@
-"""The questions that every comparison answers, a file for each family of them."""

@@ -1,0 +1,1 @@
+"""A pair's unpatched, own, control and ceiling runs and their metrics."""

@@ -1,0 +1,179 @@
+"""What a pair's patched runs start from: its unpatched runs, and whose activations go in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from codi_patching.data.pairs import Pair, Question
+from codi_patching.measuring.controls import ControlKind, find_control, match_pairs
+from codi_patching.measuring.prompts import Direction, PromptRequest, Prompts, roles
+from codi_patching.measuring.sources import Source, mean_activations
+from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
+from codi_patching.models.answers import PairError
+from codi_patching.patching.engine import Engine, Unpatched
+from codi_patching.patching.interventions import Activations, SiteName
+from codi_patching.results.description import Control
+
+
+@dataclass(frozen=True)
+class PairRequests:
+    """The unpatched runs that a pair needs.
+
+    Attributes:
+        base: The run that is patched.
+        source: The run that the activations come from.
+        donor: The other pair's run that they come from instead, if they do.
+        control: The run that the control's activations come from.
+        donor_pair: The other pair.
+        control_used: What the control is.
+    """
+
+    base: PromptRequest
+    source: PromptRequest
+    donor: PromptRequest | None = None
+    control: PromptRequest | None = None
+    donor_pair: Pair | None = None
+    control_used: Control | None = None
+
+    def all(self) -> list[PromptRequest]:
+        """Those that there are, in this order."""
+        wanted = (self.base, self.source, self.donor, self.control)
+        return [request for request in wanted if request is not None]
+
+
+@dataclass(frozen=True)
+class PairStart:
+    """Where a pair's patched runs start from.
+
+    Attributes:
+        pair: The pair.
+        direction: Which question is patched.
+        requests: The unpatched runs that were asked for.
+        base: The base run.
+        source: The source run.
+        source_activations: What is patched in.
+        control_activations: What is patched in for the control; None without one.
+    """
+
+    pair: Pair
+    direction: Direction
+    requests: PairRequests
+    base: Unpatched
+    source: Unpatched
+    source_activations: Activations
+    control_activations: Activations | None = None
+
+    def metric_inputs(self) -> MetricInputs:
+        """What the metrics compare patched runs with; the patched runs are still missing."""
+        base, source = (
+            AnswerLogits(*(logits[0] for logits in run.run.answer_logits))
+            for run in (self.base, self.source)
+        )
+        device = self.source_activations.thoughts.device
+        ids = [torch.tensor(answer, device=device) for answer in self.base.readout.answers]
+        denoising = self.direction == "denoising"
+        return MetricInputs(base, base, source, ids[0], ids[1], denoising)
+
+
+@dataclass(kw_only=True)
+class Preparation:
+    """Prepares pairs.
+
+    Attributes:
+        engine: Runs questions.
+        prompts: Makes requests for the model.
+        pairs: All that could be run: random pairs and means are taken over them.
+        source: What is patched in.
+        control: What it is compared with.
+        seed: Of the draw of other pairs.
+        record: Sites that runs record beside `resid_post`.
+    """
+
+    engine: Engine
+    prompts: Prompts
+    pairs: Sequence[Pair] = ()
+    source: Source = "clean"
+    control: ControlKind = "none"
+    seed: int = 0
+    record: Sequence[SiteName] = ()
+
+    def requests(self, pair: Pair) -> PairRequests:
+        """The unpatched runs that a pair needs.
+
+        Raises:
+            PairError: One cannot be made.
+        """
+        base, source = self.prompts.of_pair(pair)
+        donor = None
+        if self.source == "random_pair":
+            donor = self.partners.get(pair.pair_id)
+            if donor is None:
+                raise PairError("no other pair with other answers can be run, to patch from")
+        found = find_control(
+            pair,
+            self.control,
+            self.prompts.direction,
+            self.prompts.fits,
+            lambda: self.partners.get(pair.pair_id),
+        )
+        return PairRequests(
+            base=base,
+            source=source,
+            donor=self.prompts.of_question(self._source_question(donor)) if donor else None,
+            control=self.prompts.of_question(found[1]) if found else None,
+            donor_pair=donor,
+            control_used=found[0] if found else None,
+        )
+
+    def start(self, pair: Pair, requests: PairRequests, runs: Sequence[Unpatched]) -> PairStart:
+        """Where a pair's patched runs start from.
+
+        Args:
+            pair: The pair.
+            requests: Its requests.
+            runs: The runs of `requests.all()`.
+        """
+        base, source, *others = runs
+        control = others.pop().run.activations() if requests.control is not None else None
+        return PairStart(
+            pair=pair,
+            direction=self.prompts.direction,
+            requests=requests,
+            base=base,
+            source=source,
+            source_activations=self._source_activations(others[0] if others else source),
+            control_activations=control,
+        )
+
+    @cached_property
+    def partners(self) -> dict[str, Pair]:
+        """For each pair another one, matched to be alike; see `match_pairs`."""
+        fitting = [p for p in self.pairs if self.prompts.fits(self._source_question(p))]
+        requests = [self.prompts.of_question(self._source_question(pair)) for pair in fitting]
+        return match_pairs(fitting, [len(ids) for ids, _ in requests], self.seed)
+
+    def _source_question(self, pair: Pair) -> Question:
+        return roles(pair, self.prompts.direction)[1]
+
+    def _source_activations(self, source: Unpatched) -> Activations:
+        """The activations to patch in, where the run is the pair's own or another pair's."""
+        if self.source == "zero":
+            return Activations.zeros_like(source.run.activations())
+        return self._mean if self.source == "mean" else source.run.activations()
+
+    @cached_property
+    def _mean(self) -> Activations:
+        """The mean over the source runs of all pairs that can be run."""
+        questions = (self._source_question(pair) for pair in self.pairs)
+        return mean_activations(
+            self.activations_of(question) for question in questions if self.prompts.fits(question)
+        )
+
+    def activations_of(self, question: Question) -> Activations:
+        """What a question's run has, on its own."""
+        request = self.prompts.of_question(question)
+        return self.engine.unpatched([request], self.record)[0].run.activations()

@@ -1,0 +1,34 @@
+"""Which patched runs nothing can come of: what they overwrite is read by nothing.
+
+Frozen latents, `resid_post` of the last layer: the readout reads keys and values of the blocks
+below, and no thought is made from it. Whatever the model and the values, such a run's logits are
+the unpatched run's: a *structural zero*. Which runs these are is what the planner knows anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from codi_patching.patching.interventions import Latents, PatchSet
+from codi_patching.patching.sweep.lowering import make_plan
+from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.values import Values
+
+
+def unread_rows(
+    rows: Sequence[PatchSet], num_layers: int, num_latents: int, latents: Latents
+) -> list[bool]:
+    """For each row whether no logits that are read depend on any of its patches.
+
+    Args:
+        rows: The patches of each row; their values make no difference.
+        num_layers: L.
+        num_latents: K.
+        latents: See `interventions`.
+    """
+    shapes = Values.of(rows, torch.zeros(1, 1, 1)).shapes
+    suffix = Suffix.of(num_latents, (0,), ((0,),))  # one token is read, after all thoughts
+    (reads,) = make_plan(suffix, num_layers, shapes, ((),) * len(rows), latents).reads
+    return [bool((row >= reads.outputs).all()) for row in reads.answers[0]]

@@ -1,0 +1,251 @@
+"""Claims in a few words, which sentences, tables, pages and figures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from codi_patching.analysis.findings import Carried, Claim, Finding, StrataFinding, StrataTable
+from codi_patching.analysis.report import Report
+from codi_patching.analysis.used import READ
+from codi_patching.reporting.formats import layers_named, listed, short, with_interval
+from codi_patching.reporting.names import data_name, model_name, title
+from codi_patching.reporting.question_texts import DESCRIBED, SIDES
+from codi_patching.results.dataset import run_of
+from codi_patching.results.description import ALL, RunDescription
+
+RISES, FALLS = ("rises", "more often"), ("falls", "less often")
+"""Verdicts that something goes up, or down."""
+
+
+def claim_words(claim: Claim) -> str:
+    """A claim's numbers: of the comparison with the smaller gain."""
+    lead, unit = claim.lead, {"logits": " logits", "nats": " nats"}.get(claim.unit, "")
+    estimate = f"{with_interval(lead.mean, lead.low, lead.high)}{unit}"
+    if claim.verdict in ("more often", "less often"):
+        way = "up" if claim.verdict == "more often" else "down"
+        return f"{way} in {getattr(lead, way)} of {lead.n} pairs; mean {estimate}"
+    if claim.verdict in ("no", "at most"):
+        return f"at most {short(max(claim.bound, 0.0))}{unit}"
+    if claim.verdict == "counts":
+        return f"up in {lead.up}, down in {lead.down} of {lead.n} pairs"
+    return estimate
+
+
+def claim_details(claim: Claim) -> list[str]:
+    """Each comparison of a claim in full, for a fold or an appendix."""
+    names = {"unpatched": "the unpatched run", "control": "the control's patch"}
+    names["chance"] = "another pair's result"
+    return [
+        f"relative to {names[c.against]} {with_interval(c.mean, c.low, c.high)}, up in {c.up} and "
+        f"down in {c.down} of {c.n} pairs"
+        for c in claim.comparisons
+    ]
+
+
+def described_words(finding: Finding) -> str:
+    """What a description shows, in a few words."""
+    lead = finding.lead
+    if finding.key in SIDES and lead is not None:
+        more, less = SIDES[finding.key]
+        return {1: more, -1: less, 0: "neither more than the other"}[lead.side]
+    if finding.key == "read":
+        return f"{steps_named(finding.claims)} can be read" if finding.claims else "nothing read"
+    if finding.key == "needed":
+        where = places(finding.claims)
+        return f"the answer falls at {where}" if where else "the answer is not shown to fall"
+    return DESCRIBED.get(finding.key, "at {}").format(lead.name if lead else "no cell")
+
+
+def places(claims: Sequence[Claim], verdicts: Sequence[str] = RISES) -> str:
+    """Where something is claimed, by position: `z0 and z1 at layers 0 to 15, z3 at layers 0 to 6`.
+
+    Positions with the same layers stand together; layers alone where a layer is one cell.
+    """
+    shown = [claim for claim in claims if claim.verdict in verdicts]
+    if not shown:
+        return ""
+    if all(claim.column in (None, ALL) for claim in shown):
+        return layers_named([claim.layer for claim in shown if claim.layer]) or "some layers"
+    by_column: dict[str, tuple[str, ...]] = {}
+    for claim in shown:
+        column = claim.column or ""
+        by_column[column] = (*by_column.get(column, ()), claim.layer or "")
+    by_layers: dict[tuple[str, ...], list[str]] = {}
+    for column, layers in by_column.items():
+        by_layers.setdefault(layers, []).append(column)
+    parts = [
+        f"{listed([f'z{column}' for column in columns])} at {layers_named(layers)}"
+        for layers, columns in by_layers.items()
+    ]
+    if len(parts) > 4:
+        columns = sorted(by_column, key=lambda name: (len(name), name))
+        return f"{len(shown)} of {len(claims)} cells, of {listed([f'z{c}' for c in columns])}"
+    return ", ".join(parts)
+
+
+def best_carried(table: StrataTable) -> dict[str, Carried]:
+    """Of each position what is shown of it, else what is not."""
+    best: dict[str, Carried] = {}
+    for carried in table.carried:
+        known = best.get(carried.column)
+        if known is None or (known.step is None and carried.step is not None):
+            best[carried.column] = carried
+    return best
+
+
+def carried_sentence(strata: StrataFinding) -> str:
+    """What each thought carries, and at which layers.
+
+    Example: `At layers 0 to 6, thoughts z0 and z1 carry the result of step 1 and z2 of step 2.`
+    """
+    same = [table.layer for table in strata.others if _steps_of(table) == _steps_of(strata.main)]
+    where = f"At {layers_named(same)}, " if 0 < len(same) < len(strata.others) else ""
+    steps: dict[int, dict[str, Carried]] = {}
+    for carried in strata.main.carried:
+        if carried.step is not None:
+            steps.setdefault(carried.step, {}).setdefault(carried.column, carried)
+    parts: list[str] = []
+    for step, by_column in sorted(steps.items()):
+        names = listed([f"z{column}" for column in by_column])
+        said = f"{names} of step {step}"
+        if not parts:
+            many = len(by_column) > 1
+            noun = f"{'thought' if where else 'Thought'}{'s' if many else ''}"
+            said = f"{where}{noun} {names} {'carry' if many else 'carries'}"
+            said += f" the result of step {step}"
+        parts.append(said + _partly(list(by_column.values())))
+    shorter = any(c.step is None and c.lengths for c in strata.main.carried)
+    end = "; in shorter problems the later thoughts are not shown to carry any" if shorter else ""
+    return f"{listed(parts)}{end}."
+
+
+def _steps_of(table: StrataTable) -> dict[str, int | None]:
+    return {column: carried.step for column, carried in best_carried(table).items()}
+
+
+def later_layers(strata: StrataFinding) -> list[str]:
+    """Layers at which each position carries what the next one carries in the main table."""
+    main, columns = _steps_of(strata.main), strata.main.columns
+    wanted = dict(zip(columns[:-1], (main[column] for column in columns[1:])))
+    if not any(wanted.values()):
+        return []
+    found = []
+    for table in strata.others:
+        steps = _steps_of(table)
+        last = steps.pop(columns[-1], None)  # a position without a cell carries nothing
+        if last is None and steps == wanted and {**steps, columns[-1]: None} != main:
+            found.append(table.layer)
+    return found
+
+
+def _partly(carried: Sequence[Carried]) -> str:
+    """In how many pairs a result is carried, where that is not nearly all."""
+    weakest = min(carried, key=lambda c: c.restored / max(c.n, 1))
+    if weakest.restored >= 0.9 * weakest.n:
+        return ""
+    return f" in {weakest.restored} of {weakest.n} pairs" + " or more" * (len(carried) > 1)
+
+
+def strata_words(strata: StrataFinding) -> str:
+    """Which step each thought carries, or the most that any of them may."""
+    by_column = best_carried(strata.main)
+    if all(carried.step is None for carried in by_column.values()):
+        alike = [f"z{column}" for column, c in by_column.items() if math.isnan(c.most)]
+        bounds = [c.most for c in by_column.values() if not math.isnan(c.most)]
+        said = f"at most {short(max(bounds))} of pairs restored" if bounds else ""
+        if not alike:
+            return f"nothing shown, {said}"
+        whichever = f"{listed(alike)} in some pairs, no step told apart"
+        return f"{whichever}; elsewhere {said}" if said else whichever
+    steps = ["–" if c.step is None else str(c.step) for c in by_column.values()]
+    return f"step {' · '.join(steps)} in z0 to z{len(steps) - 1}"
+
+
+def direct_words(finding: Finding) -> str:
+    """At which layers the direct effect is shown, and the one through later thoughts."""
+    said = [
+        f"{name} at {where}"
+        for name, where in (
+            ("direct", places(of_kind(finding, "direct"))),
+            ("mediated", places(of_kind(finding, "mediated"))),
+            ("undone by later thoughts", places(of_kind(finding, "mediated", FALLS), FALLS)),
+        )
+        if where
+    ]
+    return ", ".join(said) or {"no": "no"}.get(finding.answer, "not shown")
+
+
+def direct_sizes(finding: Finding) -> str:
+    """The largest direct and mediated effect that are claimed, each with its layer."""
+    said = []
+    for kind in ("direct", "mediated"):
+        largest = max(of_kind(finding, kind), key=lambda c: c.lead.mean, default=None)
+        if largest is not None:
+            said.append(f"{claim_words(largest)} at {largest.name}")
+    return "; ".join(said) or (claim_words(finding.lead) if finding.lead else "")
+
+
+def of_kind(finding: Finding, kind: str, verdicts: Sequence[str] = RISES) -> list[Claim]:
+    """Claims of a kind that something rises, or falls."""
+    return [c for c in finding.claims if c.kind == kind and c.verdict in verdicts]
+
+
+def courses_named(finding: Finding) -> str:
+    """What chains do, by layer: `fades at layers 0 to 5, saturates at layers 7 to 15`."""
+    names = ("compounds", "saturates", "fades", "turns")
+    parts = []
+    for name in names:
+        layers = [course.layer for course in finding.courses if course.course == name]
+        if layers:
+            parts.append(f"{name} at {layers_named(layers)}")
+    return ", ".join(parts)
+
+
+def course_words(finding: Finding) -> str:
+    """The effects along a chain at the layer where they are largest."""
+    told = [c for c in finding.courses if c.course not in ("none", "open")] or finding.courses
+    course = max(told, key=lambda c: c.effects[0].lead.mean)
+    effects = " → ".join(short(effect.lead.mean) for effect in course.effects)
+    change = course.change
+    end = f"; {change.name.partition(', ')[2]}: {claim_words(change)}" if change else ""
+    return f"{effects} at layer {course.layer}{end}"
+
+
+def steps_named(claims: Sequence[Claim]) -> str:
+    """The steps whose results are shown to be read, of claims that they are: `steps 1 and 2`."""
+    read = {c.step for c in claims if c.kind == READ and c.step and c.verdict in RISES}
+    steps = [str(step) for step in sorted(read)]
+    return f"step{'s' if len(steps) > 1 else ''} {listed(steps)}" if steps else ""
+
+
+def between_words(finding: Finding) -> str:
+    """Of two models, how many claims go each way."""
+    up = sum(claim.verdict in RISES for claim in finding.claims)
+    down = sum(claim.verdict in FALLS for claim in finding.claims)
+    first, second = (run.partition(": ")[0] for run in finding.runs)
+    if len(finding.claims) == 1:
+        return first if up else second
+    return f"{first} in {up}, {second} in {down} of {len(finding.claims)} cells"
+
+
+def _of_run(report: Report) -> RunDescription:
+    return run_of(next(iter(report.datasets.values())))
+
+
+def heading(report: Report) -> str:
+    """What was run: a run's title, or the model or models and the data."""
+    run = _of_run(report)
+    if len(report.datasets) == 1:
+        return title(run)
+    return f"{listed(report.models) or model_name(run)} on {data_name(run)}"
+
+
+def side(report: Report) -> str:
+    """Which run the patches are taken from: `clean` or `corrupted`."""
+    return "clean" if _of_run(report).clean_is_source else "corrupted"
+
+
+def answer_name(report: Report) -> str:
+    """What the patches push towards: `the clean answer`."""
+    return f"the {side(report)} answer"

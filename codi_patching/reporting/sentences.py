@@ -1,0 +1,219 @@
+"""The answer of a report in at most four sentences.
+
+Only `Report` is read, and nothing is computed: every number stands in a claim, and a sentence about
+an effect is there only where the claim that it rests on is.
+"""
+
+from __future__ import annotations
+
+from codi_patching.analysis.findings import Claim, Finding, StrataFinding
+from codi_patching.analysis.report import Report
+from codi_patching.analysis.used import BOTH
+from codi_patching.reporting.claims_in_words import (
+    FALLS,
+    RISES,
+    answer_name,
+    carried_sentence,
+    courses_named,
+    later_layers,
+    of_kind,
+    places,
+    side,
+    steps_named,
+)
+from codi_patching.reporting.formats import layers_named, listed, short
+from codi_patching.reporting.question_texts import BETWEEN
+from codi_patching.results.description import ALL
+
+
+def headline(report: Report) -> list[str]:
+    """The answer in at most four sentences of plain English, made from claims alone."""
+    if report.models:
+        return _models_said(report)
+    carried = _carried_said(report)
+    direct = _direct_said(report)
+    said = [*_ceiling_said(report), *(carried or _cells_said(report))]
+    if direct:
+        said = [*said[:3], *direct]
+    for more in (_chain_said, _read_said, _needed_said):
+        said += more(report) if len(said) < 3 else []
+    return said[:4] or [_nothing_said(report)]
+
+
+def _models_said(report: Report) -> list[str]:
+    """What differs between models, then what each carries."""
+    said = []
+    for finding in report.findings:
+        if finding.key in BETWEEN:
+            said += _between_said(finding)
+        elif _shown(finding) and finding.strata is not None:
+            said.append(f"In {finding.model}: {carried_sentence(finding.strata)}")
+    return said[:4] or ["Nothing is claimed: no difference between the models is shown."]
+
+
+def _between_said(finding: Finding) -> list[str]:
+    """Which of two models carries more, and where, if that is claimed."""
+    first, second = (run.partition(": ")[0] for run in finding.runs)
+    what = finding.runs[0].partition(": ")[2]
+    said = []
+    for way, verdicts, more, less in (
+        ("up", RISES, first, second),
+        ("down", FALLS, second, first),
+    ):
+        shown = [claim for claim in finding.claims if claim.verdict in verdicts]
+        if not shown:
+            continue
+        sizes = [abs(c.lead.mean) for c in shown if c.verdict in ("rises", "falls")]
+        most = max(getattr(claim.lead, way) for claim in shown)
+        size = f"by up to {short(max(sizes))}" if sizes else f"in up to {most} pairs"
+        if len(shown) == 1:
+            size = size.replace("up to ", "")
+        if finding.key == "between_ceilings":
+            said.append(f"All thoughts of {more} together carry more than those of {less}, {size}.")
+        else:
+            where = f"{len(shown)} of {len(finding.claims)} cells"
+            said.append(f"In {what}, {more} carries more than {less} at {where}, {size}.")
+    return said
+
+
+def _ceiling_said(report: Report) -> list[str]:
+    finding = report.finding("ceiling")
+    if finding is None or finding.lead is None:
+        return []
+    claim, what = finding.lead, answer_name(report)
+    if claim.verdict == "rises":
+        return [
+            f"Together the thoughts carry the answer: taken from the {side(report)} run, all of "
+            f"them raise the probability of {what} by {short(claim.lead.mean)}."
+        ]
+    if claim.verdict == "more often":
+        return [
+            f"Together the thoughts carry something of the answer: {what} becomes more probable "
+            f"in {claim.lead.up} of {claim.lead.n} pairs."
+        ]
+    if claim.verdict in ("no", "at most"):
+        return [
+            "Not even all thoughts together are shown to carry the answer: "
+            f"{_gain(claim)} is at most {short(max(claim.bound, 0.0))}."
+        ]
+    return []
+
+
+def _shown(finding: Finding | None) -> bool:
+    """Whether some thought is shown to carry a step's result."""
+    strata = finding.strata if finding else None
+    return strata is not None and any(c.step is not None for c in strata.main.carried)
+
+
+def _carried_said(report: Report) -> list[str]:
+    finding = report.finding("strata")
+    if finding is None or finding.strata is None or not _shown(finding):
+        return []
+    said = [carried_sentence(finding.strata)]
+    if later := later_layers(finding.strata):
+        said.append(f"At {layers_named(later)} each thought carries what the next one does there.")
+    if rest := _not_carried(finding.strata):
+        said.append(rest)
+    return said
+
+
+def _not_carried(strata: StrataFinding) -> str:
+    """What no thought is shown to carry: the last step, where pairs change it."""
+    table = strata.main
+    last = [
+        (stratum, entries)
+        for stratum, entries in zip(table.strata, table.entries)
+        if stratum.changed_step is not None and stratum.changed_step == stratum.num_steps
+    ]
+    said = any(carried.lengths == (carried.step,) for carried in table.carried)
+    if not last or said or any(entry.counts for _, entries in last for entry in entries):
+        return ""
+    pairs = sum(stratum.n for stratum, _ in last)
+    return f"In the {pairs} pairs in which only the last step changes, no thought is shown to act."
+
+
+def _cells_said(report: Report) -> list[str]:
+    finding = next((f for f in report.findings if f.key == "cells" and f.answer == "yes"), None)
+    if finding is None or finding.lead is None:
+        return []
+    lead = finding.lead
+    size = f"by up to {short(lead.lead.mean)}"
+    if lead.verdict == "more often":
+        size = f"in {lead.lead.up} of {lead.lead.n} pairs"
+    whole = all(claim.column in (None, ALL) for claim in finding.claims)
+    what = "All positions of one layer" if whole else "Single patches"
+    return [
+        f"{what} raise the probability of {answer_name(report)} at {places(finding.claims)}, "
+        f"{size}."
+    ]
+
+
+def _direct_said(report: Report) -> list[str]:
+    finding = report.finding("direct")
+    if finding is None:
+        return []
+    said = [
+        f"at {where} {how}"
+        for where, how in (
+            (places(of_kind(finding, "direct")), "through what the readout sees"),
+            (places(of_kind(finding, "mediated")), "through the thoughts made after it"),
+        )
+        if where
+    ]
+    whole = all(claim.column in (None, ALL) for claim in finding.claims)
+    what = "With all thoughts patched at once, a patch" if whole else "A patch of one thought"
+    return [f"{what} acts {listed(said)}."] if said else []
+
+
+def _chain_said(report: Report) -> list[str]:
+    said = []
+    for finding in (f for f in report.findings if f.key == "chain" and f.courses):
+        name = {"relay": "a relayed patch", "cumulative": "the cumulative chain"}
+        who = next((text for run, text in name.items() if run in finding.runs[0]), "the chain")
+        if told := courses_named(finding):
+            said.append(f"Along the chain the effect of {who} {told}.")
+    return said
+
+
+def _read_said(report: Report) -> list[str]:
+    finding = report.finding("read")
+    if finding is None:
+        return []
+    steps = steps_named(finding.claims)
+    return [f"The head reads the result of {steps} in the thoughts."] if steps else []
+
+
+def _needed_said(report: Report) -> list[str]:
+    said = []
+    for finding in (f for f in report.findings if f.key == "needed"):
+        both = places([claim for claim in finding.claims if claim.kind == BOTH])
+        if both:
+            said.append(f"What restores the answer is also needed for it, at {both}.")
+        elif finding.answer == "described" and (where := places(finding.claims)):
+            said.append(f"Noising lowers the probability of the clean answer at {where}.")
+    return said[:1]
+
+
+def _nothing_said(report: Report) -> str:
+    bounds = [f for f in report.findings if f.key == "cells" and f.claims]
+    if not bounds:
+        counts = [f for f in report.findings if f.answer == "counts"]
+        return (
+            "Too few pairs for any claim: counts stand alone."
+            if counts
+            else "Nothing is claimed: no question of this report could be tested."
+        )
+    if all(claim.verdict == "counts" for claim in bounds[0].claims):
+        return "Too few pairs for any claim: counts stand alone."
+    most = max(bounds[0].claims, key=lambda claim: claim.bound)
+    return (
+        "Nothing is claimed: no single patch is shown to raise the probability of "
+        f"{answer_name(report)}; {_gain(most)} is at most {short(max(most.bound, 0.0))} for each."
+    )
+
+
+def _gain(claim: Claim) -> str:
+    """What a bound is of."""
+    if len(claim.comparisons) > 1:
+        return "the smaller of the gains over the unpatched run and over the control's patch"
+    return "the gain over the unpatched run"

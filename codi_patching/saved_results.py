@@ -1,0 +1,148 @@
+"""Results folders in a notebook: the dataset, its findings, a frame. No model is needed.
+
+results = cp.load_results("results/position")
+results.data.kl_divergence.sel(layer="3", arm="own").mean("pair")
+results.report().findings
+cp.compare(["results/layer", results]).finding("direct")
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from codi_patching.errors import InputError
+from codi_patching.results.dataset import OWN, is_lens, pairs_of, run_of
+from codi_patching.results.description import PairDescription, RunDescription
+from codi_patching.results.read import read_results
+from codi_patching.results.tables import cells_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from codi_patching.analysis.report import Report
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """Results of one run.
+
+    Attributes:
+        data: Every number, with named axes; see `results.dataset`.
+    """
+
+    data: xr.Dataset
+
+    @property
+    def run(self) -> RunDescription:
+        """What was run."""
+        return run_of(self.data)
+
+    def report(self, strata: Sequence[str] = ()) -> Report:
+        """What is said of the run: findings, the table of every cell, checks of validity.
+
+        Args:
+            strata: Fields of the file of pairs that tell strata.
+        """
+        return compare([self], strata)
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each pair and cell, with the columns of `results.csv`; of the lens its ranks.
+
+        Layers and columns are whole numbers, but for "thought" and "all".
+        """
+        if not is_lens(self.data):
+            return cells_frame(self.data)
+        ranks = self.data["rank"].reset_coords(drop=True)
+        return ranks.to_dataframe().dropna().reset_index()
+
+    def __repr__(self) -> str:
+        title, facts = self._described()
+        return "\n".join([title, *(f"  {name:<9} {said}" for name, said in facts.items())])
+
+    def _repr_html_(self) -> str:
+        title, facts = self._described()
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(said)}</td></tr>"
+            for name, said in facts.items()
+        )
+        table = f"<p><b>{escape(title)}</b></p><table>{rows}</table>"
+        if is_lens(self.data):
+            return table
+        metric = _source_answer(self.run) + "_probability"
+        mean = self.data[metric].sel(arm=OWN).mean("pair").to_pandas()
+        return f"{table}<p>Mean {metric} of patched runs</p>{mean.round(3).to_html()}"
+
+    def _described(self) -> tuple[str, dict[str, str]]:
+        """A title, and facts by name."""
+        run, sizes = self.run, self.data.sizes
+        column = run.grid.column + "s" * (sizes["column"] != 1)
+        title = f"Results: {run.arm}, {run.latents} thoughts, {run.site}, {run.model}"
+        facts = {
+            "pairs": f"{sizes['pair']} of {run.data or 'the shipped pairs'}",
+            "cells": f"{sizes['layer']} layers × {sizes['column']} {column}",
+        }
+        if not is_lens(self.data):
+            facts["patched"] = f"{run.direction}, source {run.source}, control {self._controls()}"
+            facts["answers"] = self._answers()
+            facts["metrics"] = ", ".join(run.metrics)
+        if changed := self.data.attrs["changed"]:
+            facts["changed"] = f"{', '.join(changed)}, since the run wrote it"
+        if self.data.attrs["folder"] is not None:
+            facts["folder"] = str(self.data.attrs["folder"])
+        return title, facts | {"see": ".data (xarray), .frame() (pandas), .report() (findings)"}
+
+    def _controls(self) -> str:
+        pairs = (p for p in pairs_of(self.data) if isinstance(p, PairDescription))
+        kinds = [pair.control.kind for pair in pairs if pair.control]
+        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        return ", ".join(f"{kind} of {count}" for kind, count in counts.items()) or "none"
+
+    def _answers(self) -> str:
+        """How often the source answer is said by the runs that patch no single cell."""
+        rates = self.data[f"run_predicts_{_source_answer(self.run)}"].mean("pair")
+        names = ["base", "ceiling", "source"]
+        said = ", ".join(f"{name} {float(rates.sel(run=name)):.0%}" for name in names)
+        return f"source answer said by: {said}"
+
+
+def _source_answer(run: RunDescription) -> str:
+    return "clean" if run.clean_is_source else "corrupted"
+
+
+def load_results(folder: str | Path) -> Results:
+    """Read a results folder, of any experiment.
+
+    Raises:
+        ResultsError: There are no whole results in it.
+    """
+    data = read_results(Path(folder))
+    if changed := data.attrs["changed"]:
+        warnings.warn(
+            f"{', '.join(changed)} in {folder} changed since the run wrote it", stacklevel=2
+        )
+    return Results(data)
+
+
+def compare(runs: Sequence[str | Path | Results], strata: Sequence[str] = ()) -> Report:
+    """What is said of several runs on one model and file of pairs, together.
+
+    Args:
+        runs: Folders or what was loaded from them, each experiment once.
+        strata: Fields of the file of pairs that tell strata.
+
+    Raises:
+        InputError: There are none, or two do not belong together.
+    """
+    from codi_patching.analysis.report import build_report
+
+    if isinstance(runs, str | Path | Results):
+        raise InputError(f"expected a list of folders or results, got {runs!r}")
+    loaded = [run if isinstance(run, Results) else load_results(run) for run in runs]
+    return build_report([run.data for run in loaded], strata=strata)

@@ -1,0 +1,136 @@
+"""What chains do, layer by layer, from effects that are planted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from by_hand import make_data
+from scipy import stats
+
+from codi_patching.analysis.courses import ask_chains, ratio_interval
+from codi_patching.analysis.study import studies_of
+
+PAIRS = 57
+
+
+def chain(rows, deviation=0.05, pairs=PAIRS, zeros=(), strategy="cumulative", seed=0):
+    """A chain whose mean content effects are these, `(layers, iterations)`."""
+    rng = np.random.default_rng(seed)
+    means = np.asarray(rows, dtype=float)
+    change = means + deviation * rng.normal(size=(pairs, *means.shape)) * (means != 0)
+    for cell in zeros:
+        change[:, *cell] = 0
+    control = 0.5 + 0.001 * rng.normal(size=change.shape)
+    return make_data(
+        0.5 + change, np.full(pairs, 0.5), control, "iterative", zeros, strategy=strategy
+    )
+
+
+def asked(data):
+    (study,) = studies_of([data], 0, ())
+    (finding,) = ask_chains(study)
+    return finding
+
+
+COURSES = [
+    ([0.2, 0.3, 0.45], "compounds"),
+    ([-0.2, -0.3, -0.45], "compounds"),
+    ([0.4, 0.4, 0.4], "saturates"),
+    ([0.45, 0.2, 0.1], "fades"),
+    ([-0.45, -0.2, 0.0], "fades"),
+    ([0.3, 0.0, -0.3], "turns"),
+    ([-0.3, 0.0, 0.3], "turns"),
+    ([0.0, 0.0, 0.0], "none"),
+]
+
+
+@pytest.fixture(scope="module")
+def finding():
+    return asked(chain([row for row, _ in COURSES], deviation=0.01, pairs=200))
+
+
+@pytest.mark.parametrize("place", range(len(COURSES)))
+def test_a_course_goes_by_the_sign_of_what_the_first_patch_did(finding, place):
+    assert finding.courses[place].course == COURSES[place][1]
+
+
+def test_a_chain_that_goes_up_to_nothing_does_not_compound(finding):
+    """From -0.45 to 0 the change is positive, and what the first patch did fades."""
+    course = finding.courses[4]
+    assert course.change.verdict == "rises"
+    assert course.course == "fades"
+
+
+def test_a_share_is_given_only_where_the_first_effect_is_claimed(finding):
+    shares = [course.share for course in finding.courses]
+    assert shares[-1] is None
+    assert shares[0][0] == pytest.approx(0.45 / 0.2, rel=0.05)
+    assert shares[0][1] < shares[0][0] < shares[0][2]
+
+
+def test_a_change_that_is_neither_claimed_nor_small_leaves_the_course_open():
+    finding = asked(chain([[0.4, 0.4, 0.45]], deviation=0.3))
+    assert finding.courses[0].effects[0].verdict == "rises"
+    assert finding.courses[0].course == "open"
+
+
+def test_ends_are_the_same_iteration_at_every_layer():
+    """The last layer has no third iteration: all ends are the second, what comes later is shown."""
+    rows = [[0.3, 0.3, 0.0], [0.3, 0.3, 0.3]]
+    finding = asked(chain(rows, 0.01, zeros=[(1, 2)], strategy="relay"))
+    assert [course.change.column for course in finding.courses] == ["1", "1"]
+    assert [len(course.effects) for course in finding.courses] == [3, 2]
+    assert [round(course.share[0], 1) for course in finding.courses] == [1.0, 1.0]
+
+
+def test_noise_alone_has_no_course():
+    rng = np.random.default_rng(3)
+    own = 0.5 + 0.1 * rng.standard_t(3, (PAIRS, 6, 4)).clip(-4, 4)
+    finding = asked(make_data(own, np.full(PAIRS, 0.5), None, "iterative"))
+    assert {course.course for course in finding.courses} == {"none"}
+    assert finding.answer == "at most"
+
+
+def test_under_twenty_pairs_nothing_is_told():
+    finding = asked(chain([[0.4, 0.4, 0.4]], pairs=15))
+    assert finding.answer == "counts"
+    assert finding.courses[0].course == "none"
+
+
+def test_missing_chains_name_their_configurations():
+    (study,) = studies_of([make_data(np.zeros((2, 2, 2)), [0, 0])], 0, ())
+    (finding,) = ask_chains(study)
+    assert finding.answer == "missing"
+    assert finding.missing == (("iterative",), ("iterative_cumulative",))
+
+
+def test_fiellers_interval_holds_the_ratios_that_no_test_rejects():
+    """An end of the interval is a ratio r at which the mean of above - r below has t at 2.5 %."""
+    rng = np.random.default_rng(1)
+    below = rng.normal(0.5, 0.3, 40)
+    above = 0.4 * below + rng.normal(0, 0.1, 40)
+    names = [f"p{i}" for i in range(40)]
+    ratio, low, high = ratio_interval(above, below, names)
+    assert ratio == pytest.approx(above.mean() / below.mean())
+    for end in (low, high):
+        assert stats.ttest_1samp(above - end * below, 0).pvalue == pytest.approx(0.05)
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_interval():
+    rng = np.random.default_rng(1)
+    names = [f"p{i}" for i in range(40)]
+    _, low, high = ratio_interval(rng.normal(size=40), rng.normal(0.1, 1, 40), names)
+    assert np.isnan([low, high]).all()
+
+
+def test_a_constant_first_effect_leaves_the_ends_own_interval():
+    above = np.random.default_rng(2).normal(0.3, 0.1, 30)
+    names = [f"p{i}" for i in range(30)]
+    _, low, high = ratio_interval(above, np.full(30, 0.5), names)
+    interval = stats.ttest_1samp(above / 0.5, 0).confidence_interval()
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_claim_of_pairs_counts_as_a_claim(finding):
+    first = replace(finding.courses[0].effects[0], verdict="more often")
+    assert first.claimed

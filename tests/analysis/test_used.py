@@ -1,0 +1,143 @@
+"""What is read beside what acts, within strata; what is needed beside what suffices."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from by_hand import make_data
+from lens_maker import make_lens
+from results_maker import make, run_of
+
+from codi_patching.analysis.asking import ask
+from codi_patching.analysis.questions import PRIMARY
+from codi_patching.analysis.study import studies_of
+from codi_patching.analysis.used import DIFFERS, SAME, ask_needed, ask_read
+
+PAIRS = 60
+CELL = (1, 1)
+
+
+def read(patching, lens):
+    (study,) = studies_of([*patching, lens], 0, ())
+    (finding,) = ask_read(study)
+    return finding, dict(finding.numbers)
+
+
+def lens(planted=None, chance=None, differs=None):
+    data = make_lens(pairs=PAIRS, planted=planted or {}, chance=chance or {}, steps=1)
+    if differs is not None:
+        data["differs"] = (("pair", "step"), np.asarray(differs, dtype=float)[:, None])
+    return data
+
+
+def patching(acts):
+    """Position patching in which some pairs are restored at one cell."""
+    data = make(run_of(), pairs=PAIRS)
+    data["clean_probability"][:, CELL[0], CELL[1], 0] = np.where(acts, 0.95, 0.02)
+    data["clean_probability"][:, CELL[0], CELL[1], 1] = 0.02
+    return data.assign_coords(pair=[f"pair_{i:02d}" for i in range(PAIRS)])
+
+
+HALF = np.arange(PAIRS) % 2 == 0
+
+
+def test_read_and_used_is_where_the_step_differs():
+    finding, numbers = read([patching(HALF)], lens({(0, *CELL): 0.9}, differs=HALF))
+    assert finding.answer == "yes"
+    assert finding.lead.name == "step 1 at layer 1, position 1"
+    assert (numbers["read"], numbers["read and used"]) == (1, 1)
+    assert numbers["read and used whether it differs or not"] == 0
+    claims = {(c.kind, c.step, c.layer, c.column): c for c in finding.claims}
+    assert claims[DIFFERS, 1, "1", "1"].verdict == "rises"
+    same = claims[SAME, 1, "1", "1"]
+    assert not same.claimed
+    assert same.lead.n == 30
+
+
+def test_what_is_read_where_nothing_acts_is_not_used():
+    finding, numbers = read([patching(~HALF)], lens({(0, *CELL): 0.9}, differs=HALF))
+    assert finding.answer != "yes"
+    assert (numbers["read"], numbers["read and used"]) == (1, 0)
+
+
+def test_what_is_read_as_often_of_another_pair_is_not_read():
+    planted = {(0, *CELL): 0.9}
+    finding, numbers = read([patching(HALF)], lens(planted, planted, differs=HALF))
+    assert numbers["read"] == 0
+    assert finding.answer != "yes"
+
+
+def test_the_lens_alone_says_what_is_read_and_what_is_missing():
+    (study,) = studies_of([lens({(0, *CELL): 0.9}, differs=HALF)], 0, ())
+    (finding,) = ask_read(study)
+    assert (finding.answer, finding.missing, finding.runs) == (
+        "described", (("position",),), ("lens",),
+    )  # fmt: skip
+    assert finding.lead.verdict == "rises"
+
+
+def test_readings_are_judged_alike_with_and_without_patching():
+    seen = lens({(0, *CELL): 0.3}, differs=HALF)
+    (alone,) = studies_of([seen], 0, ())
+    (of_lens,) = ask_read(alone)
+    both, _ = read([patching(HALF)], seen)
+    assert repr(of_lens.claims) == repr(
+        tuple(c for c in both.claims if c.kind.startswith("read"))
+    )  # NaN is not equal to itself
+
+
+def test_without_the_lens_its_configuration_is_named():
+    (study,) = studies_of([patching(HALF)], 0, ())
+    (finding,) = ask_read(study)
+    assert (finding.answer, finding.missing) == ("missing", (("lens",),))
+
+
+def noising(fall):
+    own = np.full((PAIRS, 2, 2), 0.9)
+    own[:, 0, 1] -= fall
+    data = make_data(1 - own, np.full(PAIRS, 0.1), direction="noising")
+    data["clean_probability"] = 1 - data["corrupted_probability"]
+    data["run_clean_probability"] = 1 - data["run_corrupted_probability"]
+    return data
+
+
+@pytest.fixture
+def denoising():
+    own = np.full((PAIRS, 2, 2), 0.1)
+    own[:, 0, 1] += 0.5 + 0.1 * np.random.default_rng(0).normal(size=PAIRS)
+    return make_data(own, np.full(PAIRS, 0.1), direction="denoising")
+
+
+def needed(*datasets):
+    (study,) = studies_of(datasets, 0, ())
+    question = next(q for q in PRIMARY if q.key == "cells")
+    return next(ask_needed(study, list(ask(question, study))))
+
+
+def test_what_destroys_the_answer_is_needed(denoising):
+    fall = 0.6 + 0.1 * np.random.default_rng(1).normal(size=PAIRS)
+    finding = needed(denoising, noising(fall))
+    assert finding.answer == "yes"
+    assert finding.lead.name == "layer 0, position 1"
+    assert dict(finding.numbers) == {"needed": 1, "sufficient": 1, "both": 1}
+    assert finding.runs == ("position, recomputed, noising", "position, recomputed")
+    assert [c.against for c in finding.lead.comparisons] == ["unpatched"]
+
+
+def test_what_suffices_without_being_needed_is_not_both(denoising):
+    finding = needed(denoising, noising(np.zeros(PAIRS)))
+    assert finding.answer == "at most"
+    assert dict(finding.numbers)["both"] == 0
+
+
+def test_noising_is_judged_alike_alone_and_beside_denoising(denoising):
+    fall = 0.2 + 0.3 * np.random.default_rng(1).normal(size=PAIRS)
+    alone, beside = needed(noising(fall)), needed(denoising, noising(fall))
+    same = [replace(claim, kind="needed") for claim in beside.claims]
+    assert repr(list(alone.claims)) == repr(same)  # NaN is not equal to itself
+    assert (alone.answer, alone.missing) == ("described", (("position",),))
+
+
+def test_without_noising_it_is_missing(denoising):
+    finding = needed(denoising)
+    assert (finding.answer, finding.missing) == ("missing", (("position", "noising"),))

@@ -1,0 +1,274 @@
+"""Trackers get what is in the results: W&B, TensorBoard, CSV and MLflow really write."""
+
+import csv
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from lens_maker import write_lens
+from results_maker import records_of, run_of, write
+
+from codi_patching.reporting.names import tags
+from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.reporting.trackers import layer_series, leading_cells, log_to, scalars
+from codi_patching.results.read import read_results
+
+OPTIONS = ReportOptions(pair_sheets=False, page=False)
+PAIRS, ABLE = 5, 5
+"""Pairs, and cells of 3 layers × 2 positions that are no structural zero."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Results with everything that is derived from them but the page."""
+    run = run_of(layers=3, columns=2)
+    made = tmp_path_factory.mktemp("tracked") / "out"
+    return write(made, run, records_of(run, pairs=PAIRS, planted={(1, 0): 0.4}))
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return report_folder(folder, OPTIONS).report
+
+
+@pytest.fixture(scope="module")
+def data(report, folder):
+    return read_results(folder)
+
+
+def content_effect(data, layer, position):
+    """The smaller of the mean rises over the unpatched run and over the control."""
+    own, control = (
+        data["clean_probability"].sel(layer=layer, column=position, arm=arm).values
+        for arm in ("own", "control")
+    )
+    base = data["run_clean_probability"].sel(run="base").values
+    return min(np.mean(own - base), np.mean(own - control))
+
+
+def test_scalars_and_series(report, data):
+    found = scalars(report)
+    kl = data["kl_divergence"].sel(arm="own").mean("pair").values
+    assert found["largest_kl"] == pytest.approx(kl.max())
+    assert found["largest_content"] == pytest.approx(content_effect(data, "1", "0"))
+    assert (found["num_pairs"], found["checks_failed"]) == (PAIRS, 0)
+    assert not any(isinstance(value, dict | list) or math.isnan(value) for value in found.values())
+    assert leading_cells(report) == {
+        "largest_content/cell": "layer 1, position 0",
+        "largest_kl/cell": "layer 1, position 0",
+    }
+    series = dict(layer_series(report))
+    assert list(series) == [0, 1, 2]
+    assert series[1]["content_effect"] == pytest.approx(content_effect(data, "1", "0"))
+    assert series[1]["kl_divergence"] == pytest.approx(kl[1].max())
+    expected = ["resid_post", "recomputed", "denoising", "clean", "control-sibling"]
+    assert tags(data.attrs["run"]) == expected
+
+
+def read_wandb(path):
+    """The records of an offline run: LevelDB's log format around W&B's own messages."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, message = path.read_bytes(), b""
+    assert content[:4] == b":W&B"
+    place = 7
+    while place + 7 <= len(content):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        size, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        if kind == 0:  # padding
+            place += room
+            continue
+        message += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(message)
+            message = b""
+
+
+class Written:
+    """What an offline run of W&B wrote: history, summary, artifacts, and its folder."""
+
+    def __init__(self, folder, results, report):
+        import wandb
+
+        class WandbLogger:
+            """As Lightning's: known by its name, with the run as `experiment`."""
+
+            experiment = wandb.init(
+                project="x", dir=folder, mode="offline", settings=wandb.Settings(silent=True)
+            )
+
+        log_to(WandbLogger(), results, report)
+        WandbLogger.experiment.finish()
+        wandb.teardown()  # its service writes the last of the file
+        (self.run,) = (folder / "wandb").glob("offline-run-*")
+        self.history, self.summary, self.artifacts = {}, {}, []
+        for record in read_wandb(next(self.run.glob("*.wandb"))):
+            for item in record.history.item:
+                name = item.key or "/".join(item.nested_key)
+                self.history.setdefault(name, []).append(json.loads(item.value_json))
+            for item in record.summary.update:
+                name = item.key or "/".join(item.nested_key)
+                self.summary[name] = json.loads(item.value_json)
+            found = [record.request.log_artifact.artifact, record.artifact]
+            self.artifacts += [one for one in found if one.type == "results"]
+
+    def table(self, name):
+        """Columns, and rows."""
+        (path,) = self.history[f"{name}/path"]
+        content = json.loads((self.run / "files" / path).read_text())
+        return content["columns"], content["data"]
+
+    def files(self):
+        """Name of the artifact, and of what is in it."""
+        (ours,) = self.artifacts
+        return ours.name, {entry.path for entry in ours.manifest.contents}
+
+
+@pytest.fixture(scope="module")
+def logged(folder, report, tmp_path_factory):
+    return Written(tmp_path_factory.mktemp("wandb"), folder, report)
+
+
+def test_wandb_has_tables_that_are_the_files(logged, folder, data):
+    columns, rows = logged.table("cells")
+    with (folder / "results.csv").open() as file:
+        assert columns == next(csv.reader(file))
+    column = columns.index("control_kl_divergence")
+    values = data["kl_divergence"].sel(arm="control").values.reshape(-1)
+    np.testing.assert_array_equal([row[column] for row in rows], values)
+    columns, rows = logged.table("aggregate")
+    assert columns == ["metric", "layer", "position", "mean", "std", "ci_low", "ci_high", "n"]
+    assert len(rows) == ABLE * 22  # 10 metrics of own and control each, two content effects
+    checks = json.loads((folder / "validity.json").read_text())["checks"]
+    assert [row[0] for row in logged.table("validity")[1]] == [check["name"] for check in checks]
+    assert logged.table("findings")[1][0][-1] == str(PAIRS)
+
+
+def test_wandb_has_figures_and_series(logged, data):
+    figures = {name for name in logged.history if name.startswith("figures/")}
+    assert {"figures/content/path", "figures/effects/path"} <= figures
+    assert logged.history["layer"] == [0, 1, 2]
+    kl = data["kl_divergence"].sel(arm="own").mean("pair").max("column").values
+    assert logged.history["by_layer/kl_divergence"] == pytest.approx(list(kl))
+
+
+def test_wandb_has_a_flat_summary_and_the_folder(logged, report):
+    own = {k: logged.summary[k] for k in [*scalars(report), *leading_cells(report)]}
+    assert own["largest_content/cell"] == "layer 1, position 0"
+    assert own["num_pairs"] == PAIRS
+    assert not any(isinstance(value, dict | list) for value in own.values())
+    name, names = logged.files()
+    assert name == "codi-tiny_word-problems_position"
+    assert names >= {"position_patching_results.json", "results.csv", "SHA256SUMS", "effects.png"}
+
+
+def test_tensorboard_has_a_few_scalars_and_the_figures(folder, report, tmp_path):
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="x")
+    log_to(logger, folder, report)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert {f"{name}.png" for name in events.Tags()["images"]} == {
+        path.name for path in folder.glob("*.png")
+    }
+    assert len(events.Tags()["scalars"]) < 40
+    layers = events.Scalars("by_layer/kl_divergence")
+    assert [event.step for event in layers] == [0, 1, 2]
+
+
+def test_csv_has_a_row_for_each_pair_and_cell(folder, report, tmp_path):
+    from lightning.pytorch.loggers import CSVLogger
+
+    logger = CSVLogger(tmp_path, name="x")
+    log_to(logger, folder, report)
+    logger.finalize("success")
+    with (tmp_path / "x" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "results.csv").open() as file:
+        expected = list(csv.DictReader(file))
+    for row, other in zip(rows, expected, strict=True):
+        assert {key: row[key] for key in other} == other
+
+
+def test_mlflow_has_parameters_series_and_files(folder, report, data, tmp_path, monkeypatch):
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    logger = MLFlowLogger("x", save_dir=str(tmp_path / "mlflow"))
+    log_to(logger, folder, report)
+    client, run = logger.experiment, logger.run_id
+    found = client.get_metric_history(run, "by_layer/content_effect")
+    assert sorted(metric.step for metric in found) == [0, 1, 2]
+    assert client.get_run(run).data.params["data_sha256"] == data.attrs["run"].data_sha256
+    names = {artifact.path for artifact in client.list_artifacts(run)}
+    figures = {path.name for path in folder.glob("*.png")}
+    assert names == figures | {"results.csv", "aggregate.json", "validity.json"}
+
+
+class Memory:
+    """Any other logger."""
+
+    def __init__(self):
+        self.parameters, self.metrics, self.saved = {}, {}, 0
+
+    def log_hyperparams(self, parameters):
+        self.parameters |= parameters
+
+    def log_metrics(self, metrics, step):
+        self.metrics |= metrics
+
+    def save(self):
+        self.saved += 1
+
+
+def test_any_other_logger_gets_parameters_and_the_summary(folder, report):
+    logger = Memory()
+    log_to(logger, folder, report)
+    assert logger.parameters["grid/columns"] == "['0', '1']"
+    assert logger.metrics == scalars(report)
+    assert logger.saved == 1
+
+
+# -- the lens -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lens(tmp_path_factory):
+    """A folder of the lens, and its report."""
+    folder = write_lens(tmp_path_factory.mktemp("lens") / "out", 6, planted={(1, 1, 1): 1.0})
+    return folder, report_folder(folder, OPTIONS).report
+
+
+def test_wandb_has_the_lens(lens, tmp_path):
+    logged = Written(tmp_path, *lens)
+    assert "figures/lens_hit_rates/path" in logged.history
+    assert logged.table("validity")[1]
+    assert logged.summary["num_pairs"] == 6
+    assert "cells/path" not in logged.history  # nothing was patched
+    name, names = logged.files()
+    assert name == "codi-tiny_word-problems_lens"
+    assert "lens_results.json" in names
+
+
+@pytest.mark.parametrize("kind", ["CSVLogger", "TensorBoardLogger", "MLFlowLogger"])
+@pytest.mark.filterwarnings("ignore")
+def test_others_have_the_lens(lens, tmp_path, monkeypatch, kind):
+    from lightning.pytorch import loggers
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    logger = getattr(loggers, kind)(save_dir=str(tmp_path))
+    log_to(logger, *lens)
+    logger.finalize("success")
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
+    memory = Memory()
+    log_to(memory, *lens)
+    assert memory.parameters["experiment"] == "lens"
+    assert memory.metrics["num_pairs"] == 6

@@ -1,0 +1,308 @@
+"""What a check is for: results and code that were tampered with fail a check by name.
+
+A run of each experiment on a small random model, which passes every check, is changed in one way at
+a time, in its dataset or in the code that measures.
+"""
+
+import json
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from conftest import QUESTIONS, SIBLINGS, quiet_trainer, random_model
+
+from codi_patching.analysis.made_again import check_made_again
+from codi_patching.analysis.validity import check_run
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.layer import LayerPatching
+from codi_patching.experiments.position import PositionPatching
+from codi_patching.metrics.table import METRICS
+from codi_patching.models.loading.checkpoint import save_checkpoint
+from codi_patching.results.dataset import RUNS
+from codi_patching.results.read import read_results
+
+OWN, CONTROL = "cells made again", "cells with the control made again"
+WHOLE, FILES = "whole runs made again", "recovery in the files"
+
+
+class FewMetrics(PositionPatching):
+    """A user's own, of one metric."""
+
+    metric_table: ClassVar = {"kl_divergence": METRICS["kl_divergence"]}
+
+
+@pytest.fixture(scope="module")
+def run_anew(tmp_path_factory):
+    """Run an experiment on three pairs; gives its dataset."""
+    root = tmp_path_factory.mktemp("sabotage")
+    save_checkpoint(random_model().float(), root / "model")
+    records = [
+        {
+            "pair_id": f"p{index}",
+            "clean": {"question": clean, "answer": a},
+            "corrupted": {"question": corrupted, "answer": b},
+            "sibling": {"question": SIBLINGS["p0"][0], "answer": SIBLINGS["p0"][1]},
+        }
+        for index, (clean, a, corrupted, b) in enumerate(QUESTIONS[:3])
+    ]
+    (root / "pairs.json").write_text(json.dumps(records))
+
+    def run_anew(name, kind=PositionPatching, **options):
+        trainer = quiet_trainer(ResultsWriter(str(root / name)), precision="32-true")
+        experiment = kind(checkpoint=str(root / "model"), **options)
+        data = PairsDataModule(str(root / "pairs.json"))
+        trainer.predict(experiment, data, return_predictions=False)
+        return read_results(root / name)
+
+    return run_anew
+
+
+EXPERIMENTS = {
+    "position": (PositionPatching, {}),
+    "frozen": (PositionPatching, {"latents": "frozen", "site": "kv"}),
+    "thought": (PositionPatching, {"include_thought": True, "direction": "noising"}),
+    "layer": (LayerPatching, {}),
+    "relay": (IterativePatching, {}),
+    "cumulative": (IterativePatching, {"strategy": "cumulative"}),
+    "mean": (PositionPatching, {"source": "mean"}),
+    "random pair": (PositionPatching, {"source": "random_pair"}),
+}
+
+
+def failed(data):
+    return {check.name for check in check_run(data) if check.status == "fail"}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_was_not_tampered_with_fails_nothing(run_anew, name):
+    kind, options = EXPERIMENTS[name]
+    data = run_anew(name, kind, **options)
+    assert failed(data) == set()
+    found = {check.name: check for check in check_run(data)}
+    assert found[OWN].status == found[WHOLE].status == "pass"
+    again = [run for pair in data["description"].values for run in pair.verified]
+    cells = [(run.layer, run.column) for run in again if run.arm == "own"]
+    assert {layer for layer, _ in cells} == set(data["layer"].values)
+    assert {column for _, column in cells} == set(data["column"].values)
+
+
+@pytest.fixture(scope="module")
+def good(run_anew):
+    return run_anew("good")
+
+
+@pytest.fixture
+def data(good):
+    return good.copy(deep=True)
+
+
+# -- results that were tampered with ----------------------------------------------------------
+
+
+def cells_of(data):
+    return {metric: data[metric].values for metric in data.attrs["run"].metrics}
+
+
+def layer_shifted(data):
+    for values in cells_of(data).values():
+        values[:, 1] = values[:, 2]
+
+
+def position_shifted(data):
+    for values in cells_of(data).values():
+        values[:] = np.roll(values, 1, axis=2)
+
+
+def logit_difference_replaced(data):
+    for name in ("answer_logit_difference", "run_answer_logit_difference"):
+        data[name].values[:] = -3 * data[name].values + 1
+
+
+def divergence_scaled(data):
+    for name in ("kl_divergence", "run_kl_divergence"):
+        data[name].values[:] *= 7
+
+
+def control_as_own(data):
+    for values in cells_of(data).values():
+        values[:] = values[..., ::-1].copy()
+
+
+def own_as_control(data):
+    for values in cells_of(data).values():
+        values[..., 1] = values[..., 0]
+
+
+def pairs_exchanged(data):
+    for values in cells_of(data).values():
+        values[[0, 1]] = values[[1, 0]]
+
+
+def recovery_of_another_pair(data):
+    data["recovery"].values[0] = data["recovery"].values[1]
+
+
+def runs_exchanged(one, other):
+    def change(data):
+        places = [RUNS.index(one), RUNS.index(other)]
+        for metric in data.attrs["run"].metrics:
+            values = data[f"run_{metric}"].values
+            values[:, places] = values[:, places[::-1]]
+
+    return change
+
+
+def answers_exchanged(data):
+    for prefix in ("", "run_"):
+        names = [f"{prefix}{answer}_probability" for answer in ("clean", "corrupted")]
+        one, other = (data[name].values.copy() for name in names)
+        data[names[0]].values[:], data[names[1]].values[:] = other, one
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (layer_shifted, OWN),
+        (layer_shifted, CONTROL),
+        (position_shifted, OWN),
+        (logit_difference_replaced, OWN),
+        (logit_difference_replaced, WHOLE),
+        (divergence_scaled, OWN),
+        (divergence_scaled, CONTROL),
+        (divergence_scaled, WHOLE),
+        (control_as_own, OWN),
+        (control_as_own, CONTROL),
+        (own_as_control, CONTROL),
+        (pairs_exchanged, OWN),
+        (pairs_exchanged, FILES),
+        (recovery_of_another_pair, OWN),
+        (recovery_of_another_pair, FILES),
+        (runs_exchanged("base", "source"), WHOLE),
+        (runs_exchanged("ceiling", "ceiling_control"), WHOLE),
+        (answers_exchanged, OWN),
+        (answers_exchanged, WHOLE),
+    ],
+)
+def test_tampered_results_fail(data, change, name):
+    change(data)
+    assert name in failed(data)
+
+
+def test_cells_of_other_latents_fail(good, run_anew):
+    """The arm of frozen thoughts under the name of recomputed ones."""
+    other = run_anew("other latents", latents="frozen")
+    data = good.copy(deep=True)
+    for metric, values in cells_of(data).items():
+        values[:] = other[metric].values
+    assert OWN in failed(data)
+
+
+def test_a_broken_chain_fails(run_anew):
+    relay = run_anew("chain", IterativePatching)
+    pairs = relay["description"].values
+    pairs[0] = replace(pairs[0], chain_broken=1)
+    assert failed(relay) == {"chain of relay"}
+
+
+# -- code that was tampered with --------------------------------------------------------------
+
+
+@pytest.fixture
+def patch_higher(monkeypatch):
+    """Makes the sweep patch some layers one higher, the last one at layer 0."""
+    from codi_patching.patching.sweep.run import SweepEngine
+
+    patched = SweepEngine.patched_each
+
+    def higher(request, wrong):
+        layers = request.start.run.resid.shape[1]
+
+        def move(patch):
+            site = patch.site
+            moved = replace(site, layer=(site.layer + 1) % layers) if site.layer in wrong else site
+            return replace(patch, site=moved)
+
+        single = [[move(p) for p in row] if len(row) <= 3 else row for row in request.rows]
+        return replace(request, rows=single)  # ceilings have every cell, and stay
+
+    def patch_higher(*wrong):
+        monkeypatch.setattr(
+            SweepEngine,
+            "patched_each",
+            lambda self, requests, *rest: patched(
+                self, [higher(r, wrong) for r in requests], *rest
+            ),
+        )
+
+    return patch_higher
+
+
+def test_an_engine_that_patches_a_layer_higher_fails(run_anew, patch_higher):
+    patch_higher(0, 1, 2)
+    assert {OWN, CONTROL, "self-patch identity"} <= failed(run_anew("higher"))
+
+
+@pytest.mark.parametrize("kind", [PositionPatching, LayerPatching])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_single_layer_that_is_patched_higher_fails(run_anew, patch_higher, kind, layer):
+    patch_higher(layer)
+    found = run_anew(f"{kind.__name__} {layer}", kind, self_patch_pairs=0)
+    assert {OWN, CONTROL} <= failed(found)
+
+
+@pytest.mark.parametrize(
+    ("metric", "tampered"),
+    [
+        ("kl_divergence", lambda kl: lambda logits, base: 7 * kl(base, logits)),
+        ("l2_difference", lambda l2: lambda logits, base: l2(logits, base) ** 2),
+        ("answer_probability", lambda p: lambda logits, ids: p(logits, ids) ** 0.5),
+        ("recovery", lambda r: lambda own, base, source: 1 - r(own, base, source)),
+        ("answer_logit_difference", lambda d: lambda *given: -3 * d(*given) + 1),
+    ],
+)
+def test_a_metric_that_is_computed_otherwise_fails(run_anew, monkeypatch, metric, tampered):
+    from codi_patching.metrics import functional
+
+    name = f"compute_{metric}"
+    monkeypatch.setattr(functional, name, tampered(getattr(functional, name)))
+    assert OWN in failed(run_anew(f"other {metric}"))
+
+
+def test_control_activations_in_the_place_of_own_fail(run_anew, monkeypatch):
+    from codi_patching.measuring.preparation import Preparation
+
+    start = Preparation.start
+
+    def swapped(self, *given):
+        made = start(self, *given)
+        return replace(
+            made,
+            source_activations=made.control_activations,
+            control_activations=made.source_activations,
+        )
+
+    monkeypatch.setattr(Preparation, "start", swapped)
+    assert {OWN, CONTROL, WHOLE} <= failed(run_anew("swapped"))
+
+
+def test_thoughts_that_are_not_made_anew_fail(run_anew, monkeypatch):
+    """The sweep alone keeps the base run's thoughts, whatever is patched."""
+    from codi_patching.patching.sweep import run
+
+    original = run.SweepEngine.patched_each
+
+    def without(self, requests, latents="recomputed", *rest):
+        return original(self, requests, "frozen", *rest)
+
+    monkeypatch.setattr(run.SweepEngine, "patched_each", without)
+    assert OWN in failed(run_anew("not fed back"))
+
+
+def test_a_run_without_the_usual_metrics_is_made_again_in_those_it_has(run_anew):
+    data = run_anew("few metrics", FewMetrics)
+    assert {check.status for check in check_made_again(data)} == {"pass"}
+    data["kl_divergence"].values[:] *= 2
+    assert [check.status for check in check_made_again(data)] == ["fail", "fail", "pass"]
