@@ -1,7 +1,6 @@
 """Small random models, in float64 so that identities hold to the last digits."""
 
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -11,10 +10,13 @@ import torch
 
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.pairs import Pair, Question
+from codi_patching.models.arithmetic import enable_mkl_reproducibility
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.results.dataset import CONTROL, OWN, has_control, pairs_of, run_of
 from codi_patching.training.codi_tiny import build_codi_tiny
+
+enable_mkl_reproducibility()  # before the first product: this process computes as commands do
 
 WORDS = ["Tom", "has", "pears", "buys", "more", ".", "The", "answer", "is", ":", "He", "eats"]
 
@@ -35,23 +37,6 @@ def random_model(num_layers: int = 3, num_latents: int = 3, seed: int = 0) -> Co
             if parameter.ndim == 2:
                 parameter.normal_(0, 0.25)
     return model.double().eval().requires_grad_(False)
-
-
-_ARITHMETIC = os.environ.get("MKL_CBWR")
-
-
-def _restore_arithmetic() -> None:
-    os.environ.pop("MKL_CBWR", None)
-    if _ARITHMETIC is not None:
-        os.environ["MKL_CBWR"] = _ARITHMETIC
-
-
-@pytest.fixture(autouse=True)
-def _own_arithmetic() -> Iterator[None]:
-    """What commands run in this process set for MKL is not left to processes of later tests."""
-    _restore_arithmetic()
-    yield
-    _restore_arithmetic()
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def refused(tmp_path, monkeypatch, capsys):
     """Runs the program in this process; gives its exit status and its error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MKL_CBWR", "AUTO")  # set by the program otherwise, and left behind
 
     def run(*args):
         before = snapshot(tmp_path)

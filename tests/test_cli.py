@@ -50,7 +50,6 @@ def codi_patching(*args, cwd=ROOT, **options):
 @pytest.fixture
 def program(monkeypatch, capsys):
     """Runs the program in this process; gives exit status, stdout and stderr."""
-    monkeypatch.setenv("MKL_CBWR", "AUTO")  # set by the program otherwise, and left behind
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["codi-patching", *map(str, args)])

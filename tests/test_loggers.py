@@ -117,7 +117,6 @@ def test_options_of_a_named_logger_are_left_to_it(named):
 @pytest.mark.parametrize("calls", [0, 1, 3])
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsys, caplog, calls):
-    monkeypatch.setenv("MKL_CBWR", "AUTO")
     monkeypatch.setattr(
         "codi_patching.commands.predict.build_loggers",
         lambda configured, defaults: [SafeLogger(Failing(calls))],
@@ -136,7 +135,6 @@ def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsy
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("MKL_CBWR", "AUTO")
     monkeypatch.chdir(tmp_path)
     options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
     command = ["predict", f"--config={ROOT}/configs/layer.yaml", "--results.dir=out"]

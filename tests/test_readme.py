@@ -49,7 +49,6 @@ def commands_of(text):
 def program(tmp_path, monkeypatch):
     """Runs `codi-patching …` in this process, in an empty folder; gives its exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MKL_CBWR", "AUTO")
 
     def run(args):
         monkeypatch.setattr(sys, "argv", ["codi-patching", *args])

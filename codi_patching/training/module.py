@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from codi_patching.data.word_problems import vocabulary
+from codi_patching.errors import InputError
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
 from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.training.chains import read_chains
@@ -108,9 +109,9 @@ class CodiDistillation(pl.LightningModule):
     ) -> None:
         super().__init__()
         if exchange_layers > num_layers:
-            raise ValueError(
+            raise InputError(
                 f"expected at most {num_layers} layers to exchange states in, got "
-                f"{exchange_layers}: set --model.exchange_layers"
+                f"{exchange_layers}: set [[model.exchange_layers]]"
             )
         self.save_hyperparameters()
         self.model = build_codi_tiny(
