@@ -77,9 +77,10 @@ def test_a_good_run_fails_nothing(tmp_path):
 
 
 def test_checks_that_do_not_apply_are_not_counted():
-    checks = [Check("", "", "", s) for s in ("pass", "pass", "fail", "not applicable", "described")]
+    given = ("pass", "pass", "fail", "not applicable", "not made", "described")
+    checks = [Check("", "", "", status) for status in given]
     assert count_checks(checks) == (
-        "2 of 3 checks that apply hold; 1 does not apply; 1 is described"
+        "2 of 3 checks that apply hold; 1 does not apply; 1 was not made; 1 is described"
     )
 
 
@@ -170,7 +171,7 @@ def test_metrics_that_a_tie_leaves_open_are_not_compared(data):
 
 def test_a_run_in_which_nothing_was_made_again_is_not_judged(data):
     old = with_fields(data, verified=())
-    assert set(statuses(check_made_again(old)).values()) == {"not applicable"}
+    assert set(statuses(check_made_again(old)).values()) == {"not made"}
 
 
 # -- self-patch, zeros, chain -----------------------------------------------------------------
@@ -181,9 +182,8 @@ def test_self_patch(data):
     assert check_self_patch(with_fields(data, self_patch=1e-4)).status == "fail"
     half = rebuilt(data, run=replace(run_in(data), precision="bf16-true"))
     assert check_self_patch(with_fields(half, self_patch=1e-4)).status == "pass"
-    for nothing in (None, float("nan")):
-        check = check_self_patch(with_fields(data, self_patch=nothing))
-        assert check.status == "not applicable"
+    assert check_self_patch(with_fields(data, self_patch=None)).status == "not made"
+    assert check_self_patch(with_fields(data, self_patch=float("nan"))).status == "fail"
     check = check_self_patch(with_first(data, self_patch=float("nan")))
     assert (check.status, check.seen[-14:]) == ("fail", "undefined in 1")
 

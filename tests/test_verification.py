@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from codi_patching.measuring.verification import draw_cells, in_waves, metrics_by_hand
+from codi_patching.measuring.metrics_by_hand import metrics_by_hand
+from codi_patching.measuring.verification import draw_cells, in_waves
 from codi_patching.patching.interventions import Generated, Patch, Site
 
 

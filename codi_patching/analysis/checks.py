@@ -1,7 +1,8 @@
 """A check of validity, and how checks are counted.
 
 A check that does not apply, or that there is nothing to tell by, is *not applicable*: it neither
-holds nor fails. What has no right answer is *described*.
+holds nor fails. One that could have been made and was not is *not made*. What has no right answer
+is *described*.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["pass", "fail", "not applicable", "described"]
+Status = Literal["pass", "fail", "not applicable", "not made", "described"]
 Kind = Literal["measured", "file"]
 """`measured`: by runs that were made to check others. `file`: that files agree with themselves."""
 
@@ -23,7 +24,7 @@ class Check:
         name: What is checked.
         expected: What must be seen.
         seen: What was.
-        status: `pass`, `fail`, `not applicable` or `described`.
+        status: See `Status`.
         kind: What it rests on.
     """
 
@@ -58,11 +59,15 @@ def count_checks(checks: Sequence[Check]) -> str:
     said = "{} of {} checks that apply hold".format(*counts["measured"])
     if counts["measured"][1] == 1:
         said = f"{counts['measured'][0]} of 1 check that applies holds"
+    if counts["measured"][1] == 0:
+        said = "no check of what was measured applies"
     passed, files = counts["file"]
     if files:
         said += f"; {passed} of {files} file check{'s hold' if files > 1 else ' holds'}"
     if absent := sum(check.status == "not applicable" for check in checks):
         said += f"; {absent} {'does' if absent == 1 else 'do'} not apply"
+    if not_made := sum(check.status == "not made" for check in checks):
+        said += f"; {not_made} {'was' if not_made == 1 else 'were'} not made"
     if described := sum(check.status == "described" for check in checks):
         said += f"; {described} {'is' if described == 1 else 'are'} described"
     return said

@@ -80,7 +80,7 @@ def check_made_again(data: xr.Dataset) -> list[Check]:
     for what, found in compared.items():
         name = f"{what} made again"
         if not found:
-            checks.append(judged(name, expected, "none was made again", None))
+            checks.append(Check(name, expected, "none was made again", "not made"))
             continue
         wrong = [each for each in found if not each.share <= 1]
         seen = f"{len(found)} in {pairs} pairs differ by at most "

@@ -58,11 +58,10 @@ def check_self_patch(data: xr.Dataset) -> Check:
     limit = limits_of(run_of(data)).self_patch
     name, expected = "self-patch identity", f"KL at most {limit:g} nats in every cell"
     tried = [pair.self_patch for pair in pairs_of(data) if pair.self_patch is not None]
+    if not tried:
+        return Check(name, expected, "no pair was run", "not made")
     known = [value for value in tried if np.isfinite(value)]
-    if not known:
-        seen = "no pair was run" if not tried else f"undefined in all {len(tried)} pairs"
-        return judged(name, expected, seen, None)
-    seen = f"at most {max(known):.2g} nats in {len(known)} pairs"
+    seen = f"at most {max(known, default=0.0):.2g} nats in {len(known)} pairs"
     if len(known) < len(tried):
         return judged(name, expected, f"{seen}; undefined in {len(tried) - len(known)}", False)
     return judged(name, expected, seen, max(known) <= limit)

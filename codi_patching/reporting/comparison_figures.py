@@ -11,6 +11,7 @@ from codi_patching.analysis.findings import Against, Claim, Finding
 from codi_patching.analysis.report import Report
 from codi_patching.reporting.canvas import WIDTHS, Width, new_figure, put_note, put_title, style
 from codi_patching.reporting.profiles import Profile, draw_profiles, profile_of
+from codi_patching.reporting.sentences import direct_sentence
 from codi_patching.results.dataset import run_of, structural_of
 from codi_patching.results.description import Array
 
@@ -128,7 +129,8 @@ def draw_parts(finding: Finding, width: Width = "page") -> Figure:
         draw_profiles(axes, profiles, layers, hollow=True)
         axes.set_ylabel("rise of P(source answer)")
         axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-        put_title(figure, "Direct effect, and what goes through later thoughts")
+        said = direct_sentence(finding)
+        put_title(figure, said or "Direct effect, and what goes through later thoughts")
         put_note(
             figure,
             f"From {' and '.join(finding.runs)}. Direct: later thoughts are frozen. Total: they "

@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 from markupsafe import Markup
 
-from codi_patching.analysis.checks import Check, count_checks
+from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.report import Report
 from codi_patching.reporting.claims_in_words import heading
 from codi_patching.reporting.methods import limits, methods
@@ -41,7 +41,7 @@ def page_text(report: Report) -> str:
         facts=_facts(first, len(runs)),
         counts=count_checks([check for _, check in checks]),
         failing=sum(check.status == "fail" for _, check in checks),
-        not_made=sum(_is_not_made(check) for _, check in checks),
+        not_made=sum(check.status == "not made" for _, check in checks),
         answer=headline(report),
         rows=table_rows(report),
         more=more_rows(report),
@@ -68,11 +68,6 @@ def script_json(content: Any) -> Markup:
 def _asset(name: str) -> Markup:
     """A file of ours that goes into the page as it is."""
     return Markup((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _is_not_made(check: Check) -> bool:
-    """Whether a check that can always be made was not: nothing was measured again to check by."""
-    return check.status == "not applicable" and check.name.endswith(" made again")
 
 
 def _facts(data: xr.Dataset, runs: int) -> list[str]:

@@ -31,10 +31,11 @@ def headline(report: Report) -> list[str]:
     if report.models:
         return _models_said(report)
     carried = _carried_said(report)
-    direct = _direct_said(report)
+    finding = report.finding("direct")
+    direct = direct_sentence(finding) if finding else ""
     said = [*_ceiling_said(report), *(carried or _cells_said(report))]
     if direct:
-        said = [*said[:3], *direct]
+        said = [*said[:3], direct]
     for more in (_chain_said, _read_said, _needed_said):
         said += more(report) if len(said) < 3 else []
     return said[:4] or [_nothing_said(report)]
@@ -148,10 +149,8 @@ def _cells_said(report: Report) -> list[str]:
     ]
 
 
-def _direct_said(report: Report) -> list[str]:
-    finding = report.finding("direct")
-    if finding is None:
-        return []
+def direct_sentence(finding: Finding) -> str:
+    """Where a patch acts directly, and where through later thoughts; empty without a claim."""
     said = [
         f"at {where} {how}"
         for where, how in (
@@ -162,7 +161,7 @@ def _direct_said(report: Report) -> list[str]:
     ]
     whole = all(claim.column in (None, ALL) for claim in finding.claims)
     what = "With all thoughts patched at once, a patch" if whole else "A patch of one thought"
-    return [f"{what} acts {listed(said)}."] if said else []
+    return f"{what} acts {listed(said)}." if said else ""
 
 
 def _chain_said(report: Report) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import report_maker as maker
 import results_maker
 
-from codi_patching.analysis.checks import judged
+from codi_patching.analysis.checks import Check, judged
 from codi_patching.analysis.report import build_report
 from codi_patching.reporting.figures import first_figure
 from codi_patching.reporting.page import page_text, write_page
@@ -119,7 +119,7 @@ def test_means_are_rounded_once():
 
 def test_checks_that_were_not_made_are_not_said_to_hold(made, page_file):
     assert ">all checks hold<" in page_file.read_text(encoding="utf-8")
-    absent = judged("cells made again", "the same", "none was made again", None)
+    absent = Check("cells made again", "the same", "none was made again", "not made")
     other = judged("ceiling", "", "no ceiling was run", None)  # does not apply: nothing to make
     own = made.checks[POSITION]
     text = page_text(replace(made, checks={POSITION: (*own, absent, other)}))
