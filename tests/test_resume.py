@@ -610,15 +610,16 @@ def command(folder, *options, config="position"):
     ]
 
 
-def program(*args, **added):
-    """The command, which sets its arithmetic itself."""
+def program(*args, added=(), **options):
+    """The command, which sets its arithmetic itself, with variables of the environment added."""
     env = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
     return subprocess.run(
         [sys.executable, "-m", "codi_patching", *args],
         capture_output=True,
         text=True,
         check=False,
-        env={**env, **added},
+        env={**env, **dict(added)},
+        **options,
     )
 
 
@@ -646,7 +647,7 @@ def test_killed_at_random_moments_the_same_bytes(undisturbed, tmp_path):
 @pytest.mark.thorough
 def test_another_number_of_threads_the_same_bytes(undisturbed, tmp_path):
     threads = "1" if os.environ.get("OMP_NUM_THREADS") != "1" else "2"
-    done = program(*command(tmp_path / "out"), OMP_NUM_THREADS=threads)
+    done = program(*command(tmp_path / "out"), added={"OMP_NUM_THREADS": threads})
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "out") == contents(undisturbed)
 

@@ -342,9 +342,7 @@ def test_adamw_as_torch_has_it_and_muon_from_its_definition():
 
 
 def test_states_are_exchanged_in_layers_that_there_are():
-    with pytest.raises(
-        ValueError, match=r"expected at most 2 .*got 3: set --model\.exchange_layers"
-    ):
+    with pytest.raises(ValueError, match=r"expected at most 2 .*got 3: set exchange_layers"):
         CodiDistillation(**{**SMALL, "exchange_layers": 3})
 
 
