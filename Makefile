@@ -1,9 +1,10 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE = # empty: modules are compiled once, not at each of many starts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough check reproduce train clean
+.PHONY: help demo test thorough mutants check reproduce train clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,11 @@ test: $(VENV)/.installed-dev ## install, and run the tests
 
 thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m thorough
+
+ROOMS ?= analysis metrics
+EACH ?= 3
+mutants: $(VENV)/.installed-dev ## small faults in rooms (ROOMS=…, EACH=… a file): which no test notices
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(ROOMS) --each $(EACH)
 
 check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from codi_patching.callbacks.results import ResultsWriter
     from codi_patching.data.datamodule import PairsDataModule
     from codi_patching.data.pairs import Pair, Question
+    from codi_patching.experiments.attention import AttentionExperiment
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.layer import LayerPatching
     from codi_patching.experiments.lens import LensExperiment
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from codi_patching.saved_results import Results, compare, load_results
 
 _PLACES = {
+    "AttentionExperiment": "experiments.attention",
     "Effect": "api",
     "IterativePatching": "experiments.iterative",
     "LayerPatching": "experiments.layer",
@@ -51,6 +53,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "AttentionExperiment",
     "Effect",
     "IterativePatching",
     "LayerPatching",

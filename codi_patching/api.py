@@ -13,19 +13,28 @@ grid = model.grid(pair, site="kv")              # a frame: grid["recovery"].unst
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from codi_patching.data.pairs import Pair, Question
-from codi_patching.errors import InputError
+from codi_patching.data.pairs import Pair, Question, as_question
+from codi_patching.errors import InputError, brief, plain_text, whole_number
 from codi_patching.measuring import by_hand
-from codi_patching.measuring.by_hand import NamedValues, as_values, say, shaped, with_answers
+from codi_patching.measuring.by_hand import (
+    NamedValues,
+    as_questions,
+    as_tensor,
+    as_values,
+    say,
+    shaped,
+    with_answers,
+)
 from codi_patching.measuring.engine_choice import EngineName, build_engine
 from codi_patching.measuring.measurement import Measurement, check_finite
 from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
@@ -52,7 +61,7 @@ from codi_patching.results.records import ExcludedPair
 
 
 def load(
-    checkpoint: str = "codi-tiny",
+    checkpoint: str | Path = "codi-tiny",
     base_model: str | None = None,
     num_latents: int | None = None,
     lora_alpha: float | None = None,
@@ -74,6 +83,7 @@ def load(
     Raises:
         InputError: The checkpoint cannot be loaded, every weight in its place.
     """
+    _check_choice("engine", engine, EngineName)
     codi, _ = load_checkpoint(
         checkpoint, num_latents, base_model, lora_alpha, prompt_eos, answer_prefix
     )
@@ -105,8 +115,14 @@ class QuestionRun:
         """The k tokens that each block's output makes most probable, best first.
 
         Layers × positions. The last layer's row reads the state that thought p + 1 is made from.
+
+        Raises:
+            InputError: k is no whole number from 1 to the size of the vocabulary.
         """
         codi = self.model.codi
+        k, most = whole_number(k, "k", 1), codi.backbone.get_output_embeddings().weight.shape[0]
+        if k > most:
+            raise InputError(f"expected k of at most {most}, the vocabulary, got {k}: set [[k]]")
         best = top_tokens(codi, self.activations["resid_post"], k).tolist()
         table = [[" ".join(token_text(codi, t) for t in cell) for cell in row] for row in best]
         frame = pd.DataFrame(table).rename_axis("layer")
@@ -114,9 +130,10 @@ class QuestionRun:
 
 
 Value = by_hand.Value | QuestionRun
-"""What is patched in: `"source"`, the source run's activation; `"clean"`, `"corrupted"`, those of
-the pair's questions; `"zero"`; `"mean"`, over questions; a `Question`, or its run, that one's; a
-tensor; or a function of what the patched run has there."""
+"""What is patched in: `"source"`, `"base"`, the source or the base run's activation; `"clean"`,
+`"corrupted"`, those of the pair's questions; `"zero"`; `"mean"`, over questions; `"random_pair"`,
+the first of them; a `Question`, or its run, that one's; a tensor or an array; or a function of what
+the patched run has there."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,10 @@ class Effect:
     base: dict[str, float]
     source: dict[str, float]
 
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
+        return f"Effect(answer={self.answer!r}, {metrics})"
+
 
 class Model:
     """A CODI model, to patch from Python.
@@ -149,6 +170,8 @@ class Model:
 
     def __init__(self, codi: CodiModel, engine: EngineName = "sweep") -> None:
         _check_choice("engine", engine, EngineName)
+        if not isinstance(codi, CodiModel):
+            raise InputError(f"expected a CodiModel, got {brief(codi)}: see load(checkpoint)")
         self.codi, self.engine = codi, build_engine(codi, engine, None)
 
     def __repr__(self) -> str:
@@ -171,16 +194,22 @@ class Model:
     # -- one question ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def run(self, question: str) -> QuestionRun:
-        """A question without patches."""
-        own = self._activations(Question(question), EXTRA_SITES)
+    def run(self, question: str | Question) -> QuestionRun:
+        """A question without patches.
+
+        Raises:
+            InputError: It is no text, or does not fit the model.
+        """
+        asked = as_question(question)
+        question = str(asked.text)
+        own = self._activations(asked, EXTRA_SITES)
         _say_unknown(self.codi, question)
         sites: tuple[SiteName, ...] = ("resid_post", *EXTRA_SITES)
         activations = {s: shaped(self.codi, own.of_site(s), s) for s in sites}
         answer = latent_answers(self.codi, [question])[0].strip()
         return QuestionRun(question, answer, own.thoughts, activations, self)
 
-    def pair(self, clean: str, corrupted: str) -> Pair:
+    def pair(self, clean: str | Question, corrupted: str | Question) -> Pair:
         """Two typed questions, with the answers that the model gives; see `Pair.of`."""
         return with_answers(self.codi, Pair.of(clean, corrupted))
 
@@ -194,7 +223,7 @@ class Model:
         value: Value | Sequence[Value] = "source",
         latents: Latents = "recomputed",
         direction: Direction = "denoising",
-        questions: Sequence[str] = (),
+        questions: Sequence[str | Question] = (),
     ) -> Effect:
         """One patched run.
 
@@ -203,16 +232,17 @@ class Model:
             sites: All that is overwritten.
             value: What with: one for all sites or one for each; see `Value`. Tensors and arguments
                 of functions have the shape of the site's activation, `(hidden,)` or for `kv`
-                `(2, heads, size)`.
+                `(2, heads, size)`, or that flat.
             latents: Whether later thoughts are generated anew or stay the base run's.
             direction: `noising` patches the clean question's run with the corrupted one's.
-            questions: What `"mean"` is taken over.
+            questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
 
         Raises:
             InputError: The pair, a site or a value does not fit the model.
         """
         _check_choice("latents", latents, Latents)
-        wanted = [sites] if isinstance(sites, Site) else list(sites)
+        wanted = _as_sites(sites)
+        value = as_tensor(value)
         values = list(value) if isinstance(value, list | tuple) else [value] * len(wanted)
         if len(values) != len(wanted):
             raise InputError(f"expected a value for each of {len(wanted)} sites, got {len(values)}")
@@ -246,7 +276,7 @@ class Model:
         direction: Direction = "denoising",
         value: str | Question | QuestionRun = "source",
         whole_layers: bool = False,
-        questions: Sequence[str] = (),
+        questions: Sequence[str | Question] = (),
     ) -> pd.DataFrame:
         """Every cell alone, or every whole layer, as position and layer patching have it.
 
@@ -256,6 +286,10 @@ class Model:
         """
         _check_choice("site", site, SiteName)
         _check_choice("latents", latents, Latents)
+        if not isinstance(whole_layers, bool):
+            raise InputError(
+                f"expected whole_layers to be a truth value, got {brief(whole_layers)}"
+            )
         cells = self._cells(site, latents, whole_layers)
         preparation = self._preparation(direction, cells.record)
         start = self._start(preparation, pair)
@@ -291,6 +325,10 @@ class Model:
 
     def _start(self, preparation: Preparation, pair: Pair) -> PairStart:
         """The two unpatched runs of a pair."""
+        if not isinstance(pair, Pair):
+            raise InputError(
+                f"expected a pair, got {brief(pair)}: make one with Pair.of(clean, corrupted)"
+            )
         pair = with_answers(self.codi, pair)
         _say_unknown(self.codi, pair.clean.text, pair.corrupted.text)
         requests = preparation.requests(pair)
@@ -298,13 +336,14 @@ class Model:
         return preparation.start(pair, requests, runs)
 
     def _named(
-        self, start: PairStart, record: Sequence[SiteName], questions: Sequence[str]
+        self, start: PairStart, record: Sequence[SiteName], questions: Sequence[str | Question]
     ) -> NamedValues:
         """What names stand for beside a pair."""
         base, source = (run.run.activations() for run in (start.base, start.source))
         clean, corrupted = (source, base) if start.direction == "denoising" else (base, source)
-        own = {"source": source, "clean": clean, "corrupted": corrupted}
-        return NamedValues(partial(self._activations, record=record), own, questions)
+        own = {"source": source, "base": base, "clean": clean, "corrupted": corrupted}
+        run = partial(self._activations, record=record)
+        return NamedValues(run, own, as_questions(questions))
 
     def _activations(self, question: Question, record: Sequence[SiteName]) -> Activations:
         """What a question's run has.
@@ -331,6 +370,23 @@ class Model:
         return Patch(site, as_values(self.codi, site, _plain(value), named))
 
 
+def _as_sites(given: Any) -> list[Site]:
+    """Sites, of one or of several.
+
+    Raises:
+        InputError: They are none.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    sites = list(given) if several else [given]
+    wrong = [site for site in sites if not isinstance(site, Site)]
+    if wrong or not sites:
+        got = brief(wrong[0]) if wrong else "none"
+        raise InputError(
+            f'expected sites such as Site("kv", layer=3, position=1), got {got}: set [[sites]]'
+        )
+    return sites
+
+
 def _plain(value: Any) -> Any:
     """A run as the activations that it had, everything else as it is."""
     if not isinstance(value, QuestionRun):
@@ -343,11 +399,12 @@ def _plain(value: Any) -> Any:
 
 def _say_unknown(codi: CodiModel, *questions: str) -> None:
     """Warn of words that a model reads but never learned."""
-    words = [word for text in questions for word in unknown_words(codi.tokenizer, text)]
+    read = (*questions, codi.settings.answer_prefix)
+    words = [word for text in read for word in unknown_words(codi.tokenizer, text)]
     if words:
+        said = plain_text(", ".join(dict.fromkeys(words)))
         warnings.warn(
-            f"the tokenizer does not know {', '.join(dict.fromkeys(words))}: the model never "
-            "learned what stands there",
+            f"the tokenizer does not know {said}: the model never learned what stands there",
             stacklevel=4,
         )
 
@@ -358,5 +415,6 @@ def _check_choice(argument: str, value: Any, choices: Any) -> None:
     Raises:
         InputError: It is none.
     """
-    if value not in get_args(choices):
-        raise InputError(f"expected {argument} of {', '.join(get_args(choices))}, got {value!r}")
+    if not isinstance(value, str) or value not in get_args(choices):
+        known = ", ".join(get_args(choices))
+        raise InputError(f"expected {argument} of {known}, got {brief(value)}: set [[{argument}]]")

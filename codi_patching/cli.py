@@ -20,7 +20,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from codi_patching.commands.one_line import OneLineArgumentParser, nearest, refuse
-from codi_patching.errors import INPUT_ERRORS, InputError
+from codi_patching.errors import INPUT_ERRORS, InputError, plain_text
 
 _INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C."""
@@ -109,7 +109,11 @@ def _end(name: str, *args: str) -> NoReturn:
 
 def _told(error: Exception, command: str) -> str:
     """An error's message, arguments named as options of the command."""
-    return error.naming(partial(_option, command)) if isinstance(error, InputError) else str(error)
+    return (
+        error.naming(partial(_option, command))
+        if isinstance(error, InputError)
+        else plain_text(str(error))
+    )
 
 
 def _option(command: str, argument: str) -> str:

@@ -9,7 +9,7 @@ cp.compare(["results/layer", results]).finding("direct")
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from codi_patching.errors import InputError
-from codi_patching.results.dataset import OWN, is_lens, pairs_of, run_of
+from codi_patching.errors import InputError, brief, path_text
+from codi_patching.results.dataset import OWN, is_attention, pairs_of, patches, run_of
 from codi_patching.results.description import PairDescription, RunDescription
 from codi_patching.results.read import read_results
 from codi_patching.results.tables import cells_frame
@@ -53,12 +53,16 @@ class Results:
         return compare([self], strata)
 
     def frame(self) -> pd.DataFrame:
-        """A row for each pair and cell, with the columns of `results.csv`; of the lens its ranks.
+        """A row for each pair and cell, with the columns of `results.csv`.
 
-        Layers and columns are whole numbers, but for "thought" and "all".
+        Of the lens a row for each rank, of attention for each share. Layers and columns are whole
+        numbers, but for "thought" and "all".
         """
-        if not is_lens(self.data):
+        if patches(self.data):
             return cells_frame(self.data)
+        if is_attention(self.data):
+            shares = self.data[["attention", "strongest"]].reset_coords(drop=True)
+            return shares.to_dataframe().reset_index()
         ranks = self.data["rank"].reset_coords(drop=True)
         return ranks.to_dataframe().dropna().reset_index()
 
@@ -73,7 +77,7 @@ class Results:
             for name, said in facts.items()
         )
         table = f"<p><b>{escape(title)}</b></p><table>{rows}</table>"
-        if is_lens(self.data):
+        if not patches(self.data):
             return table
         metric = _source_answer(self.run) + "_probability"
         mean = self.data[metric].sel(arm=OWN).mean("pair").to_pandas()
@@ -82,13 +86,13 @@ class Results:
     def _described(self) -> tuple[str, dict[str, str]]:
         """A title, and facts by name."""
         run, sizes = self.run, self.data.sizes
-        column = run.grid.column + "s" * (sizes["column"] != 1)
+        layers, columns = run.grid.shape
         title = f"Results: {run.arm}, {run.latents} thoughts, {run.site}, {run.model}"
         facts = {
             "pairs": f"{sizes['pair']} of {run.data or 'the shipped pairs'}",
-            "cells": f"{sizes['layer']} layers × {sizes['column']} {column}",
+            "cells": f"{layers} layers × {columns} {run.grid.column}{'s' * (columns != 1)}",
         }
-        if not is_lens(self.data):
+        if patches(self.data):
             facts["patched"] = f"{run.direction}, source {run.source}, control {self._controls()}"
             facts["answers"] = self._answers()
             facts["metrics"] = ", ".join(run.metrics)
@@ -122,7 +126,8 @@ def load_results(folder: str | Path) -> Results:
     Raises:
         ResultsError: There are no whole results in it.
     """
-    data = read_results(Path(folder))
+    folder = Path(path_text(folder, "folder"))
+    data = read_results(folder)
     if changed := data.attrs["changed"]:
         warnings.warn(
             f"{', '.join(changed)} in {folder} changed since the run wrote it", stacklevel=2
@@ -142,7 +147,7 @@ def compare(runs: Sequence[str | Path | Results], strata: Sequence[str] = ()) ->
     """
     from codi_patching.analysis.report import build_report
 
-    if isinstance(runs, str | Path | Results):
-        raise InputError(f"expected a list of folders or results, got {runs!r}")
+    if isinstance(runs, str | Path | Results) or not isinstance(runs, Iterable):
+        raise InputError(f"expected a list of folders or results, got {brief(runs)}")
     loaded = [run if isinstance(run, Results) else load_results(run) for run in runs]
     return build_report([run.data for run in loaded], strata=strata)

@@ -4,7 +4,8 @@
 
 Pairs are drawn from the generator of word problems. Each number of pairs is a run of the program;
 its memory and the batches it has kept are looked at ten times a second. Printed is a table: peak
-memory while pairs run, and to the end of the run; pairs a second in each fifth of the pairs.
+memory while pairs run, and to the end of the run; that of `load_results` and of `report` on what
+was written, each in a process of its own; pairs a second in each fifth of the pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ def write_pairs(path: Path, count: int) -> None:
         for i in range(count)
     )
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+
+def peak(*arguments: str) -> int:
+    """Bytes that a process of Python holds at most, looked at ten times a second."""
+    held = 0
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            held = max(held, watched.memory_info().rss)
+            time.sleep(0.1)
+    if process.returncode:
+        sys.exit(f"{' '.join(arguments)} ended with exit status {process.returncode}")
+    return held
 
 
 def measure(count: int, folder: Path) -> str:
@@ -64,15 +78,18 @@ def measure(count: int, folder: Path) -> str:
     fifth = max(1, len(times) // 5)
     steps = [(times[i], times[i + fifth]) for i in range(0, len(times) - fifth, fifth)]
     rates = ", ".join(f"{fifth * _BATCH / (b - a):.1f}" for a, b in steps if b > a)
-    return f"| {count:,} | {running / 1e6:.0f} MB | {ending / 1e6:.0f} MB | {rates} |"
+    out = str(partial.parent)
+    load = f"import codi_patching; codi_patching.load_results({out!r})"
+    held = [running, ending, peak("-c", load), peak("-m", "codi_patching", "report", out)]
+    return f"| {count:,} | {' | '.join(f'{size / 1e6:.0f} MB' for size in held)} | {rates} |"
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("counts", type=int, nargs="+", help="numbers of pairs")
-    print("| pairs | peak memory while pairs run | of the whole run | pairs a second |")
-    print("|---|---|---|---|", flush=True)
+    print("| pairs | while pairs run | whole run | load_results | report | pairs a second |")
+    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for count in parser.parse_args().counts:
             print(measure(count, Path(folder)), flush=True)

@@ -38,9 +38,10 @@ CLASSES = {
 
 
 @lru_cache
-def family_model(family, num_layers, num_latents):
-    """A model of a family with that many layers and thoughts."""
+def family_model(family, num_layers, num_latents, window=None):
+    """A model of a family with that many layers and thoughts, and perhaps a limited attention."""
     model_class, config_class, shape = CLASSES[family]
+    shape = {**shape, "sliding_window": window} if window else shape
     layers = {"n_layer": num_layers} if family == "gpt2" else {"num_hidden_layers": num_layers}
     torch.manual_seed(num_layers)
     config = config_class(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=1, **shape, **layers)

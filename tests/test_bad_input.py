@@ -193,6 +193,11 @@ OPTIONS = {
     "--trainer.precision=12": (2, "precision"),
     "--seed_everything=lucky": (2, "seed_everything"),
     "--config=none.yaml": (2, "none.yaml"),
+    "--config=/tmp": (2, "/tmp is a folder: set --config to a file"),
+    "--seed_everything=-1": (2, "patching: expected --seed_everything to be a whole number from 0"),
+    "--model.checkpoint=": (1, "expected checkpoint to be a path, got '': set --model.checkpoint"),
+    "--report.name=../../x": (1, "expected the name of a report"),
+    "--trainer.logger=TensorBoardLogger": (2, "expected --trainer.logger.save_dir too"),
 }
 
 
@@ -202,6 +207,35 @@ def test_options(refused, option):
     status, error = refused(*predict(option))
     assert status == expected
     assert message in error
+
+
+COMMANDS = {
+    "fit --config=train_codi_tiny --data.batch_size=0": "set --data.batch_size",
+    "evaluate --problems=4 --output=/proc/none/x.jsonl": "cannot be written",
+    "pairs --questions=chained.txt --output=/proc/none/x.json": "cannot be written",
+    "evaluate --problems=2 --answer_prefix=<bot>": "got control tokens: <bot>: set --answer_prefix",
+    "evaluate --problems=2 --lora_alpha=nan": "to be over 0, got nan: set --lora_alpha",
+    "evaluate --problems=2 --base_model=": "expected base_model to be a path, got ''",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_other_commands(refused, command):
+    status, error = refused(*command.split())
+    assert status == 1
+    assert COMMANDS[command] in error
+    assert len(error.splitlines()) == 1
+
+
+def test_words_that_no_evaluation_can_read_are_named(tmp_path, monkeypatch, capsys):
+    asked = [{"question": f"Zorblax has {n} pens. How many pens?", "answer": n} for n in (3, 4)]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    command = ["codi-patching", "evaluate", f"--data={tmp_path / 'asked.json'}", "--no_words"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "2 questions have words that the tokenizer does not know: Zorblax" in said
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,12 @@ def test_a_projection_without_its_norm_and_none_at_all(tmp_path, model):
         ),
         (lambda w: w["model.norm.weight"].fill_(torch.nan), "model.norm.weight is not finite"),
         (
+            lambda w: [w.pop(k) for k in list(w) if "layers.0" in k and "norm" not in k],
+            r"model\.layers\.0.* is missing; .* and 2 more",
+        ),
+        (
             lambda w: [w.pop(k) for k in list(w) if "layers.0" in k],
-            r"model\.layers\.0.* is missing; .* and 4 more",
+            r"weights of 3 layers \(model\.layers\.…\), by the config, got those of 2$",
         ),
     ],
 )

@@ -221,12 +221,12 @@ def test_a_report_waits_for_no_run_but_says_who_writes(program, tmp_path):
     assert program(*command)[0] == 0
 
 
-def test_a_study_runs_the_lens_once_and_without_options_of_patching(tmp_path):
+def test_a_study_runs_what_patches_nothing_once_and_without_options_of_patching(tmp_path):
     arms = read_arms(SHIPPED_CONFIGS / "study.yaml", tmp_path, ["denoising", "noising"])
-    assert len(arms) == 13
-    (lens,) = [arm for arm in arms if not arm.patches]
-    assert lens.folder == tmp_path / "lens"
-    assert not any("direction" in option for option in lens.options)
+    assert len(arms) == 14
+    lens, attention = (arm for arm in arms if not arm.patches)
+    assert [lens.folder, attention.folder] == [tmp_path / "lens", tmp_path / "attention"]
+    assert not any("direction" in option for option in (*lens.options, *attention.options))
     asked = ["--model.site", "kv", "--model.checkpoint", "c", "--model.control=none", "--data.x=1"]
     assert lens.command(asked)[-3:] == ["--model.checkpoint", "c", "--data.x=1"]
     assert arms[0].command(asked)[-6:] == asked
@@ -488,8 +488,8 @@ def test_runs_of_the_arms_have_folders_of_their_own():
         c.get("results", {}).get("dir") or f"results/{name.partition('_')[0]}"
         for name, c in arms.items()
     ]
-    assert len(arms) == 10
-    assert len(set(folders)) == 10
+    assert len(arms) == 11
+    assert len(set(folders)) == 11
     assert configs["noising"]["results"] == {"dir": "results/noising", "folder_by_run": True}
 
 
@@ -571,7 +571,7 @@ def test_ctrl_c_gives_one_line_while_modules_are_imported(tmp_path):
 
 def test_ctrl_c_gives_one_line_in_a_study_which_ends_its_arm(tmp_path):
     with started("study", f"--dir={tmp_path}/out", NO_LOGGER) as process:
-        assert process.stderr.readline() == "study: arm 1 of 7, layer_frozen\n"
+        assert process.stderr.readline() == "study: arm 1 of 8, layer_frozen\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         said = interrupted(process, children.read_text)
     assert said == (130, "", "codi-patching: interrupted; the same command resumes\n")

@@ -5,6 +5,7 @@ import torch
 from conftest import random_model
 
 from codi_patching.measuring.prompts import Prompts
+from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiSettings, pad_left
 
@@ -26,15 +27,16 @@ def test_the_prompts_text_is_that_of_codis_own_code(model, monkeypatch, question
     """`example["question"].strip().replace("  ", " ")`, once: two of three spaces stay."""
     texts = []
     monkeypatch.setattr(model, "tokenizer", SimpleTokenizer(texts))
+    monkeypatch.setattr("codi_patching.models.codi.control_tokens", lambda *_: [])
     model.prompt_ids(question)
     assert texts == [read]
 
 
 class SimpleTokenizer:
-    """Notes what it is given; knows no control tokens."""
+    """Notes what it is given."""
 
     def __init__(self, texts):
-        self.texts, self.added_tokens_decoder = texts, {}
+        self.texts = texts
 
     def __call__(self, text):
         self.texts.append(text)
@@ -109,6 +111,8 @@ def test_no_latents_is_refused():
         CodiSettings(num_latents=0, bot_ids=(1,), eot_ids=(2,), eos_id=3)
     with pytest.raises(ValueError, match="expected bot_ids to hold at least one token"):
         CodiSettings(num_latents=1, bot_ids=(), eot_ids=(2,), eos_id=3)
+    with pytest.raises(ValueError, match="answer_prefix of whole characters, got half of one"):
+        CodiSettings(num_latents=1, bot_ids=(1,), eot_ids=(2,), eos_id=3, answer_prefix="\ud83d")
 
 
 def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):
@@ -147,3 +151,18 @@ def test_pad_left():
     ids, mask = pad_left([[5, 6, 7], [8]], pad_id=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_an_answer_that_the_context_cuts_off_is_refused(model, monkeypatch):
+    """Prompt, K thoughts, eot and prefix fit exactly: one token can be said, which is not read."""
+    read = len(model.prompt_ids("Tom has 3.")) + model.num_latents + 1 + 4
+    monkeypatch.setattr(model, "settings", replace(model.settings, eos_id=9))  # is not said
+    for room, fits in ((read - 1, False), (read, False), (read + 2, True)):
+        model.backbone.config.max_position_embeddings = room
+        if fits:
+            assert latent_answers(model, ["Tom has 3."], max_tokens=3)
+        else:
+            with pytest.raises(PairError, match=f"at most {room} tokens from prompt to answer"):
+                latent_answers(model, ["Tom has 3."], max_tokens=3)
+    model.backbone.config.max_position_embeddings = read
+    assert latent_answers(model, ["Tom has 3."], max_tokens=1)

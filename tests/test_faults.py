@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from codi_patching.commands import evaluate, pairs
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.independence import check_siblings, join_groups
+from codi_patching.data.independence import check_siblings, join_groups, name_unlike
 from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.pair_files import read_pairs, read_questions
 from codi_patching.data.pairs import Pair, Question
@@ -62,6 +62,12 @@ STEPS = {
     "a list with words": (["He has <<46-13=33>>33", "then <<33-26=7>>7 lemons"], 2, 0),
     "their number": (2, 2, 0),
     "their number as text": ("2", 2, 0),
+    "their number with a point": (2.0, 2, 0),
+    "their number in another script": ("٢", None, 1),
+    "a number of no chain": (10**30, None, 1),
+    "a list without brackets": (["46-13=33", "33 - 26 = 7"], 2, 0),
+    "with the minus of typesetters": ("<<46\u221213=33>> <<33\u221226=7>>", 2, 0),
+    "a list of words": (["subtract", "subtract"], None, 1),
     "none": (None, None, 0),
     "an object": ({"first": CHAIN[0]}, None, 1),
     "words": ("first subtract, then subtract", None, 1),
@@ -79,7 +85,7 @@ def test_forms_of_reasoning_steps(write, form):
     made["clean"]["reasoning_steps"] = given
     (pair,) = read_pairs(write([made]), said.append)
     assert (pair.num_steps, len(said)) == (count, lines)
-    assert pair.clean.reasoning_steps == (tuple(CHAIN) if count and "number" not in form else ())
+    assert len(pair.clean.reasoning_steps) == (count if count and "number" not in form else 0)
 
 
 def test_a_published_file_with_numbers_of_steps_and_fields_of_its_own(write):
@@ -97,7 +103,9 @@ BROKEN = {
     "a step that gives something else": (["<<46-13=34>>", "<<34-26=8>>"], "not what it gives"),
     "steps of another question": (["<<1+1=2>>", "<<1+1=2>>"], "the last result is not the answer"),
     "numbers from nowhere": (["<<9-5=4>>", "<<4+3=7>>"], "comes from nowhere"),
-    "words": (["subtract", "subtract"], "not of the form"),
+    "a result that is not used": (["<<26+13=39>>", *CHAIN], "a result is not used"),
+    "half a step": (["<<46-13=33>>", "<<33-26=>>"], "result is not a number"),
+    "5,000 steps": (["<<46-13=33>>"] * 5000, "more than 100 steps"),
 }
 
 
@@ -148,7 +156,12 @@ SIBLINGS = {
     "another number": (TEXT.format(46, 12), True, 0),
     "the clean question": (TEXT.format(46, 13), False, 1),
     "the corrupted one, with spaces": (f" {TEXT.format(46, 14)}  ", False, 1),
+    "the clean one, its number as a word": (TEXT.format(46, "thirteen"), False, 1),
+    "the clean one in capitals": (TEXT.format(46, 13).upper(), False, 1),
+    "another number as a word": (TEXT.format(46, "twelve"), True, 0),
     "another number elsewhere": (TEXT.format(45, 12), True, 1),
+    "more words beside the number": (TEXT.format(46, "12 and finds 5"), True, 1),
+    "no number in its place": (TEXT.format(46, "some"), True, 1),
     "an unrelated question": ("Tom has 5 pens. How many pens has Tom?", True, 1),
 }
 
@@ -160,6 +173,29 @@ def test_siblings_that_are_no_third_question(write, case):
     (pair,), said = check_siblings(read_pairs(write([made])))
     assert (pair.sibling is not None, len(said)) == (kept, lines)
     assert all("a" in line.partition(": ")[2] for line in said)
+
+
+@pytest.mark.parametrize(("answer", "side"), [(7, "clean"), (6, "corrupted")])
+def test_a_sibling_with_an_answer_of_the_pair_controls_nothing(write, answer, side):
+    made = pair_record(sibling={"question": TEXT.format(46, 12), "answer": answer})
+    (pair,), said = check_siblings(read_pairs(write([made])))
+    assert pair.sibling is None
+    assert said[0].endswith(f"a (it has the {side} answer)")
+
+
+UNLIKE = {
+    "one number": ("Tom has 3 of 4.", "Tom has 5 of 4.", False),
+    "one number in words": ("Tom has three.", "Tom has four.", False),
+    "two numbers": ("Tom has 3 of 4.", "Tom has 5 of 6.", True),
+    "another question": ("Tom has 3.", "Ann bakes 5 cakes.", True),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_pairs_that_differ_in_more_than_one_number_are_named(case):
+    clean, corrupted, named = UNLIKE[case]
+    said = name_unlike([Pair("a", Question(clean, 1), Question(corrupted, 2))])
+    assert [line.endswith("differs: a") for line in said] == [True] * named
 
 
 def test_siblings_that_a_model_reads_like_the_pair():
@@ -178,6 +214,9 @@ GROUPS = {
     "different": ([("a", "b"), ("c", "d")], ["p0", "p1"]),
     "the same twice": ([("a", "b"), ("a", "b")], ["p0", "p0"]),
     "with spaces": ([("a 1", "b"), (" a  1 ", "b ")], ["p0", "p0"]),
+    "in capitals": ([("Tom has 1", "b"), ("TOM has 1", "c")], ["p0", "p0"]),
+    "with what cannot be seen": ([("a 1", "b"), ("a\u200b 1", "c")], ["p0", "p0"]),
+    "numbers as words": ([("Tom has 13", "b"), ("Tom has thirteen", "c")], ["p0", "p0"]),
     "clean shared": ([("a", "b"), ("a", "c")], ["p0", "p0"]),
     "turned round": ([("a", "b"), ("b", "a")], ["p0", "p0"]),
     "by a third": ([("a", "b"), ("c", "d"), ("b", "c")], ["p0", "p0", "p0"]),
@@ -209,8 +248,9 @@ def test_the_data_module_says_what_it_left_out_and_joined(write, caplog):
 NUMBERS = {
     "18": 18, "18.0": 18, "1,430": 1430, "1,430.50": Fraction(2861, 2), "-5": -5, "\u22125": -5,
     ".5": Fraction(1, 2), "3.": 3, "+4": 4, " 7 ": 7,
-    "3,5": None, "1.430,50": None, "12,15": None, "1,43": None, "1/2": None, "1'000": None,
-    "1 000": None, "": None, "-": None, "1e5": None, "nan": None, "٥": None, "9" * 5000: None,
+    "0,500": None, "3,5": None, "1.430,50": None, "12,15": None, "1,43": None, "1/2": None,
+    "1'000": None, "1 000": None, "": None, "-": None, "1e5": None, "nan": None,
+    "٥": None, "9" * 5000: None,
 }  # fmt: skip
 
 
@@ -228,7 +268,11 @@ def test_one_parser_for_numbers_in_files(write, text):
 ANSWERS = {
     " 18": 18, "1,430 pears": 1430, "-2.5": -2.5, "It is 18.": 18, "5, 6": 5, "$7 each": 7,
     "50%": 50, " \u22125": -5, " 12,15": None, " 1/2": None, "1.430,50": None, "none": None,
-    "1'000": None, "1\u202f000": None, "": None,
+    "1'000": None, "1\u202f000": None, "": None, "-$5": -5, "$-5": -5, "(-5)": -5, "18apples": 18,
+    "\u20135": None, "- 5": None, "minus 5": None, "+-5": None, ",5": None, "0,500": None,
+    "1e5": None, "2^10": None, "10\u00b2": None, "5 1/2": None, "1\u00bd": None, "5 / 6": None,
+    "5-3": None, "5 + 3 = 8": None, "12:30": None, "3 thousand": None, "5k": None, "5 000": None,
+    "1\u0663": None, "\u06635": None, "1O0": None, "18. 5 of them": 18, "18 or 20": 18,
 }  # fmt: skip
 
 
@@ -247,8 +291,12 @@ REFUSED = {
     "5,000 terms": (PENS, f"<<20-5{'+0' * 5000}=15>>", "more than 200"),
     "5,000 digits": (PENS, f"<<20-{'0' * 5000}5=15>>", "too many digits"),
     "5,000 digits in the text": (PENS.replace("20", "2" * 5000), "<<20-5=15>>", "too many digits"),
-    "digits of another script": (PENS.replace("20", "٢٠"), "<<20-5=15>>", "comes from nowhere"),
-    "half in another script": (PENS.replace("20", "2٠"), "<<20-5=15>>", "comes from nowhere"),
+    "5,000 steps": (PENS, "<<20-5=15>>" * 5000, "more than 100 steps"),
+    "5,000 fractions": ("1/" * 5000 + PENS.replace("5", "5 or 6"), "<<20-5=15>>", "not used"),
+    "digits of another script": (PENS.replace("20", "٢٠"), "<<20-5=15>>", "digits other than"),
+    "half in another script": (PENS.replace("20", "2٠"), "<<20-5=15>>", "digits other than"),
+    "beside digits of another script": (PENS.replace("20", "20 (٢٠)"), "<<20-5=15>>", "digits o"),
+    "a European number": (PENS.replace("20", "20,5"), "<<20.5-5=15.5>>", "commas out of place"),
 }
 
 
@@ -256,13 +304,14 @@ REFUSED = {
 def test_a_question_that_cannot_be_read_is_refused_alone(write, case):
     text, chain, reason = REFUSED[case]
     good = {"question": PENS.replace("Ann", "Eve"), "answer": "<<20-5=15>> #### 15"}
-    path = write([{"question": text, "answer": f"{chain} #### 15"}, good], "questions.jsonl")
+    answer = chain.rpartition("=")[2].removesuffix(">>")
+    path = write([{"question": text, "answer": f"{chain} #### {answer}"}, good], "questions.jsonl")
     found, reasons = make_twin_pairs(read_chained_questions(path, "questions"))
     assert [pair.clean.text for pair in found] == [good["question"]]
     assert reason in next(iter(reasons))
 
 
-@pytest.mark.parametrize("steps", ["<<20-5=15>>", ["<<20-5=15>>"]])
+@pytest.mark.parametrize("steps", ["<<20-5=15>>", ["<<20-5=15>>"], ["20-5=15"]])
 def test_steps_of_a_question_as_text_or_list(write, steps):
     path = write([{"question": PENS, "answer": "15", "steps": steps}], "questions.jsonl")
     assert read_chained_questions(path, "questions")[0].steps == ("<<20-5=15>>",)
@@ -425,7 +474,7 @@ NORM = "codi.base_model.model.model.norm.weight"
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_quantised_weights_are_refused(load, dtype):
-    with pytest.raises(CheckpointError, match=r"got quantised ones.*norm\.weight is"):
+    with pytest.raises(CheckpointError, match=r"weights in 16 bits or more .*norm\.weight is"):
         load(lambda weights: {**weights, NORM: weights[NORM].to(dtype)})
 
 

@@ -276,3 +276,72 @@ def test_cosines_are_to_the_pairs_clean_and_corrupted_runs(clean_is_source):
     assert cosines == pytest.approx([0.8, 0.6] if clean_is_source else [0.6, 0.8])
     with pytest.raises(ValueError, match="expected the generated activations"):
         metric_rows(pair_of_runs(), ITERATIVE_METRICS)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([1, 2]), torch.tensor([2, 0, 2])])
+def test_some_of_the_runs_are_taken_of_both_answers(rows):
+    patched = pair_of_runs().patched
+    taken = patched.take(rows)
+    assert torch.equal(taken.base, patched.base[rows])
+    assert torch.equal(taken.source, patched.source[rows])
+    assert not torch.equal(taken.base[:, :1], taken.source)
+    one = AnswerLogits(patched.base, patched.base).take(rows)  # answers that share their logits
+    assert one.source is one.base
+
+
+def test_the_base_run_and_the_source_run_as_two_patched_runs():
+    runs = pair_of_runs()
+    both = runs.unpatched().patched
+    assert torch.equal(both.base, torch.stack([runs.base_run.base, runs.source_run.base]))
+    assert torch.equal(both.source, torch.stack([runs.base_run.source, runs.source_run.source]))
+
+
+@pytest.mark.parametrize("clean_is_source", [True, False])
+def test_an_answer_is_the_pairs_whatever_the_direction(clean_is_source):
+    runs = pair_of_runs(clean_is_source=clean_is_source)
+    source, base = (runs.patched.source, runs.source_ids), (runs.patched.base, runs.base_ids)
+    clean, corrupted = (source, base) if clean_is_source else (base, source)
+    for wanted, found in ((clean, True), (corrupted, False)):
+        logits, ids = runs.answer(found, runs.patched)
+        assert logits is wanted[0]
+        assert ids is wanted[1]
+
+
+def by_tokens(logits, reference, distance):
+    """A distance of two runs, mean over tokens, in plain numbers."""
+    rows = zip(logits.double().tolist(), reference.double().tolist(), strict=True)
+    return sum(distance(a, b) for a, b in rows) / len(logits)
+
+
+def plain_kl(a, b):
+    p, q = ([math.exp(x) / sum(map(math.exp, row)) for x in row] for row in (a, b))
+    return sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+
+
+def test_many_runs_are_compared_a_few_at_a_time(monkeypatch):
+    """Chunks of two runs: each beside its own reference, or beside the one there is."""
+    monkeypatch.setattr(F, "_CHUNK", 2 * 2 * 6)
+    generator = torch.Generator().manual_seed(3)
+    runs = torch.randn(5, 2, 6, generator=generator)
+    others = torch.randn(5, 2, 6, generator=generator)
+    for function, distance in (
+        (F.compute_kl_divergence, plain_kl),
+        (F.compute_l2_difference, math.dist),
+    ):
+        both = [by_tokens(a, b, distance) for a, b in zip(runs, others, strict=True)]
+        assert function(runs, others).tolist() == pytest.approx(both)
+        one = [by_tokens(a, others[0], distance) for a in runs]
+        assert function(runs, others[0]).tolist() == pytest.approx(one)
+        assert function(others[0], runs).tolist() == pytest.approx(
+            [by_tokens(others[0], a, distance) for a in runs]
+        )
+        grid = function(runs[:4].reshape(2, 2, 2, 6), others[0])
+        assert grid.flatten().tolist() == pytest.approx(one[:4])
+        assert grid.shape == (2, 2)
+    ids = torch.tensor([1, 4])
+    found = F.compute_answer_probability(runs, ids)
+    expected = [
+        math.prod(math.exp(row[i]) / sum(map(math.exp, row)) for row, i in zip(run, (1, 4)))
+        for run in runs.double().tolist()
+    ]
+    assert found.tolist() == pytest.approx(expected)

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lens_maker import make_lens
 from results_maker import make, run_of, written
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.made_again import check_made_again
+from codi_patching.analysis.report import build_report
 from codi_patching.analysis.validity import (
     check_chain,
     check_control,
@@ -24,6 +26,8 @@ from codi_patching.analysis.validity import (
 )
 from codi_patching.results.dataset import pairs_of, patching_dataset
 from codi_patching.results.dataset import run_of as run_in
+from codi_patching.results.description import Code
+from codi_patching.results.read import read_results
 
 
 def rebuilt(data, run=None, pairs=None):
@@ -188,6 +192,18 @@ def test_self_patch(data):
     assert (check.status, check.seen[-14:]) == ("fail", "undefined in 1")
 
 
+def test_a_self_patch_that_fails_by_rounding_perhaps(data):
+    """A chain of 64 thoughts amplifies float32's last digits to 1e-3 nats, and float64's to 0."""
+    long = rebuilt(data, run=replace(run_in(data), num_latents=64))
+    check = check_self_patch(with_fields(long, self_patch=1e-3))
+    assert check.status == "fail"
+    assert "rounding in 32-true, which a chain of 64 thoughts amplifies" in check.seen
+    assert "in float64 (precision 64-true) only a fault is left" in check.seen
+    double = rebuilt(data, run=replace(run_in(data), precision="64-true"))
+    check = check_self_patch(with_fields(double, self_patch=1e-3))
+    assert (check.status, "rounding" in check.seen) == ("fail", False)
+
+
 @pytest.mark.parametrize("arm", ["own", "control"])
 def test_structural_zeros(data, arm):
     def disturb(kl):
@@ -268,18 +284,18 @@ def test_changed_files(tmp_path, data):
     own = written(tmp_path / "out", run_of(), pairs=2)
     assert check_unchanged(own).status == "pass"
     changed = check_unchanged(own.assign_attrs(changed=("a.json",)))
-    assert (changed.status, changed.seen) == ("fail", "missing or changed: a.json")
+    assert (changed.status, changed.seen) == ("fail", "missing, changed or not listed: a.json")
 
 
-def test_files_without_sums_fail(tmp_path):
-    own = written(tmp_path / "out", run_of(), pairs=2)
-    sums = tmp_path / "out" / "SHA256SUMS"
-    sums.write_text("")
-    check = check_unchanged(own)
-    assert (check.status, check.seen) == ("fail", "not listed: position_patching_results.json")
-    sums.unlink()
-    check = check_unchanged(own)
-    assert (check.status, check.seen) == ("fail", "there is no SHA256SUMS")
+@pytest.mark.parametrize("sums", [None, b"", b"\xff"], ids=["missing", "empty", "no text"])
+def test_files_without_sums_fail(tmp_path, sums):
+    written(tmp_path / "out", run_of(), pairs=2)
+    path = tmp_path / "out" / "SHA256SUMS"
+    path.unlink()
+    if sums is not None:
+        path.write_bytes(sums)
+    check = check_unchanged(read_results(tmp_path / "out"))
+    assert (check.status, check.seen) == ("fail", "missing, changed or not listed: SHA256SUMS")
 
 
 def test_the_source_run_restores_itself(data):
@@ -335,3 +351,36 @@ def test_each_metric_must_agree_on_its_own_scale(data, value):
     moved = base | {"clean_probability": base["clean_probability"] + value}
     (check,) = check_agreement({"a": large, "b": with_fields(data, base=moved)})
     assert check.status == "fail"
+
+
+# -- under what the runs were measured --------------------------------------------------------
+
+OTHERS = {
+    "code": {"code": Code("5ec0" * 16, "0.3.0")},
+    "precision": {"precision": "bf16-true"},
+    "torch": {"versions": {"torch": "2.12.1", "transformers": "5.23.0"}},
+}
+SAID = {
+    "code": "code version 0.2.0, sources c0dec0dec0de (position, recomputed) and version 0.3.0, "
+    "sources 5ec05ec05ec0 (layer, frozen)",
+    "precision": "precision 32-true (position, recomputed) and bf16-true (layer, frozen)",
+    "torch": "torch 2.13.0 (position, recomputed) and 2.12.1 (layer, frozen)",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_runs_were_measured_by_is_compared(what):
+    """Said, and not refused: whether it matters, their own checks say."""
+    runs = [make(run_of("position")), make(run_of("layer", **OTHERS[what]))]
+    check = build_report(runs).checks["all runs"][-1]
+    assert (check.name, check.status) == ("measured alike", "described")
+    assert check.seen == f"they differ: {SAID[what]}"
+
+
+def test_runs_that_were_measured_alike():
+    alike = build_report([make(run_of("position")), make_lens()]).checks["all runs"]
+    assert [check.seen for check in alike] == ["they are"]
+    other = make(run_of("position", checkpoint_sha256="f" * 64, model="b", precision="64-true"))
+    (check,) = build_report([make(run_of("position")), other]).checks["all runs"]
+    assert check.seen.startswith("they differ: precision 32-true (")
+    assert "all runs" not in build_report([other]).checks

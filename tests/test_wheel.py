@@ -75,7 +75,7 @@ def test_every_file_of_the_package_is_in_the_source_distribution_and_in_the_whee
 
 
 def test_the_demo_runs_from_an_empty_folder_and_is_reported_on(program, tmp_path):
-    options = ("--data.max_pairs=2", "--trainer.logger=false")
+    options = ("--data.max_pairs=2", "--trainer.logger=false", "--report.pair_sheets=false")
     call(program, "predict", "--config", "position", *options, cwd=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     page = tmp_path / "results" / "position" / "report.html"
@@ -89,7 +89,11 @@ def test_the_demo_runs_from_an_empty_folder_and_is_reported_on(program, tmp_path
     ("command", "said"),
     [
         ("study --help", "--dry_run"),
-        ("fit --config train_codi_tiny --print_config", "output: runs/train_codi_tiny/codi-tiny"),
+        pytest.param(
+            "fit --config train_codi_tiny --print_config",
+            "output: runs/train_codi_tiny/codi-tiny",
+            marks=pytest.mark.thorough,
+        ),
         (
             "predict --config configs/layer.yaml --config models/gpt2 --config test_mode "
             "--print_config",

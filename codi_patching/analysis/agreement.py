@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from codi_patching.analysis.checks import Check, judged
-from codi_patching.results.dataset import OWN, is_lens, run_of
+from codi_patching.results.dataset import OWN, patches, run_of
 from codi_patching.results.description import Array
 
 ROUNDING = 1e-5
@@ -20,10 +20,10 @@ def check_agreement(runs: Mapping[str, xr.Dataset]) -> list[Check]:
     """All checks that need several runs.
 
     Args:
-        runs: Datasets by label; those of the lens have nothing to compare.
+        runs: Datasets by label; those that patch nothing have nothing to compare.
     """
     checks = []
-    patching = [(label, data) for label, data in runs.items() if not is_lens(data)]
+    patching = [(label, data) for label, data in runs.items() if patches(data)]
     for (first, one), (second, other) in combinations(patching, 2):
         if not _same_setting(one, other):
             continue

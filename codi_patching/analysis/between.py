@@ -19,7 +19,7 @@ from codi_patching.analysis.effects import Contrast, align, effect_of
 from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.inference import LEVEL, judge
 from codi_patching.analysis.levels import label_of
-from codi_patching.results.dataset import is_lens, run_of, structural_of
+from codi_patching.results.dataset import patches, run_of, structural_of
 from codi_patching.results.description import ResultsError
 
 Model = dict[str, xr.Dataset]
@@ -53,7 +53,7 @@ def _asked(one: Model, other: Model) -> list[tuple[str, str]]:
 
     The ceiling of a run that restores the clean answer, if there is one.
     """
-    labels = [label for label in one if label in other and not is_lens(one[label])]
+    labels = [label for label in one if label in other and patches(one[label])]
     clean = [n for n in labels if (run_of(one[n]).direction, run_of(one[n]).source) == _CLEAN]
     asked = [("between_ceilings", label) for label in (clean or labels)[:1]]
     return asked + [("between_models", label) for label in labels]
@@ -138,7 +138,7 @@ def by_model(datasets: Sequence[xr.Dataset]) -> dict[str, Model]:
 
 def _check_common(models: Mapping[str, Model]) -> None:
     """Refuse a model with which no other one has a run of patching in common."""
-    labels = {n: {k for k, data in m.items() if not is_lens(data)} for n, m in models.items()}
+    labels = {n: {k for k, data in m.items() if patches(data)} for n, m in models.items()}
     for name, own in labels.items():
         others = set().union(*(theirs for other, theirs in labels.items() if other != name))
         if not own & others:

@@ -17,8 +17,9 @@ from scipy import stats
 
 from codi_patching.analysis import contrasts
 from codi_patching.analysis.asking import answer_of, strongest
-from codi_patching.analysis.effects import Effect, by_group, effect_of, end_of, mean_over
+from codi_patching.analysis.effects import Effect, effect_of, end_of, mean_over
 from codi_patching.analysis.findings import Answer, Claim, Course, CourseName, Finding
+from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.inference import judge
 from codi_patching.analysis.levels import SHARES
 from codi_patching.analysis.study import Study

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codi_patching.analysis.groups import sum_rows
 from codi_patching.results.description import Array
 
 PERMUTATIONS = 1_999
@@ -15,7 +16,7 @@ BIMODAL = 0.05
 """How near to 0 or 1 in size a value has to be to count as one of the two."""
 
 _PART = 2**22
-"""Numbers of permuted sums that are held at a time."""
+"""Numbers of permuted labels and of their sums that are held at a time."""
 
 Labels = NDArray[np.int_]
 
@@ -50,9 +51,7 @@ def permutation_p(
         return float("nan")
     known = np.flatnonzero(labels[0] >= 0)
     keys = np.stack([blocks, groups, *labels])[:, known]
-    units, unit_of = np.unique(keys, axis=1, return_inverse=True)
-    member = np.equal.outer(np.arange(units.shape[1]), unit_of.reshape(-1)).astype(np.float64)
-    member /= np.maximum(member.sum(1, keepdims=True), 1)
+    units, unit_of, sizes = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
     indicator = np.concatenate([_indicator(row) for row in units[2:]])
     permuted_blocks, unit_labels = units[0], units[2:]
     if not any(
@@ -60,8 +59,20 @@ def permutation_p(
         for block in np.unique(permuted_blocks)
     ):
         return float("nan")
-    drawn = _permuted(indicator, permuted_blocks, seed, permutations)
-    return max(_p_of(member @ values[known], indicator, drawn) for values in effects)
+    means = [sum_rows(v[known], unit_of.reshape(-1)) / sizes[:, None] for v in effects]
+    observed = [_between(indicator @ values, indicator) for values in means]
+    reached = np.zeros(len(means), dtype=int)
+    width = max(1, _PART // (len(indicator) * max(len(sizes), *(v.shape[1] for v in means), 1)))
+    for drawn in _permuted(indicator, permuted_blocks, seed, permutations, width):
+        for place, values in enumerate(means):
+            at_least = _between(drawn @ values, indicator) >= observed[place] * (1 - 1e-9)
+            reached[place] += int(at_least.sum())
+    return float(1 + reached.max()) / (1 + permutations)
+
+
+def _between(sums: Array, indicator: Array) -> Array:
+    """The statistic of sums over each label's pairs, `(…, labels, cells)`."""
+    return np.asarray((sums**2 / indicator.sum(1)[:, None]).sum((-2, -1)))
 
 
 def explained_share(effects: Array, labels: Labels) -> float:
@@ -104,28 +115,19 @@ def _indicator(labels: Labels) -> Array:
     return np.equal.outer(np.unique(labels), labels).astype(np.float64)
 
 
-def _permuted(indicator: Array, blocks: Labels, seed: int, permutations: int) -> Array:
-    """The indicator with its columns permuted within blocks: `(permutations, labels, units)`."""
+def _permuted(
+    indicator: Array, blocks: Labels, seed: int, permutations: int, width: int
+) -> Iterator[Array]:
+    """The indicator with its columns permuted within blocks, so many permutations at a time.
+
+    Yields:
+        `(permutations, labels, units)`.
+    """
     generator = np.random.default_rng(seed)
     by_block = np.argsort(blocks, kind="stable")
-    keys = generator.random((permutations, len(blocks)))
-    order = np.lexsort((keys, np.broadcast_to(blocks, keys.shape)), axis=1)
-    taken = np.empty_like(order)
-    taken[:, by_block] = order
-    return np.ascontiguousarray(np.moveaxis(indicator[:, taken], 0, 1))
-
-
-def _p_of(values: Array, indicator: Array, drawn: Array) -> float:
-    """P of one kind of effect, `values` over units."""
-    sizes = indicator.sum(1)
-
-    def statistic(sums: Array) -> Array:
-        return np.asarray((sums**2 / sizes[:, None]).sum((-2, -1)))
-
-    observed = float(statistic(indicator @ values))
-    width = max(1, _PART // (len(sizes) * max(values.shape[1], 1)))
-    reached = 0
-    for first in range(0, len(drawn), width):
-        sums = drawn[first : first + width] @ values
-        reached += int((statistic(sums) >= observed * (1 - 1e-9)).sum())
-    return (1 + reached) / (1 + len(drawn))
+    for first in range(0, permutations, width):
+        keys = generator.random((min(width, permutations - first), len(blocks)))
+        order = np.lexsort((keys, np.broadcast_to(blocks, keys.shape)), axis=1)
+        taken = np.empty_like(order)
+        taken[:, by_block] = order
+        yield np.ascontiguousarray(np.moveaxis(indicator[:, taken], 0, 1))

@@ -73,7 +73,7 @@ def leading(study: Study, summaries: Mapping[str, Summary]) -> Iterator[Finding]
             continue
         one, other = profiles[first], profiles[second]
         layers = [layer for layer in one if layer in other]
-        rho = _rank(*(np.array([p[layer] for layer in layers]) for p in (one, other)))
+        rho = rank_agreement(*(np.array([p[layer] for layer in layers]) for p in (one, other)))
         if np.isfinite(rho):
             labels = (study.label(first), study.label(second))
             numbers = (("rank agreement", rho), ("layers", len(layers)))
@@ -92,7 +92,7 @@ def _profile(summary: Summary) -> dict[str, float]:
     }
 
 
-def _rank(one: Array, other: Array) -> float:
+def rank_agreement(one: Array, other: Array) -> float:
     """Spearman's rank correlation of values to three decimals; NaN where one does not vary."""
     one, other = np.round(one, 3), np.round(other, 3)
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
@@ -127,7 +127,7 @@ def from_positions(study: Study) -> Iterator[Finding]:
         found = predict_held_out(parts, target, groups_of(single), study.seed, FOLDS)
         if found.r_squared is None or found.low is None or found.high is None:
             continue
-        ranks = _rank(mean_over(parts.sum(axis=2)), mean_over(target))
+        ranks = rank_agreement(mean_over(parts.sum(axis=2)), mean_over(target))
         numbers = (
             ("r squared", found.r_squared), ("low", found.low), ("high", found.high),
             ("n", found.n), ("rank agreement", ranks),

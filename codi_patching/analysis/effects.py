@@ -21,6 +21,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from codi_patching.analysis.findings import Against
+from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.intervals import ROUNDING
 from codi_patching.results.dataset import CONTROL, OWN, has_control, run_of, structural_of
 from codi_patching.results.description import Array, RunDescription
@@ -254,12 +255,6 @@ def mean_error(values: Array, groups: Sequence[str]) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = units / (units - 1) * (rest**2).sum(axis=0)
         return np.asarray(np.sqrt(np.where(units > 1, variance, np.nan)) / present.sum(axis=0))
-
-
-def by_group(values: Array, groups: Sequence[str]) -> Array:
-    """Sums over the pairs of each group, in order of first appearance, `(groups, columns)`."""
-    names = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    return np.asarray(np.eye(len(names))[:, [names[group] for group in groups]] @ values)
 
 
 def groups_of(data: xr.Dataset) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Against = Literal["unpatched", "control", "chance"]
-"""What an effect is relative to: the unpatched run, the control's patch, another pair's result."""
+Against = Literal["unpatched", "control", "chance", "nothing"]
+"""What an effect is relative to: the unpatched run, the control's patch, another pair's result; a
+share stands by itself."""
 
 Verdict = Literal[
     "rises", "falls", "more often", "less often", "no", "at most", "counts", "described"
@@ -255,7 +256,8 @@ class Finding:
     """A question and its answer.
 
     Attributes:
-        key: Names the question: `ceiling`, `cells`, `strata`, `direct`, `chain`, `read`, `needed`,
+        key: Names the question: `ceiling`, `cells`, `strata`, `direct`, `chain`, `read`,
+            `attention`, `needed`,
             and those of the table below them.
         number: Of a primary question, from 1; None of the others.
         answer: See `Answer`.

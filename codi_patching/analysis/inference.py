@@ -22,8 +22,9 @@ import numpy as np
 from scipy import stats
 
 from codi_patching.analysis.bounds import Counts, unseen_share, upper_bounds
-from codi_patching.analysis.effects import Effect, by_group, mean_error, mean_over
+from codi_patching.analysis.effects import Effect, mean_error, mean_over
 from codi_patching.analysis.findings import Against, Claim, Comparison, Verdict
+from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.max_t import MaxT, draw_signs, max_t
 from codi_patching.results.description import Array
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from codi_patching.analysis.groups import by_group
 from codi_patching.results.description import Array
 
 RESAMPLES = 1_999
@@ -138,14 +139,23 @@ class _Sample:
     Attributes:
         sums: Of each group's values, `(groups, cells)`.
         sizes: How many values that are, `(groups, cells)`.
-        drawn: How often each group is in each resample, `(resamples, groups)`.
+        counts: How often each group is in each resample, `(resamples, groups)`.
         tail: Probability outside of either end.
     """
 
     sums: Array
     sizes: Array
-    drawn: Array
+    counts: NDArray[np.uint16]
     tail: float
+
+    def drawn(self, values: Array) -> Array:
+        """Sums of what the groups of each resample have, `(resamples, cells)`."""
+        found = np.empty((len(self.counts), values.shape[1]))
+        width = max(1, _PART // len(values))
+        for first in range(0, len(found), width):
+            part = slice(first, first + width)
+            found[part] = self.counts[part].astype(np.float64) @ values
+        return found
 
     @property
     def mean(self) -> Array:
@@ -162,7 +172,7 @@ class _Sample:
     @property
     def means(self) -> Array:
         """Of the resamples, `(resamples, cells)`."""
-        return np.asarray(self.drawn @ self.sums / (self.drawn @ self.sizes))
+        return self.drawn(self.sums) / self.drawn(self.sizes)
 
 
 Ends = tuple[Array, Array]
@@ -199,9 +209,7 @@ def _parts(
     present = np.isfinite(flat).astype(np.float64)
     sums = np.where(present, flat, 0.0)
     if groups is not None:
-        names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
-        member = np.eye(len(names))[:, [names[name] for name in groups]]
-        sums, present = member @ sums, member @ present
+        sums, present = by_group(sums, groups), by_group(present, groups)
     patterns, pattern_of = np.unique(present > 0, axis=1, return_inverse=True)
     for place, kept in enumerate(patterns.T):
         if kept.sum() < 2:
@@ -245,8 +253,8 @@ def _studentised(sample: _Sample) -> Ends:
     """
     sums, sizes, drawn, mean = sample.sums, sample.sizes, sample.drawn, sample.mean
     means, counts = sample.means, len(sample.sums)
-    squares = drawn @ sums**2 - 2 * means * (drawn @ (sums * sizes)) + means**2 * (drawn @ sizes**2)
-    errors = np.sqrt(np.maximum(counts / (counts - 1) * squares, 0)) / (drawn @ sizes)
+    squares = drawn(sums**2) - 2 * means * drawn(sums * sizes) + means**2 * drawn(sizes**2)
+    errors = np.sqrt(np.maximum(counts / (counts - 1) * squares, 0)) / drawn(sizes)
     spread = (errors > 0) & (errors >= _LEAST_SPREAD * sample.error)
     t = np.full(means.shape, np.nan)
     np.divide(means - mean, errors, out=t, where=spread)
@@ -276,8 +284,10 @@ def _quantile(ordered: Array, at: Array, counts: Array) -> Array:
 
 
 @lru_cache(maxsize=4)
-def _draws(groups: int, seed: int, resamples: int) -> Array:
+def _draws(groups: int, seed: int, resamples: int) -> NDArray[np.uint16]:
     """How often each group is in each resample; the same for every cell, so it is kept."""
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
-    return drawn.astype(np.float64)
+    generator, even = np.random.default_rng(seed), np.full(groups, 1 / groups)
+    drawn = np.empty((resamples, groups), dtype=np.uint16)  # as a whole, numpy's would take 8 bytes
+    for resample in drawn:
+        resample[:] = generator.multinomial(groups, even)
+    return drawn

@@ -38,13 +38,16 @@ SHARES: Mapping[str, Mapping[str, float]] = {
 """By question and kind of run; with 0.33 % for question 7 they add up to 5 %."""
 
 
+_UNPATCHED = ("lens", "attention")
+
+
 def kind_of(run: RunDescription) -> str:
     """The kind of a run, as `SHARES` has it."""
     if run.strategy in ("relay", "cumulative"):
         return run.strategy
     if run.experiment in ("layer", "position"):
         return f"{run.experiment}, {run.latents}"
-    return "lens" if run.experiment == "lens" else "own"
+    return run.experiment if run.experiment in _UNPATCHED else "own"
 
 
 def label_of(run: RunDescription) -> str:
@@ -56,7 +59,7 @@ def label_of(run: RunDescription) -> str:
         for value, usual in (
             (run.site, "resid_post"), (run.direction, "denoising"), (run.source, "clean"),
         )
-        if value != usual and kind != "lens"
+        if value != usual and kind not in _UNPATCHED
     ]  # fmt: skip
     return ", ".join([name, *rest])
 

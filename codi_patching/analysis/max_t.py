@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.intervals import ROUNDING
 from codi_patching.results.description import Array, Mask
 
@@ -66,11 +67,13 @@ class MaxT:
         return np.where(self.tested, p, np.nan)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def draw_signs(groups: int, seed: int, flips: int = FLIPS) -> NDArray[np.int8]:
     """Signs, `(flips, groups)`: the same for every question and every report of a seed."""
-    bits = np.random.default_rng(seed).integers(0, 2, size=(flips, groups), dtype=np.int8)
-    return np.asarray(2 * bits - 1, dtype=np.int8)
+    signs = np.random.default_rng(seed).integers(0, 2, size=(flips, groups), dtype=np.int8)
+    signs *= 2
+    signs -= 1
+    return signs
 
 
 def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None = None) -> MaxT:
@@ -91,7 +94,7 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
     varies = np.abs(rest).max(axis=0, initial=0.0) >= ROUNDING
     residual, size = rest, present.astype(np.float64)
     if groups is not None and len(set(groups)) < len(groups):
-        residual, size = _by_group(rest, groups), _by_group(size, groups)
+        residual, size = by_group(rest, groups), by_group(size, groups)
     if signs.shape[1] != len(residual):
         raise ValueError(f"expected signs for {len(residual)} groups, got {signs.shape[1]}")
     error = _errors(residual, size, n)
@@ -102,7 +105,7 @@ def max_t(values: Array, signs: NDArray[np.int8], groups: Sequence[str] | None =
             residual[:, tested][:, once],
             size[:, tested][:, once],
             n[tested][once],
-            signs.astype(np.float64),
+            signs,
         )
     )
     return MaxT(mean, np.where(tested, error, 0.0), n, (size > 0).sum(axis=0), tested, maxima)
@@ -114,14 +117,6 @@ def _distinct(columns: Array) -> list[int]:
     return sorted(first.values())
 
 
-def _by_group(values: Array, groups: Sequence[str]) -> Array:
-    """Sums over the rows of each group, in order of first appearance."""
-    index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    sums = np.zeros((len(index), values.shape[1]))
-    np.add.at(sums, [index[group] for group in groups], values)
-    return sums
-
-
 def _errors(residual: Array, size: Array, n: NDArray[np.int_]) -> Array:
     """Standard errors of means from residual sums of groups, as for a ratio of sums."""
     groups = (size > 0).sum(axis=0)
@@ -130,7 +125,7 @@ def _errors(residual: Array, size: Array, n: NDArray[np.int_]) -> Array:
     return np.where(groups > 1, np.sqrt(np.where(groups > 1, variance, 0.0)), 0.0)
 
 
-def _maxima(residual: Array, size: Array, n: NDArray[np.int_], signs: Array) -> Array:
+def _maxima(residual: Array, size: Array, n: NDArray[np.int_], signs: NDArray[np.int8]) -> Array:
     """Largest absolute studentised mean of every flip, a block of flips and columns at a time."""
     largest = np.zeros(len(signs))
     single = bool(np.all((size == 0) | (size == 1)))
@@ -140,10 +135,11 @@ def _maxima(residual: Array, size: Array, n: NDArray[np.int_], signs: Array) -> 
             block = chosen[first : first + _COLUMNS]
             for start in range(0, len(signs), _ROWS):
                 rows = slice(start, start + _ROWS)
+                flips = signs[rows].astype(np.float64)
                 if single:
-                    squares = _single(residual[:, block], int(count), signs[rows])
+                    squares = _single(residual[:, block], int(count), flips)
                 else:
-                    squares = _grouped(residual[:, block], size[:, block], signs[rows])
+                    squares = _grouped(residual[:, block], size[:, block], flips)
                 largest[rows] = np.maximum(largest[rows], squares)
     return np.sqrt(largest)
 

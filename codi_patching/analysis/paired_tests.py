@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from codi_patching.analysis.effects import by_group, content, groups_of, without_rounding
+from codi_patching.analysis.effects import content, groups_of, without_rounding
+from codi_patching.analysis.groups import by_group
 from codi_patching.results.dataset import run_of, structural_of
 from codi_patching.results.description import Array
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from codi_patching.analysis.agreement import check_agreement
 from codi_patching.analysis.asking import ask
+from codi_patching.analysis.attended import ask_attention
 from codi_patching.analysis.between import by_model, compare_models, named_run
 from codi_patching.analysis.checks import Check
 from codi_patching.analysis.courses import ask_chains, total_claims
@@ -23,14 +24,14 @@ from codi_patching.analysis.strata import strata_finding
 from codi_patching.analysis.study import Study, studies_of
 from codi_patching.analysis.summary import Summary, summarise
 from codi_patching.analysis.used import ask_needed, ask_read
-from codi_patching.analysis.validity import check_run
-from codi_patching.results.dataset import LENS, is_lens, run_of
+from codi_patching.analysis.validity import check_run, describe_conditions
+from codi_patching.results.dataset import ATTENTION, LENS, is_attention, is_lens, patches, run_of
 from codi_patching.results.description import ResultsError, RunDescription
 
 ALL_RUNS = "all runs"
 """Whose checks are those that take several runs."""
 
-_SAME = ("checkpoint_sha256", "data_sha256", "num_latents", "seed", "precision")
+_SAME = ("checkpoint_sha256", "data_sha256", "num_latents", "seed")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Report:
         tests: Classical paired tests of each run, rows by label.
         seed: Of everything drawn.
         models: Names of the models, where there are several.
+        attention: Attention's dataset, if it was run; None else.
     """
 
     summaries: dict[str, Summary]
@@ -56,6 +58,7 @@ class Report:
     tests: dict[str, tuple[dict[str, Any], ...]]
     seed: int
     models: tuple[str, ...] = ()
+    attention: xr.Dataset | None = None
 
     def finding(self, key: str, run: str | None = None) -> Finding | None:
         """The finding of a question, of a run if it is given; None if it was not asked."""
@@ -64,9 +67,10 @@ class Report:
 
     @property
     def datasets(self) -> dict[str, xr.Dataset]:
-        """Of each run, the lens last."""
+        """Of each run, those that patch nothing last."""
         found = {label: summary.data for label, summary in self.summaries.items()}
-        return found if self.lens is None else {**found, LENS: self.lens}
+        unpatched = {LENS: self.lens, ATTENTION: self.attention}
+        return {**found, **{name: data for name, data in unpatched.items() if data is not None}}
 
     @property
     def failed(self) -> bool:
@@ -83,7 +87,7 @@ def build_report(
     """Everything that is said of runs on one model and file of pairs.
 
     Args:
-        datasets: Of patching, each experiment once, and of the lens at most once.
+        datasets: Of patching, lens and attention, each experiment once.
         seed: Of flips and bootstraps; the runs' own if not given.
         strata: Fields of the file of pairs that tell strata.
         top: How many cells lead at least, if so many have an effect.
@@ -96,14 +100,14 @@ def build_report(
     by_label = _by_label(datasets)
     first = run_of(next(iter(by_label.values())))
     chosen = first.seed if seed is None else seed
-    patching = {label: data for label, data in by_label.items() if not is_lens(data)}
+    patching = {label: data for label, data in by_label.items() if patches(data)}
     lens = next((data for data in by_label.values() if is_lens(data)), None)
     summaries = {label: summarise(data, label, chosen, top) for label, data in patching.items()}
     studies = studies_of(list(by_label.values()), chosen, strata)
     findings = [f for study in studies for f in _answers(study, summaries)]
     checks = {label: tuple(check_run(data)) for label, data in by_label.items()}
-    if len(patching) > 1:
-        checks[ALL_RUNS] = tuple(check_agreement(patching))
+    if len(by_label) > 1:
+        checks[ALL_RUNS] = (*check_agreement(patching), describe_conditions(by_label))
     return Report(
         summaries,
         lens,
@@ -112,6 +116,7 @@ def build_report(
         checks,
         {label: paired_tests(data) for label, data in patching.items()},
         chosen,
+        attention=next((data for data in by_label.values() if is_attention(data)), None),
     )
 
 
@@ -145,6 +150,8 @@ def _of_models(
     findings = (*between, *sorted(own, key=lambda finding: finding.number or 99))
     summaries = {k: replace(s, label=k) for k, s in joined("summaries").items()}
     checks, tests = joined("checks"), joined("tests")
+    everything = {named_run(m, label): d for m, runs in models.items() for label, d in runs.items()}
+    checks[ALL_RUNS] = (describe_conditions(everything),)
     return Report(summaries, None, None, findings, checks, tests, chosen, tuple(models))
 
 
@@ -164,7 +171,8 @@ def _answers(study: Study, summaries: dict[str, Summary]) -> list[Finding]:
     chains = ask_chains(study)
     found = [finding for findings in primary.values() for finding in findings]
     found = [_with_total_and_direct(f, [*primary["cells"], *chains], study) for f in found]
-    found += [*_strata(study), *chains, *ask_read(study), *ask_needed(study, primary["cells"])]
+    found += [*_strata(study), *chains, *ask_read(study), *ask_attention(study)]
+    found += [*ask_needed(study, primary["cells"])]
     for question in DESCRIBED:
         found += ask(question, study)
     shown = [disruption(summaries[label]) for label in (*study.labels, *study.noising_labels)]
@@ -249,7 +257,7 @@ def _place(data: xr.Dataset) -> str:
 
 
 def _check_same(first: str, one: xr.Dataset, second: str, other: xr.Dataset) -> None:
-    """Refuse another model, file of pairs, seed or precision, and pairs that one left out."""
+    """Refuse another model, file of pairs or seed, and pairs that one left out."""
     ours, theirs = run_of(one), run_of(other)
     for name in _SAME:
         values = getattr(ours, name), getattr(theirs, name)

@@ -37,8 +37,8 @@ from codi_patching.analysis.findings import Carried, Entry, StrataFinding, Strat
 from codi_patching.analysis.intervals import ROUNDING
 from codi_patching.analysis.restored import Count, Restored, counts_of
 from codi_patching.results.dataset import (
-    is_lens,
     pairs_of,
+    patches,
     run_of,
     structural_of,
 )
@@ -69,10 +69,10 @@ def strata_finding(
         permutations: Of the test of dependence.
 
     Returns:
-        None where no source answer can be restored: of the lens, of a source that is not the
-        pair's own, or without metrics that say whether it is.
+        None where no source answer can be restored: where nothing is patched, of a source that is
+        not the pair's own, or without metrics that say whether it is.
     """
-    if is_lens(data) or run_of(data).source != "clean":
+    if not patches(data) or run_of(data).source != "clean":
         return None
     said = metric_of(run_of(data), "hit")
     if not {said, metric_of(run_of(data), "probability")} <= set(data.data_vars):

@@ -9,7 +9,7 @@ import xarray as xr
 
 from codi_patching.analysis.effects import align
 from codi_patching.analysis.levels import kind_of, label_of
-from codi_patching.results.dataset import is_lens, run_of
+from codi_patching.results.dataset import is_attention, is_lens, patches, run_of
 
 CONFIGS: Mapping[str, str] = {
     "position, recomputed": "position",
@@ -19,11 +19,12 @@ CONFIGS: Mapping[str, str] = {
     "relay": "iterative",
     "cumulative": "iterative_cumulative",
     "lens": "lens",
+    "attention": "attention",
 }
 """The configuration that makes each kind of run."""
 
 _USUAL = ("resid_post", "clean", "")
-"""Site and source of the states that the lens reads."""
+"""Site and source of the states that lens and attention read."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Study:
         lens: The lens, if it was run and reads what is patched.
         seed: Of everything drawn.
         strata: Fields of the file of pairs that tell strata.
+        attention: Attention, if it was run and sees what is patched.
     """
 
     runs: Mapping[str, xr.Dataset]
@@ -43,6 +45,7 @@ class Study:
     lens: xr.Dataset | None
     seed: int
     strata: tuple[str, ...] = ()
+    attention: xr.Dataset | None = None
 
     def label(self, kind: str) -> str:
         """What sentences call a run of denoising."""
@@ -72,17 +75,18 @@ class Study:
 def studies_of(datasets: Sequence[xr.Dataset], seed: int, strata: Sequence[str]) -> list[Study]:
     """The studies that runs belong to, in order of appearance; a user's own run is its own."""
     lens = next((data for data in datasets if is_lens(data)), None)
+    attention = next((data for data in datasets if is_attention(data)), None)
     by_setting: dict[tuple[str, str, str], list[xr.Dataset]] = {}
     for data in datasets:
         run = run_of(data)
         own = label_of(run) if kind_of(run) == "own" else ""
-        setting = _USUAL if is_lens(data) else (run.site, run.source, own)
+        setting = (run.site, run.source, own) if patches(data) else _USUAL
         by_setting.setdefault(setting, []).append(data)
     studies = []
     for setting, members in by_setting.items():
-        patching = [data for data in members if not is_lens(data)]
+        patching = [data for data in members if patches(data)]
         denoising = {kind_of(r): d for d in patching if (r := run_of(d)).clean_is_source}
         noising = {kind_of(r): d for d in patching if not (r := run_of(d)).clean_is_source}
-        reads = lens if setting == _USUAL else None
-        studies.append(Study(denoising, noising, reads, seed, tuple(strata)))
+        reads, sees = (lens, attention) if setting == _USUAL else (None, None)
+        studies.append(Study(denoising, noising, reads, seed, tuple(strata), sees))
     return studies

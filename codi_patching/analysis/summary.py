@@ -14,6 +14,7 @@ import xarray as xr
 
 from codi_patching.analysis.bounds import unseen_share
 from codi_patching.analysis.effects import content, groups_of
+from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.intervals import (
     ROUNDING,
     mean_and_deviation,
@@ -92,30 +93,38 @@ def measures(data: xr.Dataset) -> dict[str, Array]:
 
 
 def _table(data: xr.Dataset, seed: int) -> xr.Dataset:
-    names, structural = measures(data), structural_of(data)
-    stacked = np.where(structural, np.nan, np.stack(list(names.values()), axis=1))
-    mean, deviation, count = mean_and_deviation(stacked)
-    smallest, largest = np.array([_range(name) for name in names]).T[..., None, None]
-    groups = groups_of(data)
-    low, high = mean_intervals(stacked, groups, seed)
-    low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
-    alike = np.isnan(low) & (deviation < ROUNDING) & np.isfinite(smallest)
-    unseen = unseen_share(0.05, _units(stacked, groups))
-    with np.errstate(invalid="ignore"):
-        low = np.where(alike, mean - unseen * (mean - smallest), low)
-        high = np.where(alike, mean + unseen * (largest - mean), high)
-    statistics = np.stack([mean, deviation, low, high, count], axis=-1)
+    structural, groups = structural_of(data), groups_of(data)
+    statistics = {
+        name: _statistics(name, np.where(structural, np.nan, values), groups, seed)
+        for name, values in measures(data).items()
+    }
     cells = ("layer", "column")
-    variables = {n: ((*cells, "statistic"), statistics[i]) for i, n in enumerate(names)}
-    sides = [mean[place] for place, name in enumerate(names) if name in OVER.values()]
+    sides = [statistics[name][..., 0] for name in OVER.values() if name in statistics]
     of_cells = {"content_effect": np.minimum.reduce(sides), **_medians(data)}
     return xr.Dataset(
-        {**variables, **{name: (cells, values) for name, values in of_cells.items()}},
+        {
+            **{name: ((*cells, "statistic"), values) for name, values in statistics.items()},
+            **{name: (cells, values) for name, values in of_cells.items()},
+        },
         {
             "layer": data["layer"], "column": data["column"], "statistic": list(STATISTICS),
             "structural_zero": (cells, structural),
         },
     )  # fmt: skip
+
+
+def _statistics(measure: str, values: Array, groups: tuple[str, ...], seed: int) -> Array:
+    """What is said of a measure, `(layers, columns, statistics)`, of its values over pairs."""
+    mean, deviation, count = mean_and_deviation(values)
+    smallest, largest = _range(measure)
+    low, high = mean_intervals(values, groups, seed)
+    low, high = np.clip(low, smallest, largest), np.clip(high, smallest, largest)
+    if np.isfinite(smallest):
+        alike = np.isnan(low) & (deviation < ROUNDING)
+        unseen = unseen_share(0.05, _units(values, groups))
+        low = np.where(alike, mean - unseen * (mean - smallest), low)
+        high = np.where(alike, mean + unseen * (largest - mean), high)
+    return np.stack([mean, deviation, low, high, count], axis=-1)
 
 
 def _medians(data: xr.Dataset) -> dict[str, Array]:
@@ -134,11 +143,8 @@ def _medians(data: xr.Dataset) -> dict[str, Array]:
 
 def _units(values: Array, groups: tuple[str, ...]) -> Array:
     """Groups of pairs that have a value, `(…)` of `(pairs, …)`; 1 at least."""
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    present = ~np.isnan(values)
-    return np.maximum(np.sum([present[own].any(axis=0) for own in rows.values()], axis=0), 1)
+    present = by_group((~np.isnan(values)).astype(np.float64), groups) > 0
+    return np.maximum(present.sum(axis=0), 1)
 
 
 def _range(measure: str) -> tuple[float, float]:

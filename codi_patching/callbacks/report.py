@@ -56,6 +56,7 @@ class Report(pl.Callback):
         format: list[str] | None = None,
         strata: list[str] | None = None,
     ) -> None:
+        from codi_patching.reporting.names import check_report_name
         from codi_patching.reporting.runs import ReportOptions
 
         self.options = ReportOptions(
@@ -67,6 +68,7 @@ class Report(pl.Callback):
             formats=tuple(format or ["png"]),
             strata=tuple(strata or ()),
         )
+        check_report_name(name)
         self.name = name
         self.compare_with = [Path(folder) for folder in compare_with or []]
         self.comparison_dir = Path(comparison_dir)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from codi_patching.callbacks.processes import Processes, processes_of
 from codi_patching.data.datamodule import PairBatch, PairsDataModule
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, path_text
 from codi_patching.experiments.base import Experiment
 from codi_patching.results.description import ResultsError, RunDescription
 from codi_patching.results.folder import FolderLock, check_writable, prepare_folder
@@ -43,9 +44,11 @@ class ResultsWriter(pl.Callback):
     def __init__(
         self, dir: str | None = None, overwrite: bool = False, folder_by_run: bool = False
     ) -> None:
-        self.dir, self.overwrite, self.folder_by_run = dir, overwrite, folder_by_run
+        self.dir = None if dir is None else path_text(dir, "results.dir")
+        self.overwrite, self.folder_by_run = overwrite, folder_by_run
         self.folder, self.finished, self.released_later = Path(), False, False
         self._lock: FolderLock | None = None
+        self._processes: Processes | None = None
         self._store = Store(self.folder)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -92,6 +95,8 @@ class ResultsWriter(pl.Callback):
         """
         self.folder, self._store = folder, Store(folder)
         run_on_rank_zero(trainer, self._lock_folder)
+        self._processes = processes_of(trainer, folder)
+        self._processes.start()
 
     def _lock_folder(self) -> None:
         check_writable(self.folder, "[[results.dir]]")
@@ -134,6 +139,7 @@ class ResultsWriter(pl.Callback):
         trainer.strategy.barrier()
         if not self.finished:
             run_on_rank_zero(trainer, self._write)
+        self._watch_no_more()
         self.finished = True
         if trainer.is_global_zero:
             self._store.remove()
@@ -147,9 +153,14 @@ class ResultsWriter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Give up the folder; a run of which nothing is kept leaves nothing behind."""
+        self._watch_no_more()
         if self._lock is not None and not self._store.any():
             self._store.remove()
         self.release()
+
+    def _watch_no_more(self) -> None:
+        if self._processes is not None:
+            self._processes.stop()
 
     def release(self) -> None:
         """Give up the folder."""

@@ -36,7 +36,8 @@ def find_config(asked: str) -> Path:
         close = difflib.get_close_matches(name, names, n=1)
         meant = f"did you mean --config {close[0]}?" if close else ""
         usual = f"set --config to a file, or to one of {', '.join(names)}"
-        refuse(f"{asked} does not exist: {meant or usual}")
+        what = "is a folder" if given.is_dir() else "does not exist"
+        refuse(f"{asked or repr(asked)} {what}: {meant or usual}")
     return SHIPPED_CONFIGS / f"{name}.yaml"
 
 

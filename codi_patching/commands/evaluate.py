@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -36,7 +37,7 @@ from codi_patching.data.json_lines import in_short
 from codi_patching.data.pair_files import read_questions
 from codi_patching.data.pairs import Question
 from codi_patching.data.word_problems import Problem, sample_problem
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, plain_text
 from codi_patching.models.accuracy import (
     answers_by_thoughts,
     is_correct,
@@ -46,6 +47,8 @@ from codi_patching.models.accuracy import (
 )
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
+from codi_patching.models.vocabulary import unknown_words
+from codi_patching.results.folder import check_writable
 
 _LABELS = {
     "own": "own thoughts",
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         add_arguments(parser)
         args = parser.parse_args(args)
     questions = _questions(args)
+    if args.output:
+        check_writable(args.output.parent, "[[output]]")
     model, report = load_model(args)
     print(report, file=sys.stderr)
     journal = _journal(args, report, model) if args.output else None
@@ -165,10 +170,22 @@ def _askable(model: CodiModel, questions: Sequence[Question]) -> list[int]:
     if left_out:
         print(f"{len(left_out)} questions left out: {in_short(left_out)}", file=sys.stderr)
     order = [index for index, reason in enumerate(reasons) if reason is None]
+    _say_unknown(model, [questions[index].text for index in order])
     if len(order) < 2:
         raise InputError("expected at least 2 questions that fit the model: set [[data]]")
     lengths = {index: len(model.question_ids(questions[index].text)) for index in order}
     return sorted(order, key=lambda index: (-lengths[index], index))
+
+
+def _say_unknown(model: CodiModel, texts: Sequence[str]) -> None:
+    """Name words that the model reads but never learned."""
+    found = [words for text in texts if (words := unknown_words(model.tokenizer, text))]
+    if found:
+        names = plain_text(in_short(list(dict.fromkeys(chain(*found))), between=", "))
+        print(
+            f"{len(found)} questions have words that the tokenizer does not know: {names}",
+            file=sys.stderr,
+        )
 
 
 def _record(index: int, question: Question) -> dict[str, Any]:

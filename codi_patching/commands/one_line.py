@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from codi_patching.errors import plain_text
+
 
 class OneLineArgumentParser(argparse.ArgumentParser):
     """argparse's, with errors in one line and options written in full."""
@@ -39,7 +41,7 @@ class OneLineArgumentParser(argparse.ArgumentParser):
 
 def refuse(message: str, program: str = "codi-patching") -> NoReturn:
     """End the program because of its command line: a line, and exit status 2."""
-    print(f"{program}: {message}", file=sys.stderr)
+    print(plain_text(f"{program}: {message}"), file=sys.stderr)
     sys.exit(2)
 
 

@@ -35,6 +35,7 @@ from codi_patching.models.accuracy import (
 )
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport, file_sha256
+from codi_patching.results.folder import check_writable
 
 KEPT, KEPT_ALONE = "kept", "kept without its sibling"
 _WRONG = {"clean": "the question is answered wrong", "corrupted": "the twin is answered wrong"}
@@ -93,6 +94,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"expected --output to end in .json or .jsonl, got {args.output}")
     if args.output.exists() and not _verdicts(args).exists():
         raise InputError(f"{args.output} is there already: remove it, or set --output")
+    check_writable(args.output.parent, "[[output]]")
     for name in ("count", "per_question"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"expected --{name} to be 1 or more, got {getattr(args, name)}")

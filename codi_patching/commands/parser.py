@@ -17,13 +17,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from codi_patching.commands.one_line import nearest, refuse
 from codi_patching.errors import InputError
+from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
 
-EXPERIMENTS = (LayerPatching, PositionPatching, IterativePatching, LensExperiment)
+EXPERIMENTS = (
+    LayerPatching,
+    PositionPatching,
+    IterativePatching,
+    LensExperiment,
+    AttentionExperiment,
+)
 """Imported so that `--model PositionPatching` finds them by their short names."""
+
+_LOGGER = re.compile(r"--trainer\.(logger|callbacks)(=|$)")
 
 _TYPES = {
     "int": "a whole number",
@@ -103,10 +112,15 @@ def explain(message: str, known: list[str], args: list[str]) -> str:
         args: The command line: what a message calls `latents` may be `--model.latents` there.
     """
     command = next(iter(args), "predict")
+    message = re.sub(r"^.*?Call to compute_fn of link .*? failed: ", "", message, flags=re.DOTALL)
     if "ecognized arguments" in message:
         return _explain_unrecognized(message, known, command)
     if "required: " in message and "model" in message:
         return "expected an experiment: add --config position or --model CLASS"
+    lacking = re.fullmatch(r"the following arguments are required: (\w+)", message.strip())
+    group = next((arg.partition("=")[0] for arg in args if _LOGGER.match(arg)), "")
+    if lacking and group:
+        return f"expected {group}.{lacking[1]} too"
     if refused := re.search(r"Option '([\w.]+)' is not accepted", message):
         return _explain_option_of_class(_as_typed(refused[1], args), command)
     if refused := re.search(r"(?:Key|accept option) '([\w.]+)'", message):

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from codi_patching.callbacks.loggers import build_loggers
+from codi_patching.callbacks.processes import lost_process
 from codi_patching.callbacks.progress import PatchingProgress
 from codi_patching.callbacks.report import Report
 from codi_patching.callbacks.results import ResultsWriter
@@ -169,7 +170,7 @@ def run(args: list[str]) -> int:
             parser_class=OneLineParser,
             args=["predict", *args],
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise _input_error(error) from error
     reports = [c for c in cli.trainer.callbacks if isinstance(c, Report)]
     return INVALID if any(report.failed for report in reports) else 0
@@ -192,6 +193,8 @@ def _input_error(error: BaseException) -> BaseException:
     """What a user did wrong, where an error comes from that; else the error itself."""
     if isinstance(error, MisconfigurationException):
         return InputError(str(error))
+    if (lost := lost_process(error)) is not None:
+        return lost
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__ or cause.__context__
@@ -207,7 +210,8 @@ def print_help() -> None:
         epilog="--trainer.… takes every option of lightning.pytorch.Trainer (--trainer.help lists "
         "them), such as --trainer.precision bf16-true, --trainer.devices 2, --trainer.logger "
         "false. --model takes LayerPatching, PositionPatching, IterativePatching, LensExperiment, "
-        "or the path of a class of your own; --model.help CLASS lists its options.",
+        "AttentionExperiment, or the path of a class of your own; --model.help CLASS lists its "
+        "options.",
     )
     parser.add_argument(
         "--config",

@@ -28,7 +28,7 @@ class Arm:
         name: Of its folder.
         options: Of `predict`.
         folder: Where its results are.
-        patches: Whether it patches; the lens does not, and is run once whatever the directions.
+        patches: Whether it patches; lens and attention do not, and run once in all directions.
     """
 
     name: str
@@ -72,14 +72,14 @@ def read_arms(config: Path, folder: Path, directions: Sequence[str] | None) -> l
         raise InputError(f"expected arms and directions in {config}, got {', '.join(unknown)}")
     wanted = list(directions or content.get("directions") or ["denoising"])
     arms = []
-    patching = {name: arm for name, arm in named.items() if not _is_lens(arm)}
+    patching = {name: arm for name, arm in named.items() if _patches(arm)}
     for direction in wanted:
         for name, arm in patching.items():
             place = name if direction == "denoising" else f"{name}_{direction}"
             options = _options(arm, f"--model.direction={direction}")
             arms.append(Arm(place, options, folder / place))
-    lenses = {name: arm for name, arm in named.items() if _is_lens(arm)}
-    return arms + [Arm(name, _options(arm), folder / name, False) for name, arm in lenses.items()]
+    others = {name: arm for name, arm in named.items() if not _patches(arm)}
+    return arms + [Arm(name, _options(arm), folder / name, False) for name, arm in others.items()]
 
 
 def _options(arm: dict[str, Any], *more: str) -> tuple[str, ...]:
@@ -88,8 +88,9 @@ def _options(arm: dict[str, Any], *more: str) -> tuple[str, ...]:
     return (f"--model={arm['class_path']}", *more, *own)
 
 
-def _is_lens(arm: dict[str, Any]) -> bool:
-    return str(arm["class_path"]).rpartition(".")[2] == "LensExperiment"
+def _patches(arm: dict[str, Any]) -> bool:
+    name = str(arm["class_path"]).rpartition(".")[2]
+    return name not in ("LensExperiment", "AttentionExperiment")
 
 
 def _without_patching(options: Sequence[str]) -> list[str]:

@@ -22,6 +22,21 @@ STEP = re.compile(r"<<[^<>]*>>")
 """A step of a chain inside a text."""
 
 
+def steps_of(given: Any) -> tuple[str, ...]:
+    """The steps of a list, with or without their brackets, or those inside a text; else none.
+
+    >>> steps_of("He has <<16-3=13>>13 left."), steps_of(["16-3=13"]), steps_of(2)
+    (('<<16-3=13>>',), ('<<16-3=13>>',), ())
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return ()
+    found = STEP.findall(" ".join(texts))
+    if not found and isinstance(given, list) and all("=" in text for text in texts):
+        found = [f"<<{text.strip()}>>" for text in texts]
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class ChainedQuestion:
     """A question, its calculation and its answer.
@@ -58,7 +73,7 @@ def read_chained_questions(path: Path, argument: str) -> list[ChainedQuestion]:
         )
         if not records:
             raise ValueError("expected at least one question, got none")
-        if not any(STEP.search(str(chain)) for _, chain, _ in records):
+        if not any(STEP.search(chain) for _, chain, _ in records):
             raise ValueError(
                 "expected calculation chains such as <<16-3=13>>, got none in "
                 f"{len(records):,} questions; they must be calculated (GSM8K), not of logic such "
@@ -87,7 +102,7 @@ def _from_lines(content: str) -> Iterator[tuple[str, str, str]]:
         yield text, chain, answer
 
 
-def _from_json(records: list[Any]) -> Iterator[tuple[Any, Any, str]]:
+def _from_json(records: list[Any]) -> Iterator[tuple[Any, str, str]]:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or not {"question", "answer"} <= record.keys():
             raise ValueError(
@@ -95,17 +110,16 @@ def _from_json(records: list[Any]) -> Iterator[tuple[Any, Any, str]]:
                 f"{str(record)[:60]}"
             )
         answer = record["answer"]
-        steps = record.get("steps", record.get("reasoning_steps"))
-        chain = record.get("cot", answer) if not isinstance(steps, str | list) else steps
-        chain = " ".join(map(str, chain)) if isinstance(chain, list) else chain
-        yield record["question"], chain, str(answer).rpartition("####")[2]
+        forms = (record.get(key) for key in ("steps", "reasoning_steps", "cot", "answer"))
+        steps = next(filter(None, map(steps_of, forms)), ())
+        yield record["question"], " ".join(steps), str(answer).rpartition("####")[2]
 
 
-def _question(question_id: str, text: Any, chain: Any, answer: str, where: str) -> ChainedQuestion:
+def _question(question_id: str, text: Any, chain: str, answer: str, where: str) -> ChainedQuestion:
     number = parse_amount(answer)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where}: expected question to be text, got {str(text)[:60]!r}")
-    steps = tuple(match.group() for match in STEP.finditer(str(chain)))
+    steps = tuple(STEP.findall(chain))
     if number is None:
         raise ValueError(f"{where}: expected answer to be a number, got {answer[:60]!r}")
     return ChainedQuestion(question_id, text.strip(), steps, number)

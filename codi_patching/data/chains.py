@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from codi_patching.models.number_text import parse_number
+from codi_patching.models.number_text import WHOLE, parse_number
 
-_TOKEN = re.compile(
-    r"\s*(?:((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)|([-+*/()]))"
-)
+_TOKEN = re.compile(rf"\s*(?:({WHOLE}(?:\.[0-9]*)?|\.[0-9]+)|([-+*/()]))")
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 _MOST_TOKENS = 200
 """Of an expression: far more than a calculation has, far fewer than can be read into each other."""
+
+MOST_STEPS = 100
+"""Of a chain: far more than a question takes."""
 
 
 class ChainError(ValueError):
@@ -92,8 +93,10 @@ def parse_chain(steps: Sequence[str], rounded: bool = False) -> list[Step]:
         rounded: Whether a result may be rounded, up or down, to the digits that it is written with.
 
     Raises:
-        ChainError: A step cannot be read, or its result is not what it gives.
+        ChainError: A step cannot be read, its result is not what it gives, or there are too many.
     """
+    if len(steps) > MOST_STEPS:
+        raise ChainError(f"a calculation of more than {MOST_STEPS} steps")
     return [_parse_step(step, rounded) for step in steps]
 
 
@@ -109,7 +112,7 @@ def stated_result(step: str) -> Fraction | str:
 
 
 def _parse_step(text: str, rounded: bool) -> Step:
-    body = text.strip().removeprefix("<<").removesuffix(">>")
+    body = text.strip().removeprefix("<<").removesuffix(">>").replace("\u2212", "-")
     left, equals, right = body.partition("=")
     if not equals or "=" in right:
         raise ChainError("a step is not of the form expression=result")

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from codi_patching.data.constants import unit_size
-from codi_patching.data.mentions import Mention
+from codi_patching.data.mentions import FRACTIONS, Mention
+from codi_patching.models.number_text import parse_number
 
 _AFTER_FIXING = re.compile(
     r"\b(the|all|these|those|other|others|remaining|first|last|final|previous|same|only)\s+\$?$",
@@ -36,6 +37,10 @@ _BODY = re.compile(
 _ROUNDING = re.compile(
     r"\bround(?:ed|ing|s)?\b(?!\s*-?\s*trip)|\bnearest\b|\bestimat|\bapproximat", re.IGNORECASE
 )
+_NEAR = 1000
+"""Characters before and after a number that may say what it is."""
+
+_POINTS = re.compile(r"(?<![0-9])[0-9]++(?:[.,'’][0-9]+)+")
 _RATIO = re.compile(r"\bratio\b|\bproportion", re.IGNORECASE)
 
 
@@ -43,6 +48,10 @@ def why_not_asked(text: str) -> str | None:
     """Why no number of a question may be changed."""
     if _ROUNDING.search(text):
         return "the question rounds or estimates"
+    if any(c.isnumeric() and not c.isascii() and c not in FRACTIONS for c in text):
+        return "digits other than 0 to 9"
+    if any(parse_number(found) is None for found in _POINTS.findall(text)):
+        return "a number with points or commas out of place"
     return None
 
 
@@ -50,7 +59,8 @@ def why_fixed(text: str, mention: Mention, mentions: Sequence[Mention]) -> str |
     """Why a number may not be changed; None if its surroundings allow it."""
     if mention.kind == "fixed" or mention.value < 1 or mention.value == 1:
         return "a fraction, an ordinal, or a word such as half, twice, one"
-    before, after = text[: mention.start], text[mention.end :]
+    before = text[max(0, mention.start - _NEAR) : mention.start]
+    after = text[mention.end : mention.end + _NEAR]
     checks = (
         (_CLOCK.match(after) or re.search(r"\d:$", before), "a time"),
         (_glued(before, after), "part of a longer word or a signed number"),

@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from codi_patching.data.independence import Read, check_siblings, join_groups
+from codi_patching.data.independence import Read, check_siblings, join_groups, name_unlike
 from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
 from codi_patching.data.pairs import Pair, split_equal
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, path_text, whole_number
 from codi_patching.results.files import sha256_of
 
 
@@ -75,12 +75,14 @@ class PairsDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        for name, value in (("max_pairs", max_pairs), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"expected {name} of at least 1, got {value}: set [[data.{name}]]")
+        if max_pairs is not None:
+            max_pairs = whole_number(max_pairs, "data.max_pairs", 1)
+        batch_size = whole_number(batch_size, "data.batch_size", 1)
+        if pairs is not None:
+            pairs = path_text(pairs, "data.pairs")
         self.save_hyperparameters()
         self.by_default = pairs is None
-        self.path = SHIPPED_PAIRS if pairs in (None, "shipped") else Path(str(pairs))
+        self.path = SHIPPED_PAIRS if pairs is None or pairs == "shipped" else Path(pairs)
         self.max_pairs, self.batch_size = max_pairs, batch_size
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
@@ -97,7 +99,7 @@ class PairsDataModule(pl.LightningDataModule):
         lines: list[str] = []
         everything, unfit = check_siblings(read_pairs(self.path, lines.append))
         everything, shared = join_groups(everything)
-        for line in (*lines, *unfit, *shared):
+        for line in (*lines, *name_unlike(everything), *unfit, *shared):
             rank_zero_info("%s", line)
         self.sha256 = sha256_of(self.path)
         self.usable, self.filtered = split_equal(everything)

@@ -72,14 +72,13 @@ def check_chain(text: str, steps: Sequence[str], answer: float) -> None:
     """Refuse a chain that does not lead from a question to its answer; results may be rounded.
 
     Raises:
-        ChainError: A step does not give its result, a number comes from nowhere, or the last result
-            is not the answer.
+        ChainError: A step does not give its result, a number comes from nowhere, a result is not
+            used, or the last one is not the answer.
     """
     chain = parse_chain(steps, rounded=True)
-    if float(chain[-1].result) != answer:
+    if not chain or float(chain[-1].result) != answer:
         raise ChainError("the last result is not the answer")
-    if not all(operand for step in _all_sources(text, chain) for operand in step):
-        raise ChainError("a number of the calculation comes from nowhere")
+    _used(_all_sources(text, chain))
 
 
 def _all_sources(text: str, chain: Sequence[Step]) -> list[list[list[Source]]]:
@@ -106,13 +105,23 @@ def _sources(
     return found
 
 
-def _check_explained(reading: Reading) -> None:
-    operands = [sources for step in reading.sources for sources in step]
+def _used(steps: Sequence[Sequence[Sequence[Source]]]) -> set[tuple[str, int]]:
+    """The results, numbers of the text and constants that a calculation uses.
+
+    Raises:
+        ChainError: A number of it has no source, or a result before the last is not used.
+    """
+    operands = [sources for step in steps for sources in step]
     if not all(operands):
         raise ChainError("a number of the calculation comes from nowhere")
     used = {(source.kind, source.index) for sources in operands for source in sources}
-    if any((RESULT, step) not in used for step in range(len(reading.chain) - 1)):
+    if any((RESULT, step) not in used for step in range(len(steps) - 1)):
         raise ChainError("a result is not used")
+    return used
+
+
+def _check_explained(reading: Reading) -> None:
+    used = _used(reading.sources)
     for index, mention in enumerate(reading.mentions):
         if mention.kind != "fixed" and mention.value > _SMALL and (TEXT, index) not in used:
             raise ChainError("a number of the question is not used")

@@ -1,25 +1,44 @@
 """What pairs are taken to be: independent of each other, with siblings that are controls.
 
-Two questions are the same if they are read alike. Of a file that is their text, spaces aside; of a
-model it is what `read` gives, `lambda text: tuple(model.question_ids(text))`: their tokens.
+Two questions are the same if they are read alike. Of a file that is their words and the values of
+their numbers; of a model it is what `read` gives, `lambda text: tuple(model.question_ids(text))`:
+their tokens.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from fractions import Fraction
 
+from codi_patching.data.chains import ChainError
 from codi_patching.data.json_lines import in_short
-from codi_patching.data.pairs import Pair
+from codi_patching.data.mentions import find_mentions
+from codi_patching.data.pairs import Pair, Question
 
 Read = Callable[[str], Hashable]
 """What a question's text is read as; texts that give the same are one question."""
 
 
-def words_of(text: str) -> Hashable:
-    """A text as it is read, whatever spaces are around and between its words."""
-    return tuple(text.split())
+def words_of(text: str) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
+    """A text's words with its numbers taken out, and what these are worth.
+
+    Case, the spaces around and between words and characters that cannot be seen are none of it.
+
+    >>> words_of("Tom has  13 eggs. ") == words_of("tom has Thirteen eggs.")
+    True
+    """
+    plain = unicodedata.normalize("NFC", text).casefold()
+    plain = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    try:
+        mentions = find_mentions(plain)
+    except ChainError:
+        return tuple(plain.split()), ()
+    ends = [0, *(mention.end for mention in mentions)]
+    starts = [*(mention.start for mention in mentions), len(plain)]
+    between = [plain[end:start] for end, start in zip(ends, starts, strict=True)]
+    return tuple("\0".join(between).split()), tuple(mention.value for mention in mentions)
 
 
 def check_siblings(pairs: Sequence[Pair], read: Read = words_of) -> tuple[list[Pair], list[str]]:
@@ -33,19 +52,19 @@ def check_siblings(pairs: Sequence[Pair], read: Read = words_of) -> tuple[list[P
         The pairs, and lines that name what was found.
     """
     checked: list[Pair] = []
-    same, unlike = [], []
+    refused, unlike = [], []
     for pair in pairs:
-        twin = _twin_of_sibling(pair, read)
-        if twin:
-            same.append(f"{pair.pair_id} (it is the {twin} question)")
+        reason = "" if pair.sibling is None else _why_no_sibling(pair, pair.sibling, read)
+        if reason:
+            refused.append(f"{pair.pair_id} ({reason})")
         elif pair.sibling is not None and not _changes_the_same(pair, pair.sibling.text):
             unlike.append(pair.pair_id)
-        checked.append(replace(pair, sibling=None) if twin else pair)
+        checked.append(replace(pair, sibling=None) if reason else pair)
     lines = []
-    if same:
+    if refused:
         lines.append(
-            f"{len(same)} siblings left out, another pair's question is the control instead: "
-            f"{in_short(same)}"
+            f"{len(refused)} siblings left out, another pair's question is the control instead "
+            f"where one fits: {in_short(refused)}"
         )
     if unlike:
         lines.append(
@@ -55,27 +74,44 @@ def check_siblings(pairs: Sequence[Pair], read: Read = words_of) -> tuple[list[P
     return checked, lines
 
 
-def _twin_of_sibling(pair: Pair, read: Read) -> str:
-    """Which of a pair's questions its sibling is; empty if neither."""
-    if pair.sibling is None:
-        return ""
-    third = read(pair.sibling.text)
+def _why_no_sibling(pair: Pair, sibling: Question, read: Read) -> str:
+    """Why a sibling controls nothing: it is one of the pair's questions, or has its answer."""
     sides = {"clean": pair.clean, "corrupted": pair.corrupted}
-    return next((name for name, question in sides.items() if read(question.text) == third), "")
+    for name, question in sides.items():
+        if read(sibling.text) == read(question.text):
+            return f"it is the {name} question"
+    for name, question in sides.items():
+        if sibling.answer == question.answer:
+            return f"it has the {name} answer"
+    return ""
 
 
 def _changes_the_same(pair: Pair, text: str) -> bool:
-    """Whether a third text differs from a pair's questions only where these differ, by words."""
-    clean, corrupted, third = pair.clean.text.split(), pair.corrupted.text.split(), text.split()
-    before = _shared(clean, corrupted)
-    after = _shared(clean[before:][::-1], corrupted[before:][::-1])
-    start, end = _shared(clean, third), _shared(clean[::-1], third[::-1])
-    return start >= before and end >= after and len(third) >= before + after
+    """Whether a third text differs from a pair's questions only in a number that they change."""
+    forms = [words_of(each) for each in (pair.clean.text, pair.corrupted.text, text)]
+    words, values = zip(*forms, strict=True)
+    return len(set(words)) == 1 and all(
+        third == clean or clean != corrupted
+        for clean, corrupted, third in zip(*values, strict=True)
+    )
 
 
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many words two texts begin with alike."""
-    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
+def name_unlike(pairs: Sequence[Pair]) -> list[str]:
+    """A line that names pairs whose two questions differ in more than one number alone."""
+    found = []
+    for pair in pairs:
+        (words, values), (other_words, other_values) = map(
+            words_of, (pair.clean.text, pair.corrupted.text)
+        )
+        changed = sum(one != other for one, other in zip(values, other_values, strict=False))
+        if words != other_words or changed > 1:
+            found.append(pair.pair_id)
+    if not found:
+        return []
+    return [
+        f"{len(found)} pairs differ in more than one number alone, so their effects are of all "
+        f"that differs: {in_short(found)}"
+    ]
 
 
 def join_groups(pairs: Sequence[Pair], read: Read = words_of) -> tuple[list[Pair], list[str]]:

@@ -61,12 +61,6 @@ def _from_lines(text: str) -> Iterator[Any]:
             raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
-def shorten(value: Any) -> str:
-    """A value as an error message shows it."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
 def in_short(parts: Sequence[str], most: int = 5, between: str = "; ") -> str:
     """The first few of many, and how many more there are."""
     more = f"{between}and {len(parts) - most:,} more" if len(parts) > most else ""

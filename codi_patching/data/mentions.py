@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from codi_patching.data.chains import ChainError, format_like
-from codi_patching.models.number_text import parse_number
+from codi_patching.models.number_text import WHOLE, parse_number
 
 _UNITS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
@@ -68,20 +68,21 @@ _FIXED: dict[str, tuple[Fraction | int, ...]] = {
 }
 """Words that are counted among a question's numbers but never changed."""
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?!\d)|[0-9]+)(?:\.[0-9]+)?|(?<!\d)\.[0-9]+"
+_DIGITS = rf"{WHOLE}(?:\.[0-9]+)?|(?<!\d)\.[0-9]+"
 _WORD = "|".join(sorted(WORDS, key=len, reverse=True)).replace("-", "[- ]")
 _NUMBER = re.compile(
     rf"(?P<fraction>[0-9]+\s*/\s*[0-9]+)|(?P<digits>{_DIGITS})|(?P<word>\b(?:{_WORD})\b)"
     rf"|(?P<other>\b(?:{'|'.join([*_ORDINALS, *_FIXED, *_LARGE])})s?\b)|(?P<sign>[½⅓¼¾⅔])",
     re.IGNORECASE,
 )
-_SIGNS = {
+FRACTIONS = {
     "½": _HALF,
     "⅓": Fraction(1, 3),
     "¼": Fraction(1, 4),
     "¾": Fraction(3, 4),
     "⅔": Fraction(2, 3),
 }
+"""Signs that are a fraction each."""
 
 _Form = Callable[[Fraction], Fraction]
 _PLAIN: dict[str, _Form] = {"p": lambda p: p}
@@ -151,7 +152,7 @@ def _mentions(text: str) -> Iterator[Mention]:
             values = _fraction_forms(upper, lower) if lower else (upper,)
             yield _fixed(match, values)
         elif match.group("sign"):
-            value = _SIGNS[found]
+            value = FRACTIONS[found]
             yield _fixed(match, (value, 1 - value, 1 + value, 1 / value))
         elif found.lower() == "seconds":  # of time
             continue

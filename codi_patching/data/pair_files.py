@@ -16,25 +16,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from codi_patching.data.chained_questions import STEP
-from codi_patching.data.chains import ChainError
+from codi_patching.data.chained_questions import steps_of
+from codi_patching.data.chains import MOST_STEPS, ChainError
 from codi_patching.data.explained import check_chain
 from codi_patching.data.json_lines import (
     DataFileError,
     in_short,
     parse_records,
     read_text,
-    shorten,
 )
-from codi_patching.data.pairs import Pair, Question
-from codi_patching.models.number_text import parse_amount
+from codi_patching.data.pairs import Pair, Question, as_answer
+from codi_patching.errors import InputError, brief
+from codi_patching.models.number_text import parse_number
 
 SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
 """The pairs that come with the package, made for codi-tiny."""
@@ -45,9 +43,6 @@ _KNOWN_KEYS = ("pair_id", "group", "variant", "question", "answer", "reasoning_s
 _ID_LENGTH = 200
 _FIELD_LENGTH = 200
 _QUESTION_LENGTH = 100_000
-_EXACT = 2**53
-"""Whole numbers up to here are exact as floats."""
-
 _warn = logging.getLogger(__name__).warning
 
 
@@ -139,7 +134,7 @@ def _from_raw(records: Sequence[Any], path: Path, unread: list[str]) -> list[Pai
         variant = record.get("variant")
         if variant not in (*_VARIANTS, _SIBLING):
             raise DataFileError(
-                f"{here}: expected variant clean, corrupted or sibling, got {shorten(variant)}"
+                f"{here}: expected variant clean, corrupted or sibling, got {brief(variant)}"
             )
         variants = found.setdefault(pair_id, {})
         if variant in variants:
@@ -155,16 +150,7 @@ def _from_raw(records: Sequence[Any], path: Path, unread: list[str]) -> list[Pai
 
 
 def _pair(pair_id: str, questions: dict[str, Question], record: dict[str, Any], where: str) -> Pair:
-    """A pair; a sibling whose answer is one of the pair's is refused: it would control nothing."""
-    group, fields = _group(record, where), _fields(record)
-    pair = Pair(pair_id, **questions, group=group, fields=fields)
-    answers = (pair.clean.answer, pair.corrupted.answer)
-    if pair.sibling is not None and pair.sibling.answer in answers:
-        raise DataFileError(
-            f"{where}: expected the sibling's answer to be unlike both others, got "
-            f"{shorten(pair.sibling.answer)}"
-        )
-    return pair
+    return Pair(pair_id, **questions, group=_group(record, where), fields=_fields(record))
 
 
 def _fields(record: dict[str, Any]) -> dict[str, str]:
@@ -181,7 +167,7 @@ def _fields(record: dict[str, Any]) -> dict[str, str]:
 def _group(record: dict[str, Any], where: str) -> str:
     group = record.get("group", "")
     if isinstance(group, bool) or not isinstance(group, str | int):
-        raise DataFileError(f"{where}: expected group to be text, got {shorten(group)}")
+        raise DataFileError(f"{where}: expected group to be text, got {brief(group)}")
     return str(group)
 
 
@@ -191,13 +177,13 @@ def _pair_id(record: Any, where: str) -> str:
     pair_id = record.get("pair_id")
     if isinstance(pair_id, bool) or not isinstance(pair_id, str | int) or pair_id == "":
         raise DataFileError(
-            f"{where}: expected pair_id to be text or a number, got {shorten(pair_id)}"
+            f"{where}: expected pair_id to be text or a number, got {brief(pair_id)}"
         )
     pair_id = str(pair_id)
     if len(pair_id) > _ID_LENGTH or not pair_id.isprintable() or pair_id == "__metadata__":
         raise DataFileError(
             f"{where}: expected pair_id of at most {_ID_LENGTH} printable characters (not "
-            f"__metadata__), got {shorten(pair_id)}"
+            f"__metadata__), got {brief(pair_id)}"
         )
     return pair_id
 
@@ -205,56 +191,31 @@ def _pair_id(record: Any, where: str) -> str:
 def _question(record: Any, where: str, unread: list[str]) -> Question:
     if not isinstance(record, dict):
         raise DataFileError(
-            f"{where}: expected an object with question and answer, got {shorten(record)}"
+            f"{where}: expected an object with question and answer, got {brief(record)}"
         )
     text = record.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise DataFileError(f"{where}: expected question to be text, got {shorten(text)}")
+        raise DataFileError(f"{where}: expected question to be text, got {brief(text)}")
     if len(text) > _QUESTION_LENGTH:
         raise DataFileError(
             f"{where}: expected a question of at most {_QUESTION_LENGTH:,} characters, got "
             f"{len(text):,}"
         )
-    odd = next(
-        (c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r"), None
-    )
-    if odd is not None:
-        raise DataFileError(f"{where}: expected text, got a control character {odd!r} in question")
     steps, count = _steps(record.get("reasoning_steps"), where, unread)
-    return Question(text, _number(record.get("answer"), where), steps, count)
+    try:
+        return Question(text, as_answer(record.get("answer")), steps, count)
+    except InputError as error:
+        raise DataFileError(f"{where}: {error}") from None
 
 
 def _steps(given: Any, where: str, unread: list[str]) -> tuple[tuple[str, ...], int | None]:
     """The steps, and how many there are; a form that is not known is noted as unread."""
     if given is None or given == [] or given == "":
         return (), None
-    if isinstance(given, str) and given.strip().isdecimal() and len(given) < 4:
-        given = int(given)
-    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
-        return (), given
-    texts = [given] if isinstance(given, str) else given
-    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
-        pieces = STEP.findall(" ".join(texts))
-        if pieces or isinstance(given, list):
-            return tuple(pieces or texts), None
-    unread.append(f"{where}: {shorten(given)}")
-    return (), None
-
-
-def _number(answer: Any, where: str) -> float:
-    """A number, or the text of one: `18`, `"18.0"`, `"1,430"`, `"$18"`, `"… #### 18"`."""
-    value: float | None = None
-    if isinstance(answer, str):
-        amount = parse_amount(answer.rpartition("####")[2])
-        value = None if amount is None else float(amount)
-    elif isinstance(answer, int | float) and not isinstance(answer, bool):
-        value = float(answer) if abs(answer) < 1e300 else math.inf
-    if value is None or not math.isfinite(value):
-        raise DataFileError(
-            f"{where}: expected answer to be a finite number, got {shorten(answer)}"
-        )
-    if abs(value) > _EXACT:
-        raise DataFileError(
-            f"{where}: expected answer to be at most 2^53 in size, got {shorten(answer)}"
-        )
-    return value
+    count = parse_number(str(given)) if isinstance(given, str | int | float) else None
+    if count is not None and count.denominator == 1 and 0 < count <= MOST_STEPS:
+        return (), int(count)
+    steps = steps_of(given)
+    if not steps:
+        unread.append(f"{where}: {brief(given)}")
+    return steps, None

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any
 
 from codi_patching.data.chains import stated_result
+from codi_patching.errors import InputError, brief
+from codi_patching.models.number_text import parse_amount
+
+_EXACT = 2**53
+"""Whole numbers up to here are exact as floats."""
 
 
 @dataclass
@@ -19,6 +28,9 @@ class Question:
         answer: A number; NaN, if it is not given, for what the model says.
         reasoning_steps: The calculation, such as `("<<16-3=13>>", "<<13*2=26>>")`, if known.
         num_steps: How many steps it takes, if known; those that are given, if any are.
+
+    Raises:
+        InputError: The text is none or has control characters, or the answer is no number.
     """
 
     text: str
@@ -27,7 +39,23 @@ class Question:
     num_steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Steps that are given are counted."""
+        """What is given is made plain, or refused; steps that are given are counted."""
+        if not isinstance(self.text, str):
+            raise InputError(f"expected a question as text, got {brief(self.text)}")
+        categories = {c: unicodedata.category(c) for c in set(self.text) - set("\t\n\r")}
+        odd = next((c for c in self.text if categories.get(c) in ("Cc", "Cs")), None)
+        if odd is not None:
+            raise InputError(f"expected text, got a control character {odd!r} in question")
+        given = self.answer
+        if not (given is None or (isinstance(given, float) and math.isnan(given))):
+            self.answer = as_answer(given)
+        else:
+            self.answer = math.nan
+        if isinstance(self.reasoning_steps, str):
+            raise InputError(
+                f"expected reasoning_steps to be a list of steps, got {brief(self.reasoning_steps)}"
+            )
+        self.reasoning_steps = tuple(self.reasoning_steps)
         if self.reasoning_steps:
             self.num_steps = len(self.reasoning_steps)
 
@@ -54,24 +82,31 @@ class Pair:
     fields: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """A pair is its own group by default."""
+        """A typed question is one; a pair is its own group by default."""
+        self.clean, self.corrupted = as_question(self.clean), as_question(self.corrupted)
+        if self.sibling is not None:
+            self.sibling = as_question(self.sibling)
+        self.pair_id = str(self.pair_id)
         self.group = self.group or self.pair_id
 
     @classmethod
     def of(
         cls,
-        clean: str,
-        corrupted: str,
-        clean_answer: float = math.nan,
-        corrupted_answer: float = math.nan,
+        clean: str | Question,
+        corrupted: str | Question,
+        clean_answer: float | str = math.nan,
+        corrupted_answer: float | str = math.nan,
     ) -> Pair:
         """A pair of two typed questions; without answers, those that the model gives are taken.
 
+        Raises:
+            InputError: A question is no text, or an answer no number.
+
         Example:
-            >>> Pair.of("Tom has 5 pears.", "Tom has 7 pears.", 5, 7).corrupted.answer
-            7
+            >>> Pair.of("Tom has 5 pears.", "Tom has 7 pears.", 5, "7").corrupted.answer
+            7.0
         """
-        questions = Question(clean, clean_answer), Question(corrupted, corrupted_answer)
+        questions = as_question(clean, clean_answer), as_question(corrupted, corrupted_answer)
         return cls("typed", *questions)
 
     @property
@@ -106,6 +141,40 @@ class Pair:
         )
         both = zip(*results, strict=False)
         return tuple(i for i, (one, other) in enumerate(both, 1) if one != other)
+
+
+def as_question(given: Any, answer: Any = math.nan) -> Question:
+    """A question, of text where it is none yet; one that has an answer keeps it.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not isinstance(given, Question):
+        return Question(given, answer)
+    typed = Question(given.text, answer).answer
+    return given if math.isnan(typed) else replace(given, answer=typed)
+
+
+def as_answer(given: Any) -> float:
+    """A number, or the text of one: `18`, `"18.0"`, `"1,430"`, `"$18"`, `"… #### 18"`.
+
+    Raises:
+        InputError: It is none, or too large to be exact.
+    """
+    number = given
+    if isinstance(given, str):
+        number = parse_amount(given.rpartition("####")[2])
+    elif getattr(given, "shape", None) == ():  # of numpy or torch
+        number = given.item()
+    value = math.nan
+    if isinstance(number, Real) and not isinstance(number, bool):
+        with suppress(OverflowError):
+            value = float(number)
+    if not math.isfinite(value):
+        raise InputError(f"expected answer to be a finite number, got {brief(given)}")
+    if abs(value) > _EXACT:
+        raise InputError(f"expected answer to be at most 2^53 in size, got {brief(given)}")
+    return value
 
 
 def _plain(question: Question) -> list[str]:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.data.independence import words_of
 from codi_patching.data.pairs import Pair
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, path_text, whole_number
 from codi_patching.experiments.describe import DescribedModule
 from codi_patching.measuring.measurement import OnRunsDone
 from codi_patching.models.answers import PairError
@@ -59,7 +59,9 @@ class Experiment(DescribedModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.checkpoint, self.base_model, self.num_latents = checkpoint, base_model, num_latents
+        check_least("seed", seed, 0)
+        self.checkpoint = path_text(checkpoint, "model.checkpoint")
+        self.base_model, self.num_latents = base_model, num_latents
         self.lora_alpha, self.prompt_eos = lora_alpha, prompt_eos
         self.answer_prefix, self.seed = answer_prefix, seed
 
@@ -153,12 +155,10 @@ def check_choice(option: str, value: str, choices: object) -> None:
 
 
 def check_least(option: str, value: int | None, least: int) -> None:
-    """Refuse a number that is too small, naming the option.
+    """Refuse what is no whole number or too small, naming the option.
 
     Raises:
         InputError: It is.
     """
-    if value is not None and value < least:
-        raise InputError(
-            f"expected {option} of at least {least}, got {value}: set [[model.{option}]]"
-        )
+    if value is not None:
+        whole_number(value, f"model.{option}", least)

@@ -37,6 +37,8 @@ class DescribedModule(pl.LightningModule, ABC):
     control: str = "none"
     site: str = "resid_post"
     top: int | None = None
+    readers: tuple[str, ...] = ()
+    attended: tuple[str, ...] = ()
 
     model: CodiModel
     report: LoadReport
@@ -91,6 +93,8 @@ class DescribedModule(pl.LightningModule, ABC):
                 "data": _public(data.hparams),
             },
             top=self.top,
+            readers=self.readers,
+            attended=self.attended,
         )
 
 

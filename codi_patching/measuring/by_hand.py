@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from codi_patching.data.pairs import Pair, Question
-from codi_patching.errors import InputError
+from codi_patching.data.pairs import Pair, Question, as_question
+from codi_patching.errors import InputError, brief
 from codi_patching.measuring.sources import mean_activations
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
@@ -26,12 +28,13 @@ from codi_patching.patching.interventions import (
     SiteName,
 )
 
-Value = str | Question | Activations | Tensor | Callable[[Tensor], Tensor]
-"""What is patched in: a name of `NAMES`; what another question's run has there; a tensor; or a
+Value = str | Question | Activations | Tensor | np.ndarray[Any, Any] | Callable[[Tensor], Tensor]
+"""What is patched in: a name of `NAMES`; what another question's run has there; numbers; or a
 function of what the patched run has there."""
 
-NAMES = ("source", "clean", "corrupted", "zero", "mean")
-"""The source run's activations, those of the pair's two questions, zeros, a mean over questions."""
+NAMES = ("source", "base", "clean", "corrupted", "zero", "mean", "random_pair")
+"""Activations of the source and the base run, of the pair's two questions, zeros, the mean over
+other questions, those of the first of them."""
 
 _MAX_TOKENS = 8
 
@@ -42,37 +45,82 @@ class NamedValues:
 
     Attributes:
         run: Activations of a question.
-        own: Those of the pair's runs: `source`, `clean`, `corrupted`.
-        questions: What `"mean"` is taken over.
+        own: Those of the pair's runs: `source`, `base`, `clean`, `corrupted`.
+        questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
     """
 
     run: Callable[[Question], Activations]
     own: Mapping[str, Activations]
-    questions: Sequence[str] = ()
+    questions: Sequence[Question] = ()
 
-    def of(self, value: str | Question | Activations) -> Activations:
+    def of(self, value: Any) -> Activations:
         """The activations.
 
         Raises:
-            InputError: No such name, a mean without questions, or a question that cannot be run.
+            InputError: No such name, a mean of no questions, a question that cannot be run, or
+                activations of another model.
         """
         if isinstance(value, Activations):
-            return value
+            own = self.own["source"]
+            if value.resid.shape != own.resid.shape:
+                raise InputError(
+                    "expected a run of this model, with layers, thoughts and hidden size "
+                    f"{tuple(own.resid.shape)}, got {tuple(value.resid.shape)}"
+                )
+            return value.map(lambda values: values.to(own.resid))
         if isinstance(value, Question):
             return self.run(value)
+        if not isinstance(value, str):
+            raise InputError(
+                f"expected a name ({', '.join(NAMES)}), a question or a run, got {brief(value)}"
+            )
         if value in self.own:
             return self.own[value]
         if value == "zero":
             return Activations.zeros_like(self.own["source"])
-        if value != "mean":
-            near = difflib.get_close_matches(value, NAMES, 1, 0.0)[0]
+        if value not in NAMES:
             raise InputError(
-                f"expected a value of {', '.join(NAMES)}, got {value!r}: did you mean {near!r}? "
-                "Another question is given as Question(text)"
+                f"expected a value of {', '.join(NAMES)}, got {brief(value)}: {_meant(value)}"
+                "another question is given as Question(text)"
             )
         if not self.questions:
-            raise InputError("expected questions to take the mean over: set [[questions]]")
-        return mean_activations(self.run(Question(text)) for text in self.questions)
+            what = "questions to take the mean over" if value == "mean" else "another question"
+            raise InputError(f"expected {what}: set [[questions]]")
+        if value == "random_pair":
+            return self.run(self.questions[0])
+        return mean_activations(self.run(question) for question in self.questions)
+
+
+def _meant(name: str) -> str:
+    """What was probably meant by a name that is none."""
+    close = get_close_matches(name.lower(), NAMES, 1)
+    return f"did you mean {close[0]!r}? Else " if close else ""
+
+
+def as_questions(given: Any) -> list[Question]:
+    """Questions, of texts where they are none yet; one alone too.
+
+    Raises:
+        InputError: One is neither.
+    """
+    one = isinstance(given, str | Question) or not isinstance(given, Iterable)
+    return [as_question(each) for each in ([given] if one else given)]
+
+
+def as_tensor(value: Any) -> Any:
+    """Numbers of numpy, or a list of numbers, as a tensor; anything else as it is.
+
+    Raises:
+        InputError: An array holds something else than real numbers.
+    """
+    listed = isinstance(value, list | tuple) and len(value) > 0
+    if listed and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "iuf":
+            raise InputError(f"expected an array of real numbers, got one of {value.dtype}")
+        return torch.from_numpy(np.array(value))
+    return value
 
 
 def with_answers(model: CodiModel, pair: Pair) -> Pair:
@@ -116,29 +164,33 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
         InputError: A tensor is not of the site's size, or the value is of no known kind.
     """
     there = named.own["source"].at(*site.cell, site.name)
+    shape = tuple(shaped(model, there, site.name).shape)
+
+    def fitted(numbers: Any, what: str) -> Tensor:
+        numbers = as_tensor(numbers)
+        if not isinstance(numbers, Tensor) or numbers.is_complex():
+            raise InputError(f"expected {what} of {shape} for {site}, got {brief(numbers)}")
+        given = tuple(numbers.shape)
+        while len(given) > 1 and given[0] == 1:
+            given = given[1:]
+        if given not in (shape, tuple(there.shape)):
+            raise InputError(f"expected {what} of {shape} for {site}, got {tuple(numbers.shape)}")
+        return numbers.to(there).flatten()
+
+    value = as_tensor(value)
     if isinstance(value, str | Question | Activations):
         return named.of(value).at(*site.cell, site.name)
     if isinstance(value, Tensor):
-        if value.numel() != there.numel():
-            raise InputError(
-                f"expected {there.numel()} numbers for {site}, got {tuple(value.shape)}"
-            )
-        return value.to(there).flatten()
-    if not callable(value):
+        return fitted(value, "numbers")
+    if not callable(value) or isinstance(value, type):
         raise InputError(
-            f"expected a name, a question, a tensor or a function as a value, got {value!r}"
+            "expected a name, a question, a tensor or a function as a value, got " + brief(value)
         )
-
-    def of_present(present: Tensor) -> Tensor:
-        changed = value(shaped(model, present.clone(), site.name))
-        if not isinstance(changed, Tensor) or changed.numel() != there.numel():
-            raise InputError(
-                f"expected a function that gives {there.numel()} numbers for {site}, got "
-                f"{tuple(changed.shape) if isinstance(changed, Tensor) else changed!r}"
-            )
-        return changed.to(present).reshape(-1)
-
-    return Computed(of_present)
+    return Computed(
+        lambda present: fitted(
+            value(shaped(model, present.clone(), site.name)), "a function that gives numbers"
+        )
+    )
 
 
 def say(

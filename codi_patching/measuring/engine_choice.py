@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_modules
 
 from codi_patching.errors import InputError
 from codi_patching.models import attention
@@ -39,12 +40,34 @@ def build_engine(model: CodiModel, name: EngineName, max_rows: int | None) -> En
     """
     rows = max_rows or rows_at_once(model)
     if name == "reference":
-        return ReferenceEngine(model, rows)
+        return CheckedReference(model, rows)
     reason = sweep_unsupported_reason(model.backbone)
     if reason is not None:
         warnings.warn(f"the reference engine is used in place of the sweep: {reason}", stacklevel=2)
-        return ReferenceEngine(model, rows)
+        return CheckedReference(model, rows)
     return WatchfulSweep(model, rows)
+
+
+class CheckedReference(ReferenceEngine):
+    """The reference engine; what no engine follows is refused.
+
+    Args:
+        model: The model.
+        max_rows: See `ReferenceEngine`.
+    """
+
+    def __init__(self, model: CodiModel, max_rows: int) -> None:
+        super().__init__(model, max_rows)
+        self._codi = model
+
+    def unpatched(
+        self,
+        requests: Sequence[tuple[Sequence[int], Readout]],
+        record: Collection[SiteName] = (),
+    ) -> list[Unpatched]:
+        """Run prompts without patches, one by one."""
+        check_followed(self._codi)
+        return super().unpatched(requests, record)
 
 
 class WatchfulSweep(SweepEngine):
@@ -57,8 +80,8 @@ class WatchfulSweep(SweepEngine):
 
     def __init__(self, model: CodiModel, max_rows: int) -> None:
         super().__init__(model, max_rows)
-        self._codi, self._reference = model, ReferenceEngine(model, max_rows)
-        self._classes = _classes_of(model)
+        self._codi, self._reference = model, CheckedReference(model, max_rows)
+        self._loaded = _forwards_of(model)
         self._said = ""
 
     def unpatched(
@@ -67,8 +90,8 @@ class WatchfulSweep(SweepEngine):
         record: Collection[SiteName] = (),
     ) -> list[Unpatched]:
         """Run prompts without patches, by the engine that fits the model as it is now."""
-        self._codi.check_mode()
-        reason = changed_reason(self._codi, self._classes)
+        check_followed(self._codi)
+        reason = changed_reason(self._codi, self._loaded)
         if reason is None:
             return super().unpatched(requests, record)
         if reason != self._said:
@@ -77,6 +100,20 @@ class WatchfulSweep(SweepEngine):
                 f"the reference engine is used in place of the sweep: {reason}", stacklevel=2
             )
         return self._reference.unpatched(requests, record)
+
+    def _is_reference(self, starts: Sequence[Unpatched]) -> bool:
+        """Whether runs without patches are the reference engine's.
+
+        Raises:
+            InputError: The model was changed since, or changed back.
+        """
+        by_reference = any(isinstance(start.state, Prompt) for start in starts)
+        if starts and by_reference != (changed_reason(self._codi, self._loaded) is not None):
+            raise InputError(
+                "expected the model as it was in the runs without patches, but it was changed "
+                "since: make these runs again"
+            )
+        return by_reference
 
     def patched(
         self,
@@ -87,7 +124,7 @@ class WatchfulSweep(SweepEngine):
         on_rows_done: Callable[[int], None] = lambda _: None,
     ) -> Patched:
         """Run every row of patches by the engine that made the run without patches."""
-        if isinstance(start.state, Prompt):
+        if self._is_reference([start]):
             return self._reference.patched(start, rows, latents, watch, on_rows_done)
         return super().patched(start, rows, latents, watch, on_rows_done)
 
@@ -98,43 +135,72 @@ class WatchfulSweep(SweepEngine):
         on_rows_done: Callable[[int, int], None] = lambda *_: None,
     ) -> Iterator[Patched]:
         """Run the rows of several requests; see `patched`."""
-        if any(isinstance(request.start.state, Prompt) for request in requests):
+        if self._is_reference([request.start for request in requests]):
             yield from self._reference.patched_each(requests, latents, on_rows_done)
         else:
             yield from super().patched_each(requests, latents, on_rows_done)
 
 
-def _classes_of(model: CodiModel) -> dict[str, type]:
-    return {name: type(module) for name, module in model.named_modules()}
+def _forwards_of(model: CodiModel) -> dict[str, Any]:
+    """What each module computes by, by name: the `forward` of its class."""
+    return {name: type(module).forward for name, module in model.named_modules()}
 
 
-def changed_reason(model: CodiModel, classes: dict[str, type]) -> str | None:
+def changed_reason(model: CodiModel, loaded: dict[str, Any]) -> str | None:
     """What was done to a model that the sweep would not follow, if anything.
 
     Args:
         model: The model as it is now.
-        classes: Of its modules, by name, when it was loaded.
-
-    Raises:
-        InputError: It was done to the head, whose weight alone is used in 16 bits.
+        loaded: What its modules computed by when it was loaded, by name.
     """
     used = model.backbone.config._attn_implementation
     if used != attention.NAME:
         return f"its attention was set to {used!r} after it was loaded"
-    head = model.backbone.get_output_embeddings()
+    if torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks:
+        return "there are hooks on all modules"
     for name, module in model.named_modules():
-        done = _done_to(module)
-        if classes.get(name) is not type(module):
-            done = f"is another module ({type(module).__name__}) than was loaded"
-        if module in (model, model.backbone) or not done:
-            continue  # no engine calls these two as a whole
-        if module is head and torch.finfo(head.weight.dtype).bits < 32:
-            raise InputError(
-                f"{name} {done}, but in 16 bits only the weight of the head is used: remove it, or "
-                "load the model in float32"
-            )
-        return f"{name} {done}"
+        if done := _done_to(module):
+            return f"{name} {done}"
+        if loaded.get(name) is not type(module).forward:
+            return f"{name} is another module ({type(module).__name__}) than was loaded"
     return None
+
+
+def check_followed(model: CodiModel) -> None:
+    """Refuse a model of which no engine runs what it would compute by itself.
+
+    Raises:
+        InputError: A hook hangs where nothing is called, or activations are dropped at random, or
+            nothing is remembered.
+    """
+    model.check_mode()
+    for name, module in model.named_modules():
+        rate = module.p if isinstance(module, nn.Dropout) else _attention_dropout(module)
+        if module.training and rate:
+            raise InputError(
+                f"expected a model in evaluation mode, but {name} drops activations at random in "
+                "training mode: call eval()"
+            )
+    whole = {"the model": model, "backbone": model.backbone}
+    for name, module in whole.items():
+        if done := _done_to(module):
+            raise InputError(
+                f"{name} {done}, but it is never called as a whole, only its decoder, head and "
+                f"projection are: hang it on backbone.{model.family.decoder} or on blocks"
+            )
+    head = model.backbone.get_output_embeddings()
+    done = _done_to(head) if type(head) is nn.Linear else f"is a {type(head).__name__}"
+    if done and torch.finfo(next(model.parameters()).dtype).bits < 32:
+        raise InputError(
+            f"the head {done}, but in 16 bits only its weight is used: take that back, or load the "
+            "model in float32"
+        )
+
+
+def _attention_dropout(module: nn.Module) -> float:
+    """How many of its weights an attention module drops in training mode."""
+    rate = getattr(module, "attention_dropout", 0.0)
+    return rate if isinstance(rate, float | int) else 0.0
 
 
 def _done_to(module: nn.Module) -> str:

@@ -129,7 +129,7 @@ def reasoned_answers(model: CodiModel, questions: Sequence[str], max_tokens: int
     prompts = [model.question_ids(q) for q in questions]
     last = torch.tensor([[ids[-1]] for ids in prompts], device=model.device)
     _, context = model.encode([ids[:-1] for ids in prompts])
-    texts = _generate(model, context, last, max_tokens)
+    texts = _generate(model, context, last, min(max_tokens, model.context_length - context.length))
     prefix = re.sub(r"\s", "", model.settings.answer_prefix)
     found = [re.sub(r"\s", "", text).rpartition(prefix) for text in texts]
     return [answer if separator else "" for _, separator, answer in found]
@@ -155,9 +155,9 @@ def _answer_start(model: CodiModel) -> list[int]:
 def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> list[str]:
     """Greedy continuation of `context` and `ids`; a row is left out once it has said eos.
 
-    It ends where the model's context does.
+    Raises:
+        PairError: An answer is longer than the model's context has room for.
     """
-    max_tokens = min(max_tokens, model.context_length - context.length - ids.shape[1] + 1)
     eos, rows = model.settings.eos_id, torch.arange(context.rows, device=ids.device)
     generated = torch.full((context.rows, max_tokens), eos, device=ids.device)
     for place in range(max_tokens):

@@ -8,9 +8,12 @@ rotations, on tokens of many runs side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -21,6 +24,44 @@ NAME = "codi_patching"
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """From queries `(heads, tokens, size)`, keys and values `(kv heads, tokens, size)` and the scale of
 the scores to `(tokens, heads, size)`."""
+
+_watched: ContextVar[list[Tensor] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watched_attention() -> Iterator[list[Tensor]]:
+    """Keep the attention probabilities of the forward passes made inside.
+
+    Yields:
+        A list that grows by one tensor a block and pass, in the order in which they run:
+        `(rows, heads, new, seen)`, each row of which sums to 1; in float32 at least.
+    """
+    kept: list[Tensor] = []
+    token = _watched.set(kept)
+    try:
+        yield kept
+    finally:
+        _watched.reset(token)
+
+
+def attention_probabilities(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Softmax of the scaled products of queries and keys, `(rows, heads, new, seen)`.
+
+    Args:
+        query: `(rows, heads, new, size)`, of the last of the tokens that are seen.
+        key: `(rows, kv heads, seen, size)`.
+        mask: True where a query may look; None if at everything before it.
+        scaling: Of the scores.
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query.to(wide) @ keys.to(wide).transpose(-1, -2) * scaling
+    new, seen = scores.shape[-2:]
+    if mask is None:
+        mask = scores.new_ones(new, seen, dtype=torch.bool).tril(seen - new)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
 
 def _attention(
@@ -34,6 +75,9 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if attend is None:
+        kept = _watched.get()
+        if kept is not None:
+            kept.append(attention_probabilities(query, key, attention_mask, scaling))
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )

@@ -71,7 +71,7 @@ class CodiSettings:
         return self.eot_ids[0]
 
     def __post_init__(self) -> None:
-        """Check the number of latents, and that there are tokens."""
+        """Check the number of latents, that there are tokens, and that texts can be written."""
         if self.num_latents < 1:
             raise InputError(
                 f"expected at least 1 latent thought, got {self.num_latents}: "
@@ -80,6 +80,9 @@ class CodiSettings:
         for name in ("bot_ids", "eot_ids"):
             if not getattr(self, name):
                 raise InputError(f"expected {name} to hold at least one token, got none")
+        for name in ("answer_prefix", "question_suffix"):
+            if any("\ud800" <= c <= "\udfff" for c in getattr(self, name)):
+                raise InputError(f"expected {name} of whole characters, got half of one")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerFast
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_MARK = re.compile(r"[<\[].*[>\]]")
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
@@ -34,14 +35,18 @@ def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
-    """Control tokens, such as `<|endoftext|>`, whose names stand in a text, each once."""
-    return [name for name in _control_names(tokenizer) if name in text]
+    """Control tokens, such as `<|endoftext|>`, that a text names or would become, each once."""
+    control = _control_names(tokenizer)
+    read = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+    become = set(read) - {tokenizer.unk_token}
+    return [name for name in control if name in text or name in become]
 
 
 @lru_cache(maxsize=8)
 def _control_names(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """Special tokens, and others that were added and are no words, such as `<tool_call>`."""
     added = tokenizer.added_tokens_decoder.values()
-    return tuple(sorted(token.content for token in added if token.special))
+    return tuple(sorted(t.content for t in added if t.special or _MARK.fullmatch(t.content)))
 
 
 @lru_cache(maxsize=8)

@@ -29,6 +29,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from codi_patching.errors import InputError, brief, whole_number
+
 THOUGHT = -1
 """The layer number of the latent thought z_p itself; `"thought"` in results."""
 
@@ -52,6 +54,9 @@ class Site:
         position: Latent position, from 0: the step whose input is the thought of that number.
         layer: Decoder block, from 0; none for the thought.
 
+    Raises:
+        InputError: There is no such site, or a place is no whole number.
+
     Example:
         >>> Site("kv", layer=3, position=1)
         Site(name='kv', position=1, layer=3)
@@ -63,11 +68,15 @@ class Site:
 
     def __post_init__(self) -> None:
         """Refuse unknown names, and layers where there are none."""
-        if self.name not in SITE_NAMES:
-            raise ValueError(f"expected a site of {', '.join(SITE_NAMES)}, got {self.name!r}")
+        if not isinstance(self.name, str) or self.name not in SITE_NAMES:
+            raise InputError(f"expected a site of {', '.join(SITE_NAMES)}, got {brief(self.name)}")
+        if self.layer is None or (isinstance(self.layer, str) and self.layer == "thought"):
+            object.__setattr__(self, "layer", THOUGHT)
+        for axis in ("layer", "position"):
+            object.__setattr__(self, axis, whole_number(getattr(self, axis), axis))
         if (self.name == "thought") != (self.layer == THOUGHT):
             wanted = "no layer" if self.name == "thought" else "a layer"
-            raise ValueError(f"expected {wanted} for the site {self.name!r}, got {self.layer}")
+            raise InputError(f"expected {wanted} for the site {self.name!r}, got {self.layer}")
 
     @classmethod
     def at(cls, layer: int, position: int, name: SiteName = "resid_post") -> Site:

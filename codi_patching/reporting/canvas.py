@@ -75,13 +75,11 @@ def lines_of(text: str, width: float, size: float) -> str:
     return "\n".join(lines)
 
 
-def put_title(figure: Figure, title: str, subtitle: str = "") -> None:
-    """The sentence that a figure shows, and under it what was run, above all of its axes."""
+def put_title(figure: Figure, title: str) -> None:
+    """The sentence that a figure shows, above all of its axes."""
     width = figure.get_figwidth()
     head = lines_of(title, width, LARGE * 1.06)
     figure.suptitle(head, x=0.01, ha="left", fontsize=LARGE, fontweight="bold")
-    if subtitle:
-        put_note(figure, subtitle)
 
 
 def put_note(figure: Figure, note: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from codi_patching.analysis.attended import most_attended
 from codi_patching.analysis.findings import Carried, Claim, Finding, StrataFinding, StrataTable
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import READ
 from codi_patching.reporting.formats import layers_named, listed, short, with_interval
-from codi_patching.reporting.names import data_name, model_name, title
-from codi_patching.reporting.question_texts import DESCRIBED, SIDES
+from codi_patching.reporting.names import counted, data_name, model_name, title
+from codi_patching.reporting.question_texts import BETWEEN, DESCRIBED, SIDES
 from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ALL, RunDescription
 
@@ -32,14 +33,34 @@ def claim_words(claim: Claim) -> str:
     return estimate
 
 
+def verdict_words(claim: Claim, finding: Finding) -> str:
+    """A claim's verdict; of a difference between two models, which of them carries more.
+
+    Example: `rises`, `codi-tiny carries more`.
+    """
+    if finding.key not in BETWEEN or not claim.claimed:
+        return claim.verdict
+    first, second = models_of(finding)
+    more = f"{first if claim.verdict in RISES else second} carries more"
+    return more if claim.verdict in ("rises", "falls") else f"{more} in more pairs"
+
+
+def models_of(finding: Finding) -> tuple[str, str]:
+    """The two models of a difference, the one first from which the other is subtracted."""
+    first, second = (run.partition(": ")[0] for run in finding.runs)
+    return first, second
+
+
 def claim_details(claim: Claim) -> list[str]:
     """Each comparison of a claim in full, for a fold or an appendix."""
     names = {"unpatched": "the unpatched run", "control": "the control's patch"}
     names["chance"] = "another pair's result"
+    shares = [with_interval(c.mean, c.low, c.high) for c in claim.comparisons]
+    if any(c.against == "nothing" for c in claim.comparisons):
+        return shares
     return [
-        f"relative to {names[c.against]} {with_interval(c.mean, c.low, c.high)}, up in {c.up} and "
-        f"down in {c.down} of {c.n} pairs"
-        for c in claim.comparisons
+        f"relative to {names[c.against]} {share}, up in {c.up} and down in {c.down} of {c.n} pairs"
+        for c, share in zip(claim.comparisons, shares, strict=True)
     ]
 
 
@@ -55,6 +76,38 @@ def described_words(finding: Finding) -> str:
         where = places(finding.claims)
         return f"the answer falls at {where}" if where else "the answer is not shown to fall"
     return DESCRIBED.get(finding.key, "at {}").format(lead.name if lead else "no cell")
+
+
+def attention_words(finding: Finding) -> str:
+    """What the token before the answer looks at most: `z1 in problems of 2 steps, z3 of 3`."""
+    most = most_attended(finding)
+    seen = {claim.column for claim in most.values()}
+    if len(seen) == 1:
+        return f"z{seen.pop()}" + (", whatever the number of steps" if len(most) > 1 else "")
+    first, *rest = (
+        (f"z{claim.column}", length.removesuffix(" steps")) for length, claim in most.items()
+    )
+    return listed(
+        [f"{first[0]} in problems of {counted(int(first[1]), 'step')}"]
+        + [f"{column} of {length}" for column, length in rest]
+    )
+
+
+def attention_sizes(finding: Finding) -> str:
+    """How much of its attention, beside an even spread or, with a run of patching, what acts."""
+    most = list(most_attended(finding).values())
+    shares, layers = [short(c.lead.mean) for c in most], [c.layer or "" for c in most]
+    if len(set(layers)) == 1:
+        said = f"{listed(shares)} at layer {layers[0]}"
+    else:
+        said = listed([f"{s} at layer {layer}" for s, layer in zip(shares, layers, strict=True)])
+    known = dict(finding.numbers)
+    if "acting" not in known:
+        return f"{said}; {short(known['evenly spread'])} if spread evenly"
+    acting, hardly = int(known["acting"]), int(known["acting, hardly seen"])
+    seen = f"{hardly} of them hardly seen" if hardly else "all of them seen from above"
+    cells = f"{acting} of {known['cells']:.0f} cells act"
+    return f"{said}; {cells}, {seen}" if acting else f"{said}; no cell acts"
 
 
 def places(claims: Sequence[Claim], verdicts: Sequence[str] = RISES) -> str:
@@ -99,14 +152,9 @@ def carried_sentence(strata: StrataFinding) -> str:
 
     Example: `At layers 0 to 6, thoughts z0 and z1 carry the result of step 1 and z2 of step 2.`
     """
-    same = [table.layer for table in strata.others if _steps_of(table) == _steps_of(strata.main)]
-    where = f"At {layers_named(same)}, " if 0 < len(same) < len(strata.others) else ""
-    steps: dict[int, dict[str, Carried]] = {}
-    for carried in strata.main.carried:
-        if carried.step is not None:
-            steps.setdefault(carried.step, {}).setdefault(carried.column, carried)
+    where = _where_carried(strata)
     parts: list[str] = []
-    for step, by_column in sorted(steps.items()):
+    for step, by_column in _by_step(strata):
         names = listed([f"z{column}" for column in by_column])
         said = f"{names} of step {step}"
         if not parts:
@@ -118,6 +166,35 @@ def carried_sentence(strata: StrataFinding) -> str:
     shorter = any(c.step is None and c.lengths for c in strata.main.carried)
     end = "; in shorter problems the later thoughts are not shown to carry any" if shorter else ""
     return f"{listed(parts)}{end}."
+
+
+def carried_title(strata: StrataFinding) -> str:
+    """What each thought carries, in the few words of a narrow figure's title.
+
+    Example: `At layers 0 to 6, z0 and z1 carry the result of step 1, z2 step 2, z3 and z4 step 3.`
+    """
+    parts: list[str] = []
+    for step, by_column in _by_step(strata):
+        many = len(by_column) > 1
+        verb = "" if parts else f"{'carry' if many else 'carries'} the result of "
+        names = listed([f"z{column}" for column in by_column])
+        parts.append(f"{names} {verb}step {step}{_partly(list(by_column.values()))}")
+    return f"{_where_carried(strata)}{', '.join(parts)}."
+
+
+def _where_carried(strata: StrataFinding) -> str:
+    """The layers at which the same is carried as in the main table, unless these are all."""
+    same = [table.layer for table in strata.others if _steps_of(table) == _steps_of(strata.main)]
+    return f"At {layers_named(same)}, " if 0 < len(same) < len(strata.others) else ""
+
+
+def _by_step(strata: StrataFinding) -> list[tuple[int, dict[str, Carried]]]:
+    """The positions that carry each step, by column."""
+    steps: dict[int, dict[str, Carried]] = {}
+    for carried in strata.main.carried:
+        if carried.step is not None:
+            steps.setdefault(carried.step, {}).setdefault(carried.column, carried)
+    return sorted(steps.items())
 
 
 def _steps_of(table: StrataTable) -> dict[str, int | None]:
@@ -223,7 +300,7 @@ def between_words(finding: Finding) -> str:
     """Of two models, how many claims go each way."""
     up = sum(claim.verdict in RISES for claim in finding.claims)
     down = sum(claim.verdict in FALLS for claim in finding.claims)
-    first, second = (run.partition(": ")[0] for run in finding.runs)
+    first, second = models_of(finding)
     if len(finding.claims) == 1:
         return first if up else second
     return f"{first} in {up}, {second} in {down} of {len(finding.claims)} cells"

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from codi_patching.analysis.findings import Against, Claim, Finding
 from codi_patching.analysis.report import Report
 from codi_patching.reporting.canvas import WIDTHS, Width, new_figure, put_note, put_title, style
+from codi_patching.reporting.content import claims_of
 from codi_patching.reporting.profiles import Profile, draw_profiles, profile_of
-from codi_patching.reporting.sentences import direct_sentence
+from codi_patching.reporting.sentences import layers_sentence, parts_sentence
 from codi_patching.results.dataset import run_of, structural_of
-from codi_patching.results.description import Array
+from codi_patching.results.description import ALL, Array
 
 PARTS = ("direct", "mediated", "total")
 
@@ -38,13 +39,22 @@ def draw_by_layer(report: Report, width: Width = "page") -> Figure:
         axes.set_ylabel("rise of P(source answer)")
         columns = 2 if width == "column" else 4
         axes.legend(frameon=False, ncols=columns, loc="lower right", bbox_to_anchor=(1, 1))
-        put_title(figure, "Content effect of whole layers, each run")
+        claims = {label: _judged(report, label, iteration) for label in labels}
+        put_title(figure, layers_sentence(claims) or "Content effect of whole layers, each run")
         put_note(
             figure,
             "Means over pairs with unadjusted 95 % intervals, of the comparison with the smaller "
-            f"gain. {_zeros(profiles, layers, own)}",
+            "gain. The title says what is claimed of all layers together. "
+            f"{_zeros(profiles, layers, own)}",
         )
     return figure
+
+
+def _judged(report: Report, label: str, iteration: str | None) -> list[Claim]:
+    """The claims about what is drawn of a run."""
+    columns = run_of(report.summaries[label].data).grid.columns
+    column = iteration if iteration in columns else columns[-1]
+    return [claim for claim in claims_of(report, label)[0] if claim.column in (None, ALL, column)]
 
 
 def _layers(report: Report, labels: list[str]) -> list[str]:
@@ -129,8 +139,7 @@ def draw_parts(finding: Finding, width: Width = "page") -> Figure:
         draw_profiles(axes, profiles, layers, hollow=True)
         axes.set_ylabel("rise of P(source answer)")
         axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-        said = direct_sentence(finding)
-        put_title(figure, said or "Direct effect, and what goes through later thoughts")
+        put_title(figure, parts_sentence(finding))
         put_note(
             figure,
             f"From {' and '.join(finding.runs)}. Direct: later thoughts are frozen. Total: they "

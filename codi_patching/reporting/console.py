@@ -10,13 +10,13 @@ import xarray as xr
 
 from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.report import Report
+from codi_patching.errors import plain_text
 from codi_patching.reporting.claims_in_words import heading
 from codi_patching.reporting.methods import answered
 from codi_patching.reporting.names import counted, model_name
 from codi_patching.reporting.rows import Row, once, table_rows
 from codi_patching.reporting.sentences import headline
-from codi_patching.reporting.templates import plain_text
-from codi_patching.results.dataset import is_lens, run_of
+from codi_patching.results.dataset import patches, run_of
 
 WIDTH = 100
 _NAMED = 3
@@ -51,7 +51,7 @@ def _head(report: Report) -> Iterator[str]:
         yield from textwrap.wrap("; ".join(runs), WIDTH)
     else:
         yield said
-    if not is_lens(data) and not report.models and answered(data, "source") is not None:
+    if patches(data) and not report.models and answered(data, "source") is not None:
         right = " and ".join(f"{answered(data, w)} {w}" for w in ("source", "base"))
         yield f"answered right without patches: {right} questions, of {data.sizes['pair']} each"
 
@@ -91,7 +91,7 @@ def _left_out(report: Report) -> Iterator[str]:
 
 
 def _warned(data: xr.Dataset) -> Iterator[str]:
-    if not is_lens(data):
+    if patches(data):
         run, pairs = run_of(data), data.sizes["pair"]
         excluded, right = run.excluded, answered(data, "source")
         if excluded:

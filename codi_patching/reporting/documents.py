@@ -26,7 +26,7 @@ from codi_patching.reporting.names import counted, data_name, kind, model_name, 
 from codi_patching.reporting.rows import more_rows, once, table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.templates import environment
-from codi_patching.results.dataset import has_control, is_lens, pairs_of, run_of
+from codi_patching.results.dataset import ATTENTION, has_control, pairs_of, patches, run_of
 from codi_patching.results.description import PairDescription, ResultsError, RunDescription
 from codi_patching.results.files import text_file
 from codi_patching.results.layout import FIGURES, LENS_RESULTS, derived_files, results_file
@@ -50,6 +50,7 @@ CAPTIONS = {
     "trajectories": "effects along the chain, a line for each layer",
     "trajectories_cosine": "generated activations against the clean and the corrupted run's",
     "lens_hit_rates": "how often each step's result is read, beside chance",
+    "attention": "where the token before the answer looks, beside where patching acts",
     "by_layer": "whole layers, each run",
     "decomposition": "direct, mediated and total effect by layer",
     "lens_and_patching": "what is read, beside where patching acts",
@@ -64,7 +65,8 @@ _FILES = {
     "validity.json": "each check: expected, seen, status",
     "findings.json": "questions, answers, and the claims that they rest on",
     "activations.safetensors": "for each pair what its iterations generated, "
-    "(layers, iterations − 1, hidden)",
+    "(layers, iterations − 1, hidden); of attention the share of every head, "
+    "(readers, layers, heads, attended)",
     "SHA256SUMS": "of the measured files, for `sha256sum --check`",
     "report.html": "one page with all of it, for a browser",
     "tables": "the report's tables as CSV and LaTeX",
@@ -210,7 +212,7 @@ def _settings(data: xr.Dataset) -> list[tuple[str, Any]]:
     rows += [
         ("grid", f"{run.grid.shape[0]} layers × {counted(run.grid.shape[1], run.grid.column)}")
     ]
-    if not is_lens(data):
+    if patches(data):
         rows += [(key, getattr(run, key)) for key in ("latents", "direction", "source")]
         runs = data.sizes["pair"] * (run.grid.size + 1) * (2 if has_control(data) else 1)
         rows += [
@@ -262,6 +264,10 @@ def _example(path: Path, run: RunDescription) -> str:
         for pair_id, pair in islice(entries(path, "pairs"), 1):  # none if none has steps
             step = {**pair["steps"][0], "ranks": [["…"]], "chance_ranks": [["…"]]}
             shown["pairs"] = {pair_id: {**pair, "top": [[["…"]]], "steps": [step, "…"]}, "…": "…"}
+    elif run.experiment == ATTENTION:
+        for pair_id, pair in islice(entries(path, "pairs"), 1):
+            shares = {name: [[["…"]]] for name in ("attention", "strongest")}
+            shown["pairs"] = {pair_id: {**pair, **shares}, "…": "…"}
     else:
         (_, baseline), (pair_id, cells) = (next(entries(path, k)) for k in ("baseline", "results"))
         layer, column = run.grid.layers[0], run.grid.columns[0]

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from codi_patching.analysis.report import Report
+from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.canvas import Width, save_figure
 from codi_patching.reporting.comparison_figures import (
     draw_by_layer,
@@ -21,7 +22,7 @@ from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
 from codi_patching.reporting.layer_tables import draw_carried
 from codi_patching.reporting.lens_figure import draw_beside_patching, draw_hit_rates
 from codi_patching.reporting.names import counted, kind, model_name
-from codi_patching.reporting.sentences import headline
+from codi_patching.reporting.sentences import headline, short_headline
 from codi_patching.reporting.sheets import pair_sheets
 from codi_patching.reporting.trajectories import COSINES, draw_cosines, draw_trajectories
 from codi_patching.results.dataset import run_of
@@ -43,6 +44,8 @@ def draw_figures(report: Report) -> Iterator[tuple[str, Figure]]:
         yield from _of_several(report)
     elif report.summaries:
         yield from _of_one(report, main_run(report))
+    if report.attention is not None and report.attention.sizes["pair"]:
+        yield "attention", draw_attention(report)
     if report.hit_rates is not None and report.hit_rates.sizes["step"]:
         yield "lens_hit_rates", draw_hit_rates(report)
 
@@ -119,6 +122,8 @@ def first_figure(
     title, _, more = first.partition("; ")
     if more:
         title, rest = f"{title}.", [f"{more[0].upper()}{more[1:]}", *rest]
+    if width == "column":
+        title = short_headline(alone) or title
     note = " ".join([*rest, "; ".join(said) + "."])
     return draw_content(report, label, title, note, width, end=end)
 

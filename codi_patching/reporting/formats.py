@@ -88,12 +88,9 @@ def layers_named(names: Sequence[str]) -> str:
         ('layers 0 to 2 and 5', 'the thoughts themselves and layer 0')
     """
     numbers = [int(name) for name in names if name.isdigit()]
-    parts = [
-        f"{first} to {last}"
-        if last > first + 1
-        else listed([str(first), str(last)][: last - first + 1])
-        for first, last in runs_of(numbers)
-    ]
+    parts: list[str] = []
+    for first, last in runs_of(numbers):
+        parts += [f"{first} to {last}"] if last > first + 1 else map(str, range(first, last + 1))
     said = ["the thoughts themselves"] if "thought" in names else []
     if numbers:
         said.append(f"layer{'s' if len(numbers) > 1 else ''} {listed(parts)}")

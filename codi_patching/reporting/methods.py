@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from codi_patching.reporting.names import counted, data_name, model_name, words
-from codi_patching.results.dataset import is_lens, pairs_of, run_of
+from codi_patching.results.dataset import is_attention, pairs_of, patches, run_of
 from codi_patching.results.description import THOUGHT, RunDescription
 
 _PATCHES = {
@@ -67,11 +67,18 @@ STATISTICS = (
     "primary questions is description, with unadjusted 95 % intervals."
 )
 
+ATTENTION = (
+    "Nothing is patched: attention probabilities are kept in the run of the clean question, from "
+    "bot, each thought and each token of the readout to the question before, at and after the "
+    "changed number, to bot, each thought and the readout. A cell of a map is seen as far as the "
+    "most attentive head of any block above it looks at its thought, from any reader after it."
+)
+
 
 def methods(data: xr.Dataset) -> list[str]:
     """The paragraphs of a methods section."""
-    if is_lens(data):
-        return [_sample(data), _lens(run_of(data))]
+    if not patches(data):
+        return [_sample(data), ATTENTION if is_attention(data) else _lens(run_of(data))]
     return [_sample(data), _intervention(run_of(data)), _control(data), MEASURES, STATISTICS]
 
 
@@ -87,7 +94,7 @@ def _sample(data: xr.Dataset) -> str:
     said += "."
     if run.filtered:
         said += f" Left out before: {counted(len(run.filtered), 'pair')} with equal answers."
-    if is_lens(data):
+    if not patches(data):
         return said
     base, source = ("corrupted", "clean") if run.clean_is_source else ("clean", "corrupted")
     said += (
@@ -156,10 +163,12 @@ def limits(data: xr.Dataset) -> list[str]:
     """What the numbers do not show."""
     run, pairs = run_of(data), pairs_of(data)
     said = [
-        "These are effects of interventions on one model and one set of pairs; nothing is said of "
+        "These are effects of interventions on the models and pairs named here; nothing is said of "
         "other models or questions."
     ]
-    if is_lens(data):
+    if is_attention(data):
+        return [*said, "What is attended to need not be used: patching tells."]
+    if not patches(data):
         return [*said, "What can be read need not be used: patching tells."]
     if answered(data, "base") == answered(data, "source") == len(pairs):
         said.append(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from codi_patching.results.dataset import LENS
+from codi_patching.errors import InputError, brief
+from codi_patching.results.dataset import PAIR_KINDS
 from codi_patching.results.description import RunDescription, RunLabel
 
 SHIPPED_DATA = "word-problems"
@@ -27,9 +29,22 @@ def run_name(run: Named) -> str:
     return "_".join(_slug(part) for part in [*parts, *unusual(run)])
 
 
+def check_report_name(name: str | None) -> None:
+    """Refuse a name of a report that is a path, or no name of a file.
+
+    Raises:
+        InputError: It is.
+    """
+    if name is not None and not re.fullmatch(r"\w[\w.+ -]*", name):
+        raise InputError(
+            "expected the name of a report, of letters, digits, spaces and . _ + -, got "
+            f"{brief(name)}: set [[report.name]]"
+        )
+
+
 def unusual(run: Named) -> list[str]:
     """The settings of a run that are not the default."""
-    if run.experiment == LENS:
+    if run.experiment in PAIR_KINDS:
         return []
     default = {
         "latents": "frozen" if run.experiment == "layer" else "recomputed",
@@ -67,9 +82,30 @@ def data_name(run: Named) -> str:
 
 def kind(run: Named) -> str:
     """The experiment in words: `position patching`, `iterative patching, relay`, `lens`."""
-    if run.experiment == LENS:
-        return "lens"
+    if run.experiment in PAIR_KINDS:
+        return run.experiment
     return f"{run.experiment} patching" + (f", {run.strategy}" if run.strategy else "")
+
+
+HEADS = {"attention": "mean over heads", "strongest": "most attentive head"}
+"""Measures of attention in words."""
+
+
+def reader_name(readers: Sequence[str], reader: str) -> str:
+    """Who attends, in words.
+
+    Example:
+        >>> readers = ["bot", "0", "1", "readout 0", "readout 1"]
+        >>> [reader_name(readers, name) for name in readers[1::2]]
+        ['from z0', 'from readout token 0']
+        >>> reader_name(readers, "readout 1")
+        'from the token before the answer'
+    """
+    if reader == readers[-1]:
+        return "from the token before the answer"
+    if reader.isdigit():
+        return f"from z{reader}"
+    return f"from {reader.replace('readout', 'readout token')}"
 
 
 def title(run: Named) -> str:

@@ -28,7 +28,7 @@ from codi_patching.reporting.content import (
     strata_of,
 )
 from codi_patching.reporting.maps import LEAST, column_names
-from codi_patching.reporting.names import kind, words
+from codi_patching.reporting.names import HEADS, kind, reader_name, words
 from codi_patching.results.dataset import pairs_of, run_of, structural_of
 from codi_patching.results.description import Array, PairDescription
 
@@ -65,14 +65,24 @@ def page_data(report: Report) -> dict[str, Any]:
         pairs = pair_data(summary)  # another direction or model has its own
         if pairs not in sides:
             sides.append(pairs)
-        runs.append(run_data(report, label) | {"side": sides.index(pairs)})
+        end = _shared_end(report) if report.models else 0
+        runs.append(run_data(report, label) | {"side": sides.index(pairs), "end": end})
     if report.hit_rates is not None and report.lens is not None:
         runs.append(lens_data(report.lens, report.hit_rates))
+    if report.attention is not None:
+        runs.append(attention_data(report.attention))
     found = report.finding("strata") or report.finding("cells")
     first = next(
         (label for label in (found.runs if found else ()) if label in report.summaries), ""
     )
     return {"runs": runs, "pairs": sides, "first": first or (runs[0]["id"] if runs else "")}
+
+
+def _shared_end(report: Report) -> float:
+    """Where scales of the content effect end, so that models are on one, as in their figures."""
+    means = [mean_of(summary, "content_effect") for summary in report.summaries.values()]
+    ceilings = [ceiling_of(report, label) or 0.0 for label in report.summaries]
+    return max([*ceilings, *(float(np.nan_to_num(np.abs(m)).max(initial=0)) for m in means)])
 
 
 def run_data(report: Report, label: str) -> dict[str, Any]:
@@ -151,6 +161,19 @@ def _pair_values(summary: Summary, strata: StrataFinding | None) -> dict[str, An
     return made
 
 
+def attention_data(data: xr.Dataset) -> dict[str, Any]:
+    """Where each reader looks, as a run whose measures are the readers, the last one first."""
+    run = run_of(data)
+    measures, means = [], {}
+    for reader in reversed(run.readers):
+        for measure, name in HEADS.items():
+            shares = data[measure].sel(reader=reader, attended=list(run.grid.columns))
+            key = f"{measure}_{reader}"
+            measures.append([key, f"{reader_name(run.readers, reader)}, {name}", 1.0])
+            means[key] = numbers(shares.mean("pair").values, MEANS)
+    return _unpatched(data, "attention: share given to each thought", measures, means)
+
+
 def lens_data(lens: xr.Dataset, rates: xr.Dataset) -> dict[str, Any]:
     """What the lens reads, as a run whose measures are the steps."""
     run = run_of(lens)
@@ -161,14 +184,23 @@ def lens_data(lens: xr.Dataset, rates: xr.Dataset) -> dict[str, Any]:
                 key = f"{arm}_{step}"
                 measures.append([key, f"{name} {step}", 1.0])
                 means[key] = numbers(rates[arm].sel(step=step).values, MEANS)
+    title = f"lens: share of pairs, result among the {run.top} most probable tokens"
+    return _unpatched(lens, title, measures, means)
+
+
+def _unpatched(
+    data: xr.Dataset, title: str, measures: list[list[Any]], means: dict[str, Any]
+) -> dict[str, Any]:
+    """A run that patches nothing."""
+    run = run_of(data)
     return {
-        "id": "lens",
-        "title": f"lens: share of pairs, result among the {run.top} most probable tokens",
+        "id": run.experiment,
+        "title": title,
         "layers": run.grid.layers,
         "columns": column_names(run), "column": "thought",
         "names": [run.label(cell) for cell, _, _ in run.grid.cells()],
         "structural": flags(run.grid.structural), "measures": measures, "means": means,
-        "ceiling": None, "best": 0, "claims": {}, "strata": None, "pairs": {}, "side": 0,
+        "ceiling": None, "best": 0, "claims": {}, "strata": None, "pairs": {}, "side": 0, "end": 0,
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from codi_patching.analysis.report import Report
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, brief
+from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.canvas import WIDTHS, Width
 from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, parts_finding
 from codi_patching.reporting.content import main_run
@@ -20,7 +21,7 @@ from codi_patching.reporting.trajectories import draw_cosines, draw_trajectories
 
 Kind = Literal[
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "by_layer", "decomposition", "lens_hit_rates",
+    "by_layer", "decomposition", "lens_hit_rates", "attention",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -54,6 +55,8 @@ def plot(
     Raises:
         InputError: There is no such figure, width or run, or these results do not have it.
     """
+    if not isinstance(results, Report) and not hasattr(results, "report"):
+        raise InputError(f"expected results, as load_results gives them, got {brief(results)}")
     report = results if isinstance(results, Report) else results.report()
     for name, given, known in (("kind", kind, KINDS), ("width", width, tuple(WIDTHS))):
         if given not in known:
@@ -70,6 +73,8 @@ def plot(
 def _draw(report: Report, kind: Kind, width: Width, label: str) -> Figure:
     if kind == "lens_hit_rates":
         return draw_hit_rates(report, width)
+    if kind == "attention":
+        return draw_attention(report, width)
     if kind == "by_layer":
         return draw_by_layer(report, width)
     if kind == "decomposition":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NUMBERED = ("ceiling", "cells", "strata", "direct", "chain", "read", "needed")
+NUMBERED = ("ceiling", "cells", "strata", "direct", "chain", "read", "attention", "needed")
 """Keys of the primary questions, in the order of the table."""
 
 BETWEEN = ("between_ceilings", "between_models")
@@ -17,6 +17,7 @@ QUESTIONS = {
     "direct": "Direct, or through later thoughts?",
     "chain": "Along the chain: compound, saturate, fade?",
     "read": "Is what can be read used?",
+    "attention": "Is what acts attended to?",
     "needed": "Is what restores the answer also needed for it?",
     "early_or_late_layers": "Early or late layers?",
     "early_or_late_positions": "Early or late positions?",

@@ -11,6 +11,8 @@ from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH, read_and_acting
 from codi_patching.reporting.claims_in_words import (
     answer_name,
+    attention_sizes,
+    attention_words,
     best_carried,
     between_words,
     claim_words,
@@ -19,13 +21,14 @@ from codi_patching.reporting.claims_in_words import (
     described_words,
     direct_sizes,
     direct_words,
+    models_of,
     places,
     steps_named,
     strata_words,
 )
 from codi_patching.reporting.formats import listed, p_value, short, with_interval
 from codi_patching.reporting.question_texts import BETWEEN, NUMBERED, QUESTIONS
-from codi_patching.results.dataset import has_control, is_lens, run_of
+from codi_patching.results.dataset import has_control, patches, run_of
 
 _TESTED = ("yes", "no", "at most", "counts")
 
@@ -84,9 +87,9 @@ def as_row(finding: Finding, report: Report) -> Row:
     question = QUESTIONS.get(finding.key, finding.key)
     if finding.key in BETWEEN:
         question = f"{question} {_capital(finding.runs[0].partition(': ')[2])}"
-    elif finding.model and finding.number is not None:
+    elif finding.model and finding.number and len(_same_question(report, finding)) == 1:
         question = f"{question} {finding.model}"
-    elif finding.number is None or len(_same_question(report, finding)) > 1:
+    elif finding.model or finding.number is None or len(_same_question(report, finding)) > 1:
         question = f"{question} {_capital(listed(finding.runs))}"
     if finding.answer == "missing":
         command = "; ".join(map(_command, finding.missing))
@@ -124,6 +127,8 @@ def answer_words(finding: Finding, report: Report) -> str:
         return f"yes, at {places([c for c in finding.claims if c.kind == BOTH])}"
     if finding.key in BETWEEN and finding.answer == "yes":
         return between_words(finding)
+    if finding.key == "attention" and finding.claims:
+        return f"most to {attention_words(finding)}"
     words = {"yes": "yes", "no": "no", "at most": "not shown", "counts": "counts alone"}
     if finding.answer in words:
         return words[finding.answer]
@@ -144,20 +149,25 @@ def estimate_words(finding: Finding) -> str:
     if finding.key == "layers_from_positions":
         known = dict(finding.numbers)
         return f"r² {with_interval(known['r squared'], known['low'], known['high'])}"
+    if finding.key == "attention" and finding.claims:
+        return attention_sizes(finding)
     if finding.lead is None:
         return ", ".join(f"{name} {short(value)}" for name, value in finding.numbers[:4])
-    claim = finding.lead
-    said = claim_words(claim)
+    words = claim_words(finding.lead)
+    if finding.key in BETWEEN:
+        words = f"{' minus '.join(models_of(finding))}: {words}"
     if len(finding.tied) > 1:
-        said += f"; {len(finding.tied)} cells not told apart"
-    return said
+        words += f"; {len(finding.tied)} cells not told apart"
+    return words
 
 
 def once(report: Report) -> str:
     """What is the same for all lines of the table."""
+    if not report.summaries and report.lens is None:
+        return "Shares of attention, means over pairs; every reader's shares sum to 1."
     if not report.summaries:
         return "Shares of pairs, beside how often another pair's result of that step is read."
-    control = any(has_control(data) for data in report.datasets.values() if not is_lens(data))
+    control = any(has_control(data) for data in report.datasets.values() if patches(data))
     if all(run_of(summary.data).direction == "noising" for summary in report.summaries.values()):
         return (
             "Intervals and p hold for all cells of a question together, at a level of 5 % for "
@@ -166,18 +176,19 @@ def once(report: Report) -> str:
     relative = "the unpatched run and to the control's patch, whichever gain is smaller"
     if not control:
         relative = "the unpatched run alone, since no control was run"
-    return (
+    said = (
         "Intervals and p hold for all cells of a question together, at a level of 5 % for "
         f"{_whole(report)}. Estimates are rises of the probability of {answer_name(report)} "
-        f"relative to {relative}."
+        f"relative to {relative}"
     )
+    return f"{said}; between models, of the one minus the other." if report.models else f"{said}."
 
 
 def _whole(report: Report) -> str:
     """To what the level belongs: a study is of one model, site and source."""
     if report.models:
         return "each model, site and source, and for what differs between models"
-    runs = [run_of(data) for data in report.datasets.values() if not is_lens(data)]
+    runs = [run_of(data) for data in report.datasets.values() if patches(data)]
     several = len({(run.site, run.source) for run in runs}) > 1
     return "each site and source" if several else "the whole report"
 
@@ -193,4 +204,6 @@ def _capital(text: str) -> str:
 
 
 def _same_question(report: Report, finding: Finding) -> list[Finding]:
-    return [f for f in report.findings if f.key == finding.key and f.answer != "missing"]
+    """The findings of a question about one model that were made."""
+    asked = (f for f in report.findings if f.key == finding.key and f.model == finding.model)
+    return [f for f in asked if f.answer != "missing"]

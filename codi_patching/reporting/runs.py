@@ -12,19 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
+
 from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.findings import StrataTable
 from codi_patching.analysis.paired_tests import TEST_COLUMNS
 from codi_patching.analysis.report import Report, build_report
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, brief
 from codi_patching.reporting.aggregate import aggregate_json
 from codi_patching.reporting.console import console_text
 from codi_patching.reporting.documents import write_comparison_document, write_documents
+from codi_patching.reporting.names import check_report_name
 from codi_patching.reporting.rows import more_rows, table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.table_files import write_table
-from codi_patching.results.dataset import is_lens, run_of
-from codi_patching.results.description import ResultsError
+from codi_patching.results.dataset import pairs_of, patches, run_of
+from codi_patching.results.description import PairDescription, ResultsError
 from codi_patching.results.files import make_folder, write_csv, write_json
 from codi_patching.results.folder import check_writable
 from codi_patching.results.layout import (
@@ -108,11 +111,13 @@ def report_folder(
         ResultsError: There are no whole results, or a file cannot be written.
     """
     options = options or ReportOptions()
+    check_report_name(name)
     data = read_results(folder)
+    _check_strata([data], options.strata)
     report = build_report([data], strata=options.strata, top=options.top)
     for stale in derived_files(folder):
         stale.unlink()
-    if not is_lens(data):
+    if patches(data):
         write_csv(folder / CELLS_CSV, cell_rows(data), cell_columns(data))
         for label, summary in report.summaries.items():
             write_json(folder / AGGREGATE, aggregate_json(summary))
@@ -130,13 +135,31 @@ def report_folder(
     return Made(report, console_text(report, folder))
 
 
+def _check_strata(datasets: Sequence[xr.Dataset], strata: Sequence[str]) -> None:
+    """Refuse strata by a field that no pair has.
+
+    Raises:
+        InputError: There is one.
+    """
+    pairs = [pair for data in datasets if patches(data) for pair in pairs_of(data)]
+    known = sorted(
+        {name for pair in pairs if isinstance(pair, PairDescription) for name in pair.fields}
+    )
+    for name in strata if pairs else ():
+        if name not in known:
+            raise InputError(
+                f"expected strata of the fields of pairs ({', '.join(known) or 'there are none'}), "
+                f"got {brief(name)}: set [[report.strata]]"
+            )
+
+
 def compare_folders(
     folders: Sequence[Path], out: Path, options: ReportOptions | None = None
 ) -> Made:
     """Compare results folders, and write what they say together.
 
     Args:
-        folders: Of experiments on one model and file of pairs; one may be of the lens.
+        folders: Of experiments on one model and file of pairs, lens and attention among them.
         out: Where it is written.
         options: What to make.
 

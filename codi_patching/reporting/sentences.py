@@ -6,6 +6,8 @@ an effect is there only where the claim that it rests on is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from codi_patching.analysis.findings import Claim, Finding, StrataFinding
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH
@@ -13,9 +15,13 @@ from codi_patching.reporting.claims_in_words import (
     FALLS,
     RISES,
     answer_name,
+    attention_sizes,
+    attention_words,
     carried_sentence,
+    carried_title,
     courses_named,
     later_layers,
+    models_of,
     of_kind,
     places,
     side,
@@ -24,6 +30,9 @@ from codi_patching.reporting.claims_in_words import (
 from codi_patching.reporting.formats import layers_named, listed, short
 from codi_patching.reporting.question_texts import BETWEEN
 from codi_patching.results.description import ALL
+
+TOO_FEW = "Too few pairs for any claim: counts stand alone."
+"""Where the groups of pairs are too few for a test."""
 
 
 def headline(report: Report) -> list[str]:
@@ -36,25 +45,35 @@ def headline(report: Report) -> list[str]:
     said = [*_ceiling_said(report), *(carried or _cells_said(report))]
     if direct:
         said = [*said[:3], direct]
-    for more in (_chain_said, _read_said, _needed_said):
+    for more in (_chain_said, _read_said, _needed_said, _attention_said):
         said += more(report) if len(said) < 3 else []
     return said[:4] or [_nothing_said(report)]
 
 
+def short_headline(report: Report) -> str:
+    """What is carried or where patches act, for two lines of a column; empty if nothing is."""
+    finding = report.finding("strata")
+    if finding is not None and finding.strata is not None and _shown(finding):
+        return carried_title(finding.strata)
+    return "".join(_cells_said(report, f"P({side(report)} answer)"))
+
+
 def _models_said(report: Report) -> list[str]:
-    """What differs between models, then what each carries."""
-    said = []
+    """What differs between models, or that nothing is shown to, then what each carries."""
+    between = [finding for finding in report.findings if finding.key in BETWEEN]
+    said = [sentence for finding in between for sentence in _between_said(finding)]
+    if not said and between and all(finding.answer == "counts" for finding in between):
+        said = ["Too few pairs to compare the models: counts stand alone."]
+    said = said or ["No difference between the models is shown."]
     for finding in report.findings:
-        if finding.key in BETWEEN:
-            said += _between_said(finding)
-        elif _shown(finding) and finding.strata is not None:
+        if _shown(finding) and finding.strata is not None:
             said.append(f"In {finding.model}: {carried_sentence(finding.strata)}")
-    return said[:4] or ["Nothing is claimed: no difference between the models is shown."]
+    return said[:4]
 
 
 def _between_said(finding: Finding) -> list[str]:
     """Which of two models carries more, and where, if that is claimed."""
-    first, second = (run.partition(": ")[0] for run in finding.runs)
+    first, second = models_of(finding)
     what = finding.runs[0].partition(": ")[2]
     said = []
     for way, verdicts, more, less in (
@@ -65,15 +84,15 @@ def _between_said(finding: Finding) -> list[str]:
         if not shown:
             continue
         sizes = [abs(c.lead.mean) for c in shown if c.verdict in ("rises", "falls")]
-        most = max(getattr(claim.lead, way) for claim in shown)
-        size = f"by up to {short(max(sizes))}" if sizes else f"in up to {most} pairs"
-        if len(shown) == 1:
-            size = size.replace("up to ", "")
+        most, n = max((getattr(claim.lead, way), claim.lead.n) for claim in shown)
+        up_to = "up to " if len(shown) > 1 else ""
+        size = f"by {up_to}{short(max(sizes))}" if sizes else f"in {up_to}{most} of {n} pairs"
         if finding.key == "between_ceilings":
             said.append(f"All thoughts of {more} together carry more than those of {less}, {size}.")
         else:
             where = f"{len(shown)} of {len(finding.claims)} cells"
-            said.append(f"In {what}, {more} carries more than {less} at {where}, {size}.")
+            run = f"{what[:1].upper()}{what[1:]}"
+            said.append(f"{run}: {more} carries more than {less} at {where}, {size}.")
     return said
 
 
@@ -133,7 +152,8 @@ def _not_carried(strata: StrataFinding) -> str:
     return f"In the {pairs} pairs in which only the last step changes, no thought is shown to act."
 
 
-def _cells_said(report: Report) -> list[str]:
+def _cells_said(report: Report, of_answer: str = "") -> list[str]:
+    """Where patches act; the probability is named in other words if they are given."""
     finding = next((f for f in report.findings if f.key == "cells" and f.answer == "yes"), None)
     if finding is None or finding.lead is None:
         return []
@@ -144,8 +164,8 @@ def _cells_said(report: Report) -> list[str]:
     whole = all(claim.column in (None, ALL) for claim in finding.claims)
     what = "All positions of one layer" if whole else "Single patches"
     return [
-        f"{what} raise the probability of {answer_name(report)} at {places(finding.claims)}, "
-        f"{size}."
+        f"{what} raise {of_answer or f'the probability of {answer_name(report)}'} at "
+        f"{places(finding.claims)}, {size}."
     ]
 
 
@@ -162,6 +182,54 @@ def direct_sentence(finding: Finding) -> str:
     whole = all(claim.column in (None, ALL) for claim in finding.claims)
     what = "With all thoughts patched at once, a patch" if whole else "A patch of one thought"
     return f"{what} acts {listed(said)}." if said else ""
+
+
+def parts_sentence(finding: Finding) -> str:
+    """At which layers the effect of whole layers is direct, mediated or undone, or that none is."""
+    own = [claim for claim in finding.claims if claim.kind in ("direct", "mediated")]
+    if any(claim.claimed for claim in own):
+        where = {verdicts: _kinds_at(finding, verdicts) for verdicts in (RISES, FALLS)}
+        falls = [f"against the source answer {said}" for said in where[FALLS]]
+        return f"The effect of whole layers is {listed([*where[RISES], *falls])}."
+    if own and all(claim.verdict == "counts" for claim in own):
+        return TOO_FEW
+    most = short(max([0.0, *(claim.bound for claim in own)]))
+    return f"Nothing is claimed: no direct or mediated effect is shown, each at most {most}."
+
+
+def _kinds_at(finding: Finding, verdicts: Sequence[str]) -> list[str]:
+    """`direct at layers 0 to 6`, of each kind that goes this way somewhere."""
+    at = {k: places(of_kind(finding, k, verdicts), verdicts) for k in ("direct", "mediated")}
+    return [f"{kind} at {where}" for kind, where in at.items() if where]
+
+
+def layers_sentence(claims: Mapping[str, Sequence[Claim]]) -> str:
+    """At which layers each run raises the source answer's probability, or that none does.
+
+    Args:
+        claims: About a run's whole layers, by its label; none where nothing was tested.
+    """
+    tested = {label: own for label, own in claims.items() if own}
+    judged = [claim for own in tested.values() for claim in own]
+    if not judged:
+        return ""
+    if all(claim.verdict == "counts" for claim in judged):
+        return TOO_FEW
+    runs: dict[str, list[str]] = {}
+    for label, own in tested.items():
+        layers = layers_named([c.layer for c in own if c.layer and c.verdict in RISES])
+        runs.setdefault(layers or "no layer", []).append(label)
+    if list(runs) == ["no layer"]:
+        most = short(max(0.0, *(claim.bound for claim in judged)))
+        rise = f"a rise of P(source answer) is at most {most}"
+        return f"Nothing is claimed: no layer is shown to act, {rise}."
+    said = [f"{own} ({'; '.join(names)})" for own, names in runs.items()]
+    if len(tested) == len(claims) and len(runs) > 1:
+        last = max(runs, key=lambda own: len(runs[own]))
+        if len(runs[last]) > 1:  # named once, as what is left
+            said = [text for text, own in zip(said, runs) if own != last] + [f"{last} (others)"]
+    where = f"{next(iter(runs))}, in every run" if len(runs) == 1 else ", ".join(said)
+    return f"P(source answer) rises at {where}."
 
 
 def _chain_said(report: Report) -> list[str]:
@@ -182,6 +250,16 @@ def _read_said(report: Report) -> list[str]:
     return [f"The head reads the result of {steps} in the thoughts."] if steps else []
 
 
+def _attention_said(report: Report) -> list[str]:
+    finding = report.finding("attention")
+    if finding is None or not finding.claims:
+        return []
+    return [
+        f"The token before the answer attends most to {attention_words(finding)}: "
+        f"{attention_sizes(finding)}."
+    ]
+
+
 def _needed_said(report: Report) -> list[str]:
     said = []
     for finding in (f for f in report.findings if f.key == "needed"):
@@ -198,12 +276,10 @@ def _nothing_said(report: Report) -> str:
     if not bounds:
         counts = [f for f in report.findings if f.answer == "counts"]
         return (
-            "Too few pairs for any claim: counts stand alone."
-            if counts
-            else "Nothing is claimed: no question of this report could be tested."
+            TOO_FEW if counts else "Nothing is claimed: no question of this report could be tested."
         )
     if all(claim.verdict == "counts" for claim in bounds[0].claims):
-        return "Too few pairs for any claim: counts stand alone."
+        return TOO_FEW
     most = max(bounds[0].claims, key=lambda claim: claim.bound)
     return (
         "Nothing is claimed: no single patch is shown to raise the probability of "

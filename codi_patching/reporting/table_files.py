@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codi_patching.errors import plain_text
 from codi_patching.results.files import make_folder, text_file, write_csv
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$", "–": "--", "·": r"$\cdot$", "×": r"$\times$", "−": "--",
 }  # fmt: skip
@@ -48,4 +50,4 @@ def latex(text: str) -> str:
         >>> latex("P_1 & 5 %")
         'P\\_1 \\& 5 \\%'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in plain_text(text))

@@ -6,17 +6,17 @@ import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 
-from codi_patching.reporting.claims_in_words import claim_details, claim_words
+from codi_patching.errors import plain_text
+from codi_patching.reporting.claims_in_words import claim_details, claim_words, verdict_words
 from codi_patching.reporting.formats import p_value, short
 
 FOLDER = Path(str(files("codi_patching") / "assets" / "templates"))
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of text."""
 
 
 @cache
@@ -28,14 +28,25 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )
     made.filters["text"] = markdown_text
+    made.filters["code"] = markdown_code
+    made.filters["link"] = quote
     made.filters["claim"] = claim_words
+    made.filters["verdict"] = verdict_words
     made.filters["details"] = claim_details
     made.filters["p"] = p_value
     made.filters["short"] = short
     return made
+
+
+def _seen(value: object) -> object:
+    """What a template shows, without what cannot be seen; scripts and styles stay as they are."""
+    if type(value) is not str:
+        return value
+    return "\n".join(plain_text(line) for line in value.split("\n"))
 
 
 def markdown_text(text: str) -> str:
@@ -48,6 +59,6 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", plain_text(text))
 
 
-def plain_text(text: str) -> str:
-    """Text in one line, without what would steer a terminal or turn the direction of reading."""
-    return _UNSEEN.sub(" ", str(text))
+def markdown_code(text: str) -> str:
+    """Text that is not ours, for between two backticks, in a table too."""
+    return plain_text(text).replace("`", "'").replace("|", "\\|")

@@ -48,7 +48,7 @@ def log_to(logger: Any, folder: Path, report: Report) -> None:
     data = dataset_of(report)
     logger.log_hyperparams(_parameters(data.attrs["run"].to_json()))
     summary = scalars(report)
-    if "CSVLogger" in kinds and not report.lens:
+    if "CSVLogger" in kinds and report.summaries:
         for step, row in enumerate(cell_rows(data)):
             logger.log_metrics({k: v for k, v in row.items() if v == v}, step)
     elif "TensorBoardLogger" in kinds:
@@ -62,7 +62,7 @@ def log_to(logger: Any, folder: Path, report: Report) -> None:
 
 def dataset_of(report: Report) -> Any:
     """The dataset of a report of one run."""
-    return next((s.data for s in report.summaries.values()), report.lens)
+    return next(iter(report.datasets.values()))
 
 
 def scalars(report: Report) -> dict[str, float]:

@@ -13,8 +13,15 @@ The lens, S reasoning steps:
     whole_rank        (pair, step, column)               of all tokens of a result, last layer
     differs           (pair, step)                       1 where the two questions' results differ
 
-Both have the coordinates `group` and `description` (`PairDescription` or `LensPair`) along `pair`;
-patching also `num_steps`, `changed_step` (NaN where unknown) and `control_kind` ("" without one).
+Attention of the clean run, shares that sum to 1 over what is attended to:
+
+    attention         (pair, reader, layer, attended)   mean over heads
+    strongest         (pair, reader, layer, attended)   the head that looks there most
+    tokens            (pair, attended)                  how many there are
+
+All have the coordinates `group` and `description` (`PairDescription`, `LensPair` or
+`AttentionPair`) along `pair`; patching and attention also `num_steps`, patching `changed_step`,
+NaN where unknown, and `control_kind`, "" without one.
 Undefined values are NaN. `data.attrs` has `run`, the `RunDescription`; `folder`, where it was read
 from, or None; `changed`, names of measured files that are not as they were written.
 
@@ -31,14 +38,23 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from codi_patching.results.description import Array, LensPair, PairDescription, RunDescription
+from codi_patching.results.description import (
+    Array,
+    AttentionPair,
+    LensPair,
+    PairDescription,
+    RunDescription,
+)
 
 OWN, CONTROL, CHANCE = "own", "control", "chance"
 RUNS = ("base", "source", "ceiling", "ceiling_control")
 """The runs of a pair in which no single cell is patched."""
 
-LENS = "lens"
-"""Name of the experiment that patches nothing."""
+LENS, ATTENTION = "lens", "attention"
+"""Names of the experiments that patch nothing."""
+
+PAIR_KINDS = {LENS: LensPair, ATTENTION: AttentionPair}
+"""What is known of a pair of these."""
 
 
 def patching_dataset(
@@ -133,10 +149,42 @@ def lens_dataset(
     return _dataset(run, pair_ids, pairs, variables, coordinates, folder, changed)
 
 
+def attention_dataset(
+    run: RunDescription,
+    pair_ids: Sequence[str],
+    pairs: Sequence[AttentionPair],
+    values: Mapping[str, Array],
+    folder: Path | None = None,
+    changed: Sequence[str] = (),
+) -> xr.Dataset:
+    """Results of attention.
+
+    Args:
+        run: What was run.
+        pair_ids: Names of the pairs.
+        pairs: What is known of them.
+        values: `attention` and `strongest`, `(pairs, readers, L, attended)`.
+        folder: Where they were read from.
+        changed: Measured files that are not as they were written.
+    """
+    cells = ("pair", "reader", "layer", "attended")
+    tokens = np.array([pair.tokens for pair in pairs], dtype=np.float64)
+    tokens = tokens.reshape(len(pairs), len(run.attended))
+    coordinates = {
+        "reader": list(run.readers),
+        "layer": list(run.grid.layers),
+        "attended": list(run.attended),
+        "num_steps": ("pair", np.array([_number(p.num_steps) for p in pairs])),
+    }
+    variables: dict[str, Any] = {name: (cells, of_all) for name, of_all in values.items()}
+    variables["tokens"] = (("pair", "attended"), tokens)
+    return _dataset(run, pair_ids, pairs, variables, coordinates, folder, changed)
+
+
 def _dataset(
     run: RunDescription,
     pair_ids: Sequence[str],
-    pairs: Sequence[PairDescription | LensPair],
+    pairs: Sequence[PairDescription | LensPair | AttentionPair],
     variables: Mapping[str, Any],
     coordinates: Mapping[str, Any],
     folder: Path | None,
@@ -165,13 +213,23 @@ def run_of(data: xr.Dataset) -> RunDescription:
 
 
 def pairs_of(data: xr.Dataset) -> list[Any]:
-    """What is known of each pair: `PairDescription`, or `LensPair` of the lens."""
+    """What is known of each pair: `PairDescription`, or what `PAIR_KINDS` has."""
     return list(data["description"].values)
 
 
 def is_lens(data: xr.Dataset) -> bool:
     """Whether a dataset is of the lens, which patches nothing."""
     return run_of(data).experiment == LENS
+
+
+def is_attention(data: xr.Dataset) -> bool:
+    """Whether a dataset is of attention, which patches nothing."""
+    return run_of(data).experiment == ATTENTION
+
+
+def patches(data: xr.Dataset) -> bool:
+    """Whether a dataset is of patching."""
+    return run_of(data).experiment not in PAIR_KINDS
 
 
 def has_control(data: xr.Dataset) -> bool:

@@ -172,6 +172,8 @@ class RunDescription:
         excluded: Reasons of pairs that could not be run, by id.
         config: The resolved configuration.
         top: Of the lens, how many tokens are kept for each cell; a hit is a result among them.
+        readers: Of attention, names of those who attend, the last one before the answer.
+        attended: Of attention, names of what is attended to.
     """
 
     experiment: str
@@ -200,6 +202,8 @@ class RunDescription:
     excluded: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     top: int | None = None
+    readers: tuple[str, ...] = ()
+    attended: tuple[str, ...] = ()
 
     @property
     def arm(self) -> str:
@@ -393,6 +397,36 @@ class LensPair:
 
     @classmethod
     def from_json(cls, content: Any) -> LensPair:
+        """From `to_json`.
+
+        Raises:
+            ValueError: A key is missing, unknown or of another type.
+        """
+        return typed(cls, content, "pair")
+
+
+@dataclass(frozen=True)
+class AttentionPair:
+    """A pair whose attention was read.
+
+    Attributes:
+        question: Its clean question, whose run is read.
+        tokens: Tokens of each group that is attended to.
+        group: Pairs of one group share a question.
+        num_steps: Reasoning steps of the question, if known.
+    """
+
+    question: str
+    tokens: tuple[int, ...]
+    group: str = ""
+    num_steps: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Any) -> AttentionPair:
         """From `to_json`.
 
         Raises:

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from codi_patching.results.description import ResultsError
-from codi_patching.results.layout import CHECKSUMS, measured_files
+from codi_patching.results.layout import CHECKSUMS, measured_files, process_file
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SUM = re.compile(r"([0-9a-f]{64})  ([^/\0]+)")
@@ -65,8 +65,9 @@ def _sync(path: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Delete what writers that were killed left in a results folder; nobody may be writing."""
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    for place in (folder, *inside):
-        for path in place.glob(".*.partial"):
+    left = [path for place in (folder, *inside) for path in place.glob(".*.partial")]
+    for path in (*left, *folder.glob(process_file("*"))):
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
 
 
@@ -94,8 +95,16 @@ def write_json(path: Path, content: Any) -> None:
         file.write(as_json(content, indent=2) + "\n")
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SIGNED = re.compile(r"[-+][0-9.]+(e[-+]?[0-9]+)?")
+"""What a spreadsheet takes for a formula, and what it may: a number with its sign."""
+
+
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV, one at a time; None and NaN are left empty, numbers have all digits."""
+    """Write rows as CSV, one at a time; None and NaN are left empty, numbers have all digits.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
     with text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -105,6 +114,8 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[s
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, str) and value[:1] in _FORMULA and not _SIGNED.fullmatch(value):
+        return f"'{value}"
     return repr(float(value)) if isinstance(value, float) else value
 
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from codi_patching.results.dataset import LENS, run_of
+from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ResultsError, RunDescription
 from codi_patching.results.files import remove_unfinished, text_file
 from codi_patching.results.identity import differences
 from codi_patching.results.layout import (
-    LENS_RESULTS,
+    UNPATCHED_RESULTS,
     derived_files,
     has_results,
     measured_files,
     results_files,
+    results_name,
 )
 from codi_patching.results.read import read_results
 
@@ -114,7 +115,8 @@ def prepare_folder(
     """
     folder = store.output
     for path in results_files(folder):
-        if (path.name == LENS_RESULTS) != (run.experiment == LENS):
+        kinds = {path.name, results_name(run.experiment)}
+        if len(kinds) > 1 and kinds & set(UNPATCHED_RESULTS.values()):
             raise ResultsError(
                 f"{folder} has {path.name}, of another kind of experiment: set [[results.dir]] to "
                 "a new folder"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codi_patching.results.dataset import LENS
+from codi_patching.results.dataset import ATTENTION, LENS
 from codi_patching.results.description import ResultsError
 
-LENS_RESULTS = "lens_results.json"
+LENS_RESULTS, ATTENTION_RESULTS = "lens_results.json", "attention_results.json"
+UNPATCHED_RESULTS = {LENS: LENS_RESULTS, ATTENTION: ATTENTION_RESULTS}
+"""Results files of the experiments that patch nothing."""
+
 ACTIVATIONS = "activations.safetensors"
 CHECKSUMS = "SHA256SUMS"
 PARTIAL = "partial"
@@ -23,7 +26,7 @@ PAIR_SHEETS = "pairs"
 TABLES = "tables"
 FIGURES = (
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "lens_hit_rates",
+    "lens_hit_rates", "attention",
 )  # fmt: skip
 """Figures over all pairs, in their order, without the ending."""
 
@@ -39,7 +42,12 @@ _DERIVED = (
 
 def results_name(experiment: str) -> str:
     """Name of an experiment's results file."""
-    return LENS_RESULTS if experiment == LENS else f"{experiment}_patching_results.json"
+    return UNPATCHED_RESULTS.get(experiment, f"{experiment}_patching_results.json")
+
+
+def process_file(rank: int | str) -> str:
+    """Name of the file in which a process shows that it is alive."""
+    return f".process_{rank}"
 
 
 def trace_name(pair_id: str) -> str:
@@ -50,7 +58,8 @@ def trace_name(pair_id: str) -> str:
 def results_files(folder: Path) -> list[Path]:
     """The results files of a folder, of any experiment; a whole folder has one."""
     found = sorted(folder.glob(results_name("*")))
-    return found + [folder / LENS_RESULTS] * (folder / LENS_RESULTS).is_file()
+    unpatched = (folder / name for name in UNPATCHED_RESULTS.values())
+    return [*found, *(path for path in unpatched if path.is_file())]
 
 
 def has_results(folder: Path) -> bool:
@@ -68,7 +77,8 @@ def results_file(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if not folder.is_dir():
-        raise ResultsError(f"{folder} does not exist: name a folder that holds a run's results")
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise ResultsError(f"{folder} {what}: name a folder that holds a run's results")
     if not found and (folder / PARTIAL).is_dir():
         raise ResultsError(
             f"{folder} holds a run that is not finished: run its command again to resume it"

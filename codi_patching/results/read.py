@@ -12,9 +12,16 @@ import ijson
 import numpy as np
 import xarray as xr
 
-from codi_patching.results.dataset import LENS, lens_dataset, patching_dataset
+from codi_patching.results.dataset import (
+    LENS,
+    attention_dataset,
+    lens_dataset,
+    patching_dataset,
+    run_of,
+)
 from codi_patching.results.description import (
     Array,
+    AttentionPair,
     Grid,
     LensPair,
     PairDescription,
@@ -22,7 +29,7 @@ from codi_patching.results.description import (
     RunDescription,
 )
 from codi_patching.results.files import changed_files
-from codi_patching.results.layout import LENS_RESULTS, results_file
+from codi_patching.results.layout import ATTENTION_RESULTS, LENS_RESULTS, results_file, results_name
 
 
 def read_results(folder: Path) -> xr.Dataset:
@@ -33,7 +40,10 @@ def read_results(folder: Path) -> xr.Dataset:
     """
     path = results_file(folder)
     try:
-        return _read_lens(path) if path.name == LENS_RESULTS else _read_patching(path)
+        data = _READERS.get(path.name, _read_patching)(path)
+        if results_name(experiment := run_of(data).experiment) != path.name:
+            raise ValueError(f"its metadata is of the experiment {experiment!r}")
+        return data
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ijson.JSONError) as error:
         reason = " ".join(str(error).split())
         raise ResultsError(f"{path} is not a complete results file: {reason}") from error
@@ -124,6 +134,27 @@ def _read_lens(path: Path) -> xr.Dataset:
     return lens_dataset(run, pair_ids, pairs, ranks, chance, whole, path.parent, changed)
 
 
+def _read_attention(path: Path) -> xr.Dataset:
+    run = RunDescription.from_json(dict(entries(path, "metadata")))
+    shape = (len(run.readers), len(run.grid.layers), len(run.attended))
+    pair_ids, pairs = [], []
+    values: dict[str, list[Array]] = {"attention": [], "strongest": []}
+    for pair_id, content in entries(path, "pairs"):
+        for name, of_all in values.items():
+            of_all.append(np.array(content.pop(name), dtype=np.float64))
+            if of_all[-1].shape != shape:
+                raise ValueError(f"expected {name} of shape {shape} of pair {pair_id!r}")
+        content.pop("pair_id")
+        pairs.append(AttentionPair.from_json(content))
+        if len(pairs[-1].tokens) != shape[2]:
+            raise ValueError(f"expected tokens of {shape[2]} groups of pair {pair_id!r}")
+        pair_ids.append(pair_id)
+    _check_count(run, pair_ids)
+    stacked = {name: np.array(of_all).reshape(-1, *shape) for name, of_all in values.items()}
+    changed = changed_files(path.parent)
+    return attention_dataset(run, pair_ids, pairs, stacked, path.parent, changed)
+
+
 def _lens_metadata(content: dict[str, Any]) -> dict[str, Any]:
     """Metadata of the lens; those of older files do not have the keys of a run of patching."""
     if "grid" in content:
@@ -164,3 +195,7 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{where}: expected numbers or null, got {value!r}")
     return float(value)
+
+
+_READERS = {LENS_RESULTS: _read_lens, ATTENTION_RESULTS: _read_attention}
+"""Of the experiments that patch nothing."""

@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from codi_patching.results.description import Array, LensPair, PairDescription
+from codi_patching.results.description import (
+    Array,
+    AttentionPair,
+    LensPair,
+    PairDescription,
+)
 
 
 @dataclass
@@ -26,14 +31,16 @@ class PairRecord:
         pair_id: The pair.
         description: What is known of it.
         values: Of patching, for each metric a value for each cell, `(layers, columns)`; of the
-            lens `rank`, `(S, L, K)`, and `whole_rank`, `(S, K)`. NaN where undefined.
+            lens `rank`, `(S, L, K)`, and `whole_rank`, `(S, K)`; of attention `attention` and
+            `strongest`, `(readers, L, attended)`. NaN where undefined.
         control: The same with the control's activations, or `rank` of chance; empty without one.
-        activations: Generated activations worth keeping, in the model's dtype.
+        activations: Generated activations worth keeping, in the model's dtype; of attention the
+            shares of every head.
         trace: Rows of a table that follows every patch of this pair.
     """
 
     pair_id: str
-    description: PairDescription | LensPair
+    description: PairDescription | LensPair | AttentionPair
     values: dict[str, Array]
     control: dict[str, Array] = field(default_factory=dict)
     activations: Tensor | None = None

@@ -28,9 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codi_patching.results.dataset import LENS
+from codi_patching.results.dataset import PAIR_KINDS
 from codi_patching.results.description import (
     Array,
+    AttentionPair,
     LensPair,
     PairDescription,
     ResultsError,
@@ -135,7 +136,7 @@ class Store:
                 raise ValueError("its content is not what was written")
             if described["run"] != run_sha256(self.run):
                 raise ValueError("it belongs to another run")
-            kind = LensPair if self.run.experiment == LENS else PairDescription
+            kind = PAIR_KINDS.get(self.run.experiment, PairDescription)
             pairs = json.loads(described["pairs"])
             return [_restored(pair, index, tensors, kind) for index, pair in enumerate(pairs)]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -238,7 +239,7 @@ def _restored(
     pair: dict[str, Any],
     index: int,
     tensors: Mapping[str, Tensor],
-    kind: type[PairDescription] | type[LensPair],
+    kind: type[PairDescription | LensPair | AttentionPair],
 ) -> PairRecord | ExcludedPair:
     """The index-th pair of a batch."""
     if "reason" in pair:

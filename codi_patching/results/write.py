@@ -3,8 +3,10 @@
     <experiment>_patching_results.json   metadata, baseline and every metric of every cell of
                                          every pair; one line a pair
     lens_results.json                    the lens: metadata, and for each pair the ranks
+    attention_results.json               attention: metadata, and for each pair the shares
     activations.safetensors              iterative: for each pair the activations that its
-                                         iterations generated, (layers, iterations - 1, hidden)
+                                         iterations generated, (layers, iterations - 1, hidden);
+                                         attention: every head, (readers, layers, heads, attended)
     trace_<pair>.csv                     iterative: every patch of one pair
     SHA256SUMS                           of these
 
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi_patching.results.dataset import LENS
+from codi_patching.results.dataset import ATTENTION, LENS
 from codi_patching.results.description import Grid, LensPair, ResultsError, RunDescription
 from codi_patching.results.files import (
     as_json,
@@ -89,10 +91,9 @@ def _write_extras(folder: Path, store: Store) -> list[Path]:
 
 def write_results(path: Path, run: RunDescription, records: Iterable[PairRecord]) -> None:
     """Write the results file, one line a pair; `records` is gone through once for each section."""
-    lens = run.experiment == LENS
     with text_file(path) as file:
         file.write(f'{{"metadata": {as_json(run.to_json(), indent=2)}')
-        for section, entry in (_LENS_SECTIONS if lens else _PATCHING_SECTIONS).items():
+        for section, entry in _SECTIONS.get(run.experiment, _PATCHING_SECTIONS).items():
             file.write(f',\n"{section}": {{\n')
             for index, record in enumerate(records):
                 line = f"{as_json(record.pair_id)}: {as_json(entry(record, run))}"
@@ -153,10 +154,19 @@ def _read_steps(record: PairRecord, _: RunDescription) -> dict[str, Any]:
     return {"pair_id": record.pair_id, **known}
 
 
+def _attended(record: PairRecord, _: RunDescription) -> dict[str, Any]:
+    """A pair of attention, its shares to seven decimals: what float32 has."""
+    shares = {name: np.round(values, 7) for name, values in record.values.items()}
+    return {"pair_id": record.pair_id, **record.description.to_json(), **shares}
+
+
 Entry = Callable[[PairRecord, RunDescription], dict[str, Any]]
 
 _PATCHING_SECTIONS: dict[str, Entry] = {"baseline": _baseline, "results": nested_cells}
-_LENS_SECTIONS: dict[str, Entry] = {"pairs": _read_steps}
+_SECTIONS: dict[str, dict[str, Entry]] = {
+    LENS: {"pairs": _read_steps},
+    ATTENTION: {"pairs": _attended},
+}
 """Sections of a results file, and what stands there for a pair."""
 
 

@@ -32,6 +32,7 @@ from codi_patching.data.word_problems import (
     sample_problem,
     vocabulary,
 )
+from codi_patching.errors import whole_number
 from codi_patching.training.codi_tiny import IDLE, build_tokenizer
 
 IGNORE = -100
@@ -233,7 +234,9 @@ class WordProblemsDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.batch_size, self.held_out, self.seed = batch_size, held_out, seed
+        self.batch_size = whole_number(batch_size, "data.batch_size", 1)
+        self.held_out, self.seed = whole_number(held_out, "data.held_out", 1), seed
+        whole_number(steps_per_epoch, "data.steps_per_epoch", 1)
         self.steps_per_epoch = steps_per_epoch
         self.collate = Collator(
             build_tokenizer(vocabulary()), num_latents, chains, replaced, teacher_fraction

@@ -89,13 +89,14 @@ def test_readings_are_judged_alike_with_and_without_patching():
 def test_without_the_lens_its_configuration_is_named():
     (study,) = studies_of([patching(HALF)], 0, ())
     (finding,) = ask_read(study)
+    assert (finding.key, finding.number) == ("read", 6)
     assert (finding.answer, finding.missing) == ("missing", (("lens",),))
 
 
-def noising(fall):
+def noising(fall, **changed):
     own = np.full((PAIRS, 2, 2), 0.9)
     own[:, 0, 1] -= fall
-    data = make_data(1 - own, np.full(PAIRS, 0.1), direction="noising")
+    data = make_data(1 - own, np.full(PAIRS, 0.1), direction="noising", **changed)
     data["clean_probability"] = 1 - data["corrupted_probability"]
     data["run_clean_probability"] = 1 - data["run_corrupted_probability"]
     return data
@@ -140,4 +141,63 @@ def test_noising_is_judged_alike_alone_and_beside_denoising(denoising):
 
 def test_without_noising_it_is_missing(denoising):
     finding = needed(denoising)
+    assert (finding.key, finding.number) == ("needed", 8)
     assert (finding.answer, finding.missing) == ("missing", (("position", "noising"),))
+
+
+def test_the_denoising_run_of_the_same_kind_stands_beside(denoising):
+    """Frozen noising is set beside frozen denoising, which suffices at another cell."""
+    own = np.full((PAIRS, 2, 2), 0.1)
+    own[:, 1, 0] += 0.5 + 0.1 * np.random.default_rng(2).normal(size=PAIRS)
+    frozen = make_data(own, np.full(PAIRS, 0.1), latents="frozen")
+    fall = 0.6 + 0.1 * np.random.default_rng(1).normal(size=PAIRS)
+    finding = needed(denoising, frozen, frozen_noising := noising(fall, latents="frozen"))
+    assert frozen_noising.attrs["run"].latents == "frozen"
+    assert finding.runs == ("position, frozen, noising", "position, frozen")
+    assert dict(finding.numbers) == {"needed": 1, "sufficient": 1, "both": 0}
+    assert finding.answer == "at most"
+    assert {claim.kind for claim in finding.claims} == {"needed"}
+
+
+def idle(pairs):
+    """Position patching that does nothing, and a lens that reads nothing."""
+    data = make_data(np.full((pairs, 4, 3), 0.1), np.full(pairs, 0.1), np.full((pairs, 4, 3), 0.1))
+    data = data.assign_coords(pair=[f"pair_{i:02d}" for i in range(pairs)])
+    return data, make_lens(pairs=pairs, steps=1)
+
+
+def test_no_takes_bounds_on_everything_that_is_read():
+    data, nothing = idle(300)
+    nothing["differs"] = (("pair", "step"), (np.arange(300) % 2 == 0)[:, None].astype(float))
+    finding, numbers = read([data], nothing)
+    assert (finding.key, finding.number, finding.answer) == ("read", 6, "no")
+    assert (numbers["read"], numbers["judged"]) == (0, 12)
+    somewhere = make_lens(pairs=300, steps=1, planted={(0, 2, 1): 0.5})
+    somewhere["differs"] = nothing["differs"]
+    finding, numbers = read([data], somewhere)
+    assert (finding.answer, numbers["read"]) == ("no", 1)  # read there, and it is not used
+    assert finding.lead.name == "step 1 at layer 2, position 1"
+    few = somewhere.copy()
+    few["differs"] = (("pair", "step"), (np.arange(300) < 40)[:, None].astype(float))
+    finding, _ = read([data], few)  # of 40 pairs a use of 0.1 cannot be ruled out
+    assert finding.answer == "at most"
+    unsure = make_lens(pairs=300, steps=1, planted={(0, 2, 1): 0.5, (0, 0, 0): 0.2})
+    unsure["rank"].values[::6, 0, 0, 0, 1] = 0  # nor, here, that it is read
+    unsure["differs"] = nothing["differs"]
+    assert read([data], unsure)[0].answer == "at most"
+
+
+def test_few_pairs_or_none_are_counted():
+    data, nothing = idle(12)
+    assert read([data], nothing)[0].answer == "counts"
+    data, nothing = idle(12)
+    finding, _ = read([data], nothing.isel(pair=slice(0)))
+    assert (finding.key, finding.number, finding.answer) == ("read", 6, "counts")
+    assert finding.runs == ("lens",)
+
+
+def test_what_is_read_leads_where_nothing_is_used():
+    finding, _ = read([patching(~HALF)], lens({(0, *CELL): 0.9, (0, 3, 2): 0.5}, differs=HALF))
+    assert finding.lead.name == "step 1 at layer 1, position 1"
+    finding, _ = read([patching(~HALF)], lens({(0, 3, 2): 0.05}, differs=HALF))
+    assert finding.lead.name == "step 1 at layer 3, position 2"  # the most, though not claimed

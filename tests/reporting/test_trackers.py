@@ -4,14 +4,19 @@ import csv
 import json
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from lens_maker import write_lens
-from results_maker import records_of, run_of, write
+from results_maker import make, records_of, run_of, write
 
+from codi_patching.analysis.checks import Check
+from codi_patching.analysis.report import build_report
 from codi_patching.reporting.names import tags
+from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.reporting.trackers import _tables as tables_of
 from codi_patching.reporting.trackers import layer_series, leading_cells, log_to, scalars
 from codi_patching.results.read import read_results
 
@@ -65,6 +70,36 @@ def test_scalars_and_series(report, data):
     assert series[1]["kl_divergence"] == pytest.approx(kl[1].max())
     expected = ["resid_post", "recomputed", "denoising", "clean", "control-sibling"]
     assert tags(data.attrs["run"]) == expected
+
+
+def test_each_number_is_of_its_own_measure_cell_and_layer():
+    run = run_of(layers=3, columns=2, thought=True, excluded={"p": "long"}, filtered=("q", "r"))
+    planted, disrupting = {(1, 0): 0.4, (1, 1): 0.2}, {(2, 0): 6.0, (3, 0): 1.0}
+    data = make(run, pairs=24, planted=planted, disrupting=disrupting)
+    failing = Check("a", "0", "1", "fail"), Check("b", "0", "0", "pass"), Check("c", "", "", "pass")
+    label = "position, recomputed"
+    report = replace(build_report([data]), checks={label: failing})
+    found, lead = scalars(report), report.finding("cells").lead
+    kl = data["kl_divergence"].sel(arm="own").values.mean(0)
+    assert found["largest_kl"] == pytest.approx(kl[2, 0])
+    assert found["largest_content"] == pytest.approx(content_effect(data, "0", "0"))
+    assert leading_cells(report) == {
+        "largest_content/cell": "layer 0, position 0",
+        "largest_kl/cell": "layer 1, position 0",
+    }
+    assert (found["excluded"], found["checks_failed"]) == (1, 1)
+    assert found["cells/estimate"] == pytest.approx(lead.lead.mean) == found["largest_content"]
+    other = next(f.key for f in report.findings if f.lead and not f.lead.claimed)
+    assert (found["cells/claimed"], found[f"{other}/claimed"]) == (1, 0)
+    series = dict(layer_series(report))
+    assert list(series) == [0, 1, 2]  # the thoughts themselves are no layer
+    for layer in range(3):
+        shown = max(content_effect(data, str(layer), column) for column in "01"[: 2 - layer // 2])
+        assert series[layer]["content_effect"] == pytest.approx(shown)
+        assert series[layer]["kl_divergence"] == pytest.approx(kl[layer + 1].max())
+    rows = tables_of(report)["findings"]
+    names = ("question", "answer", "estimate", "p", "n")
+    assert rows == [{name: getattr(row, name) for name in names} for row in table_rows(report)]
 
 
 def read_wandb(path):

@@ -50,7 +50,7 @@ const light = ([r, g, b]) => 0.05 + 0.2126 * linear(r) + 0.7152 * linear(g) + 0.
 const textOn = rgb => 1.05 / light(rgb) > light(rgb) / 0.05 ? "#fff" : "#000"; // whichever contrasts more
 function endOf(run, values, [name, , least]) {
   const sizes = values.filter(v => v !== null).map(Math.abs);
-  const ceiling = name.startsWith("content") && run.ceiling ? run.ceiling : 0;
+  const ceiling = name.startsWith("content") ? Math.max(run.ceiling || 0, run.end || 0) : 0; // models share one end
   return Math.max(least, ceiling, ...sizes);
 }
 
@@ -200,7 +200,7 @@ function drawPair({run, pair}) {
   const index = (run.pairs.ids || []).indexOf(pair.id), maps = make("div", {class: "panels"});
   [["unpatched", "rise over the unpatched run", 1], ["control", "rise over the control's patch", 1], ["kl", "KL to the unpatched run, nats", 0.05]].forEach(([key, name, least]) => {
     if (index < 0 || !run.pairs[key]) return;
-    const plain = {...run, claims: {}, ceiling: null};
+    const plain = {...run, claims: {}, ceiling: null, end: 0};
     maps.append(make("div", {}, grid(plain, run.pairs[key][index], [key, name, least], -1, name, (r, c) => choose({layer: run.layers[r], position: run.columns[c]}))[0]));
   });
   panel.append(maps);
@@ -215,7 +215,7 @@ const folds = {
     make("span", {}, ...marked(pair.source)), pair.answers[0], make("span", {}, ...marked(pair.base)), pair.answers[1]]))),
   cells: ({run}) => byId("all-cells").replaceChildren(table(["mean over pairs", ...run.measures.map(([, label]) => label)],
     run.names.map((name, place) => [name, ...run.measures.map(([key]) => shown(run.means[key][place]))]))),
-  maps: () => byId("all-maps").replaceChildren(...data.runs.flatMap(run => run.measures.filter(([name]) => ["content_effect", "kl_divergence", "recovery"].includes(name) || run.id === "lens")
+  maps: () => byId("all-maps").replaceChildren(...data.runs.flatMap(run => run.measures.filter(([name], place) => ["content_effect", "kl_divergence", "recovery"].includes(name) || run.id === "lens" || (run.id === "attention" && place < 2))
     .map(measure => make("div", {}, grid(run, run.means[measure[0]], measure, -1, `${run.id}: ${measure[1]}`,
       (r, c) => choose({run: run.id, measure: measure[0], layer: run.layers[r], position: run.columns[c]}))[0])))),
 };

@@ -1,7 +1,7 @@
 """What a checkpoint records of its LoRA adapters: `adapter_config.json`, as peft writes it.
 
     scale of a module   alpha / rank, or alpha / sqrt(rank) if rank-stabilised (arXiv 2312.03732)
-    alpha of a module   of the first of `alpha_pattern` that its name ends with, else `lora_alpha`
+    alpha of a module   of the one of `alpha_pattern` that its name ends with, else `lora_alpha`
 
 A setting that would change the merged weights in any other way is refused.
 """
@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import safe_open
 
-from codi_patching.models.loading.files import CheckpointError, shorten
+from codi_patching.errors import brief
+from codi_patching.models.loading.files import CheckpointError, in_one_line, shorten
 from codi_patching.models.strict_json import read_object
 from codi_patching.results.description import typed
 
@@ -26,13 +27,15 @@ DEFAULT_ALPHA = 32.0
 
 RECORD = "adapter_config.json"
 
+_MOST = 1e6
+"""Alphas beyond it, or under its inverse, leave nothing of the weights, or of the adapters."""
+
 _WITHOUT_EFFECT = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules",
         "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-        "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config", "megatron_config",
-        "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
-        "target_modules", "task_type",
+        "loftq_config", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
+        "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
     }
 )  # fmt: skip
 """Settings of how adapters were made and trained; the file of weights holds what came of it."""
@@ -50,6 +53,9 @@ class Adapter:
         use_rslora: Whether the scale is divided by the root of the rank, not the rank.
         alpha_pattern: Alphas of modules whose names end with a pattern.
         rank_pattern: Ranks of modules whose names end with a pattern.
+        target_modules: Ends of names of the modules that have adapters; or a pattern or a word for
+            them, which is not read.
+        layers_to_transform: Numbers of the layers that have adapters; None for all.
     """
 
     lora_alpha: float | None = None
@@ -57,39 +63,65 @@ class Adapter:
     use_rslora: bool = False
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     rank_pattern: dict[str, int] = field(default_factory=dict)
+    target_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
 
     def scale(self, module: str, rank: int) -> float:
         """What a module's `B @ A` is multiplied by."""
-        alpha = _by_pattern(self.alpha_pattern, module, self.lora_alpha or DEFAULT_ALPHA)
+        found = _by_pattern(self.alpha_pattern, module)
+        alpha = found[0] if found else self.lora_alpha or DEFAULT_ALPHA
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def misfits(self, ranks: Mapping[str, int]) -> list[str]:
-        """How the ranks of modules contradict the record."""
-        if self.r is None and not self.rank_pattern:
-            different = sorted(set(ranks.values()))
-            return [f"LoRA ranks differ: {different}"] if len(different) > 1 else []
-        expected = {m: _by_pattern(self.rank_pattern, m, self.r) for m in ranks}
-        return [
-            f"{module} has rank {rank}, where {RECORD} says {expected[module]}"
-            for module, rank in ranks.items()
-            if expected[module] not in (None, rank)
-        ]
+        """How adapters, by module and rank, contradict the record."""
+        problems = []
+        if self.r is None and not self.rank_pattern and len(set(ranks.values())) > 1:
+            problems.append(f"LoRA ranks differ: {sorted(set(ranks.values()))}")
+        for module, rank in ranks.items():
+            said = _by_pattern(self.rank_pattern, module)
+            if not said and self.r is not None:
+                said = [self.r]
+            if said and rank not in said:
+                problems.append(f"{module} has rank {rank}, where {RECORD} says {said[0]}")
+            alphas = _by_pattern(self.alpha_pattern, module)
+            if len(set(alphas)) > 1:
+                problems.append(
+                    f"{module} has the alphas {shorten(list(map(str, alphas)))} by patterns of "
+                    f"{RECORD}, of which peft does not keep the order"
+                )
+            if not rank:
+                problems.append(f"{module} has rank 0")
+            if not self._aims_at(module):
+                problems.append(f"{module} has an adapter, where {RECORD} says that it has none")
+        return problems
+
+    def _aims_at(self, module: str) -> bool:
+        """Whether the record has an adapter at a module, as far as lists say."""
+        names, layers = self.target_modules, self.layers_to_transform
+        aimed = not isinstance(names, list) or any(f".{module}".endswith(f".{n}") for n in names)
+        layer = re.search(r"\.([0-9]+)\.", module)
+        if layers is None or layer is None:
+            return aimed
+        return aimed and int(layer[1]) in (layers if isinstance(layers, list) else [layers])
 
 
-def _by_pattern(patterns: Mapping[str, T], module: str, otherwise: T) -> T:
-    """The value of the first pattern that a module's name ends with, as peft has it."""
-    found = (v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module))
-    return next(found, otherwise)
+def _by_pattern(patterns: Mapping[str, T], module: str) -> list[T]:
+    """The values of the patterns that a module's name ends with, as peft has it."""
+    return [v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)]
 
 
 def check_alpha(alpha: float, where: str, advice: str) -> float:
-    """Refuse an alpha that scales nothing.
+    """Refuse an alpha that scales nothing, or out of all bounds.
 
     Raises:
         CheckpointError: It is not a number over 0.
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise CheckpointError(f"expected LoRA's alpha in {where} to be over 0, got {alpha}{advice}")
+    plain = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not (plain and 1 / _MOST <= alpha <= _MOST):
+        bounds = f" ({1 / _MOST:g} to {_MOST:g})" if plain and 0 < alpha < math.inf else ""
+        raise CheckpointError(
+            f"expected LoRA's alpha in {where} to be over 0{bounds}, got {brief(alpha)}{advice}"
+        )
     return alpha
 
 
@@ -125,10 +157,13 @@ def _read(path: Path) -> Adapter:
         known = {k: content[k] for k in Adapter.__dataclass_fields__ if content.get(k) is not None}
         adapter = typed(Adapter, known, RECORD)
         for pattern in (*adapter.alpha_pattern, *adapter.rank_pattern):
+            if re.search(r"\)[*+{]", pattern):
+                raise ValueError(f"got a repeated group in the pattern {brief(pattern)}")
             re.compile(pattern)
     except (OSError, ValueError, re.error) as error:
         raise CheckpointError(
-            f"{path}: expected a JSON object as peft writes it, {error}: repair or remove it"
+            f"{path}: expected a JSON object as peft writes it, {in_one_line(error)}: repair or "
+            "remove it"
         ) from error
     other = {k: v for k, v in content.items() if k not in known and not _is_default(k, v)}
     if other:
@@ -172,6 +207,4 @@ def choose_adapter(
             "change or leave out [[model.lora_alpha]]"
         )
     chosen = next(a for a in (given, alpha, known, DEFAULT_ALPHA) if a is not None)
-    return Adapter(
-        chosen, recorded.r, recorded.use_rslora, recorded.alpha_pattern, recorded.rank_pattern
-    )
+    return replace(recorded, lora_alpha=chosen)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from codi_patching.models.families import FAMILIES, Family
+from codi_patching.models.loading import config as config_files
 from codi_patching.models.loading import hub
-from codi_patching.models.loading.files import CheckpointError, first_line
+from codi_patching.models.loading.files import CheckpointError, in_one_line
+from codi_patching.models.strict_json import read_object
+
+_TOKENIZER = "tokenizer.json"
 
 
-def read_base_model(
-    base_model: str, beside: Path
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerFast]:
+@dataclass(frozen=True)
+class BaseModel:
+    """What a checkpoint in a layout of others needs of the model it was trained from.
+
+    Attributes:
+        name: Its folder or id, as it was given.
+        config: Its config, before the vocabulary grew.
+        tokenizer: Of questions and answers; the checkpoint's own where it has one.
+    """
+
+    name: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def family(self) -> Family:
+        """Where the parts of its decoder are."""
+        return FAMILIES[self.config.model_type]
+
+
+def read_base_model(base_model: str, beside: Path) -> BaseModel:
     """Config and tokenizer of a base model.
 
     Args:
@@ -26,52 +50,51 @@ def read_base_model(
         CheckpointError: They cannot be had, or there is no fast tokenizer with an eos token.
     """
     local = Path(base_model).is_dir() or not hub.is_hub_id(base_model)
-    folder = base_model if local else hub.fetch_base_model(base_model)
-    own_tokenizer = (beside / "tokenizer.json").is_file()
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(beside if own_tokenizer else folder)
-    except Exception as error:  # transformers raises what it happens to stumble over
+    folder = Path(base_model if local else hub.fetch_base_model(base_model))
+    if not (folder / config_files.FILE).is_file():
         raise CheckpointError(
-            f"expected {base_model} to be a Hugging Face id or a folder with config and "
-            f"tokenizer ({first_line(error)}): set [[model.base_model]]"
+            f"expected {base_model} to be a Hugging Face id or a folder with {config_files.FILE} "
+            "and tokenizer: set [[model.base_model]]"
+        )
+    config = config_files.read_config(folder, "model.base_model")
+    tokenizer = _read_tokenizer(beside if (beside / _TOKENIZER).is_file() else folder)
+    return BaseModel(base_model, config, tokenizer)
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder, none of whose code runs."""
+    path = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = {}
+    try:
+        settings = read_object(path) if path.is_file() else {}
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises what it happens to stumble over
+        of_code = "its auto_map asks for code of the folder, and none is run"
+        reason = of_code if settings.get("auto_map") else in_one_line(error)
+        raise CheckpointError(
+            f"expected {folder} to hold a tokenizer: {reason}: set [[model.base_model]]"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise CheckpointError(
-            f"expected {base_model} to have a fast tokenizer with an eos token, got "
-            f"{type(tokenizer).__name__}: set [[model.base_model]]"
+            f"expected {folder} to hold a fast tokenizer with an eos token, got "
+            f"{type(tokenizer).__name__} with {tokenizer.eos_token}: set [[model.base_model]]"
         )
-    return config, tokenizer
+    return tokenizer
 
 
-def family_for(config: PreTrainedConfig, base_model: str) -> Family:
-    """The family of a base model.
-
-    Raises:
-        CheckpointError: It is not supported.
-    """
-    if config.model_type not in FAMILIES:
-        raise CheckpointError(
-            f"{base_model} is of the family {config.model_type!r}; expected one of "
-            f"{', '.join(FAMILIES)}: set [[model.base_model]]"
-        )
-    return FAMILIES[config.model_type]
-
-
-def vocabulary_rows(
-    config: PreTrainedConfig, weights: dict[str, Tensor], family: Family, base_model: str
-) -> int:
+def vocabulary_rows(base: BaseModel, weights: dict[str, Tensor]) -> int:
     """Rows of a checkpoint's embeddings.
 
     Raises:
         CheckpointError: It has none under the base model's names.
     """
-    embeddings = weights.get(f"{family.embeddings}.weight")
-    if embeddings is None:
+    name = f"{base.family.embeddings}.weight"
+    embeddings = weights.get(name)
+    if embeddings is None or embeddings.ndim != 2:
         raise CheckpointError(
-            f"the checkpoint has no embeddings under the names of the family {config.model_type!r} "
-            f"({family.embeddings}.weight), which {base_model} is of: set [[model.base_model]] to "
-            "the model it was trained from"
+            f"the checkpoint has no embeddings under the names of the family "
+            f"{base.config.model_type!r} ({name}), which {base.name} is of: set "
+            "[[model.base_model]] to the model it was trained from"
         )
     return embeddings.shape[0]
 

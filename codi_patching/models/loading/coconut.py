@@ -16,7 +16,7 @@ Coconut: arXiv 2412.06769. SIM-CoT: 2509.20317.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from pathlib import Path
 
 import torch
@@ -24,12 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
-from codi_patching.models.loading.base_model import (
-    family_for,
-    named_ids,
-    read_base_model,
-    vocabulary_rows,
-)
+from codi_patching.models.loading.base_model import BaseModel, named_ids, vocabulary_rows
 from codi_patching.models.loading.files import CheckpointError, shorten
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.report import LoadReport
@@ -37,20 +32,18 @@ from codi_patching.models.loading.strict import assemble, dtypes_of
 
 DEFAULT_PREFIX = "###"
 
+FIRST = re.compile(r"(?:^|\.)(?=base_causallm\.)")
+"""Where names of this layout begin, inside those of modules that wrap it."""
+
 _MODEL, _ALIAS, _DROPPED = "base_causallm.", "embedding.weight", "expainable_llm."
 _MARKERS = ("<|start-latent|>", "<|end-latent|>", "<|latent|>")
-
-
-def recognises(keys: Iterable[str]) -> bool:
-    """Whether a file with these keys is in this layout."""
-    return any(key.startswith(_MODEL) for key in keys)
 
 
 def load(
     weights: dict[str, Tensor],
     sha256: str,
     files: list[Path],
-    base_model: str,
+    base: BaseModel,
     options: LoadOptions,
 ) -> tuple[CodiModel, LoadReport]:
     """Make the model of a file in this layout; `weights` is emptied.
@@ -61,23 +54,21 @@ def load(
     """
     path = files[0]
     _check_options(options, path)
-    config, tokenizer = read_base_model(base_model, path.parent)
     tensors = len(weights)
     dropped = [key for key in weights if key.startswith(_DROPPED)]
     for key in dropped:
         del weights[key]
-    base, alias = _split(weights, path)
-    family = family_for(config, base_model)
-    rows = vocabulary_rows(config, base, family, base_model)
-    if alias is not None and not torch.equal(alias, base[f"{family.embeddings}.weight"]):
+    own, alias = _split(weights, path)
+    rows, embeddings = vocabulary_rows(base, own), f"{base.family.embeddings}.weight"
+    if alias is not None and not torch.equal(alias, own[embeddings]):
         raise CheckpointError(
-            f"{path}: expected {_ALIAS} to equal {_MODEL}{family.embeddings}.weight, of which it "
-            "is an alias: the file was put together from two models"
+            f"{path}: expected {_ALIAS} to equal {_MODEL}{embeddings}, of which it is an alias: "
+            "the file was put together from two models"
         )
-    settings = _settings(options, tokenizer, rows)
-    config.vocab_size = rows
-    dtypes = dtypes_of({"model": base})
-    model = assemble(config, base, {}, tokenizer, settings, path)
+    settings = _settings(options, base.tokenizer, rows)
+    base.config.vocab_size = rows
+    dtypes = dtypes_of({"model": own})
+    model = assemble(base.config, own, {}, base.tokenizer, settings, path)
     return model, LoadReport(
         str(path),
         sha256,
@@ -85,7 +76,7 @@ def load(
         dtypes,
         dropped=dropped,
         layout="coconut",
-        base_model=base_model,
+        base_model=base.name,
     )
 
 

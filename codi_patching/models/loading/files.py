@@ -1,31 +1,20 @@
-"""Weight files: which of a folder's they are, and reading them without running code."""
+"""Weight files: which of a folder's they are; how names and errors of others are shown."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from codi_patching.errors import InputError
+from codi_patching.errors import InputError, brief
 from codi_patching.models.strict_json import read_object
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NAMES = ("pytorch_model.bin", "model.safetensors", *_INDICES)
 _ONE_SHARD = "model-00001-of-00001.safetensors"
-_WRAPPED_IN = ("state_dict", "model_state_dict", "module")
-"""Keys under which training programs keep a state dict, beside what else they save."""
-
-_CONSTANTS = re.compile(r"(^|\.)(attn\.(masked_)?bias|inv_freq)$")
-"""Buffers that older versions of transformers saved: the same in any file."""
+_LONGEST = 200
+"""Characters that are shown of what a file or another library says."""
 
 
 class CheckpointError(InputError):
@@ -64,18 +53,19 @@ def shards(index: Path) -> dict[str, str]:
     """
     try:
         found = read_object(index).get("weight_map")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{index} is not the index of a sharded checkpoint: {error}"
+            f"{index} is not the index of a sharded checkpoint: {in_one_line(error)}"
         ) from error
     if not isinstance(found, dict) or not found:
         raise CheckpointError(
             f"{index} is not the index of a sharded checkpoint: it has no weight_map"
         )
     for name in found.values():
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        plain = isinstance(name, str) and len(name) <= _LONGEST and name != index.name
+        if not plain or not re.fullmatch(r"\w[\w.-]*", name):
             raise CheckpointError(
-                f"{index}: expected its weight_map to name files beside it, got {name!r}"
+                f"{index}: expected its weight_map to name files beside it, got {brief(name)}"
             )
     return found
 
@@ -109,106 +99,18 @@ def _in_brackets(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def read_weights(files: Sequence[Path]) -> tuple[dict[str, Tensor], str]:
-    """All tensors of the files, and the files' SHA-256, computed while they are read.
-
-    Of several files the first is the index: each tensor is read from the file that it names.
-
-    Raises:
-        CheckpointError: A file is truncated, holds anything but tensors, would run code, or is not
-            what the index says; or a tensor is of whole numbers.
-    """
-    index = shards(files[0]) if files[0].suffix == ".json" else None
-    weights: dict[str, Tensor] = {}
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        sha256 = beside.submit(file_sha256, *files)
-        for path in files[1:] if index else files:
-            read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-            found = read(path)
-            weights |= _chosen(found, index, path) if index else found
-        digest = sha256.result()
-    quantised = [
-        f"{name} is {str(value.dtype).removeprefix('torch.')}"
-        for name, value in weights.items()
-        if (not value.is_floating_point() or value.itemsize < 2) and not _CONSTANTS.search(name)
-    ]
-    if quantised:
-        raise CheckpointError(
-            f"{files[0]}: expected weights in 16 bits or more, got quantised ones, whose scales "
-            f"are not read: {shorten(quantised)}"
-        )
-    return weights, digest
-
-
-def _chosen(found: Mapping[str, Tensor], index: Mapping[str, str], path: Path) -> dict[str, Tensor]:
-    """Those tensors of a shard that the index says it holds; others are older copies of theirs."""
-    problems = [f"{k} is not in the index" for k in found if k not in index]
-    problems += [f"{k} is missing" for k, v in index.items() if v == path.name and k not in found]
-    if problems:
-        raise CheckpointError(f"{path} is not what its index says: {shorten(problems)}")
-    return {name: value for name, value in found.items() if index[name] == path.name}
-
-
-def unwrap(weights: dict[str, Tensor], path: Path) -> list[str]:
-    """Take away what compiling added to names, and drop constants, in place.
-
-    Returns:
-        The names of the constants, which are not loaded.
-
-    Raises:
-        CheckpointError: Two weights have one name then.
-    """
-    dropped = [name for name in weights if _CONSTANTS.search(name)]
-    for name in dropped:
-        del weights[name]
-    rename(weights, {name: name.replace("_orig_mod.", "") for name in weights}, path)
-    return dropped
-
-
-def rename(weights: dict[str, Tensor], names: Mapping[str, str], path: Path) -> None:
-    """Give weights other names, in place.
-
-    Raises:
-        CheckpointError: Two would have the same.
-    """
-    doubled = [name for name, count in Counter(names.values()).items() if count > 1]
-    if doubled:
-        raise CheckpointError(f"{path}: two weights are both {shorten(doubled)}")
-    renamed = {new: weights.pop(old) for old, new in names.items()}
-    weights.update(renamed)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it holds more than tensors, and loading it could run code "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole PyTorch file: {error}") from error
-    for key in _WRAPPED_IN:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors")
-    return content
-
-
 def shorten(problems: Sequence[str], most: int = 5) -> str:
-    """The first few problems, and how many more there are."""
+    """The first few problems, each in a short line of plain characters, and how many more."""
     more = f" and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more
+    return "; ".join(_plain(problem) for problem in problems[:most]) + more
 
 
-def first_line(error: Exception) -> str:
-    """What another library says of an error, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def in_one_line(error: Exception) -> str:
+    """What another library says of an error, in a short line of plain characters."""
+    return _plain(" ".join(str(error).split()).removesuffix(".") or type(error).__name__)
+
+
+def _plain(text: str) -> str:
+    """A text from outside, whose control and direction characters do not reach a terminal."""
+    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

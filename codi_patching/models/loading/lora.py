@@ -40,8 +40,9 @@ def merge_lora(
     Raises:
         CheckpointError: Ranks or shapes do not fit.
     """
-    ranks = {module: down.shape[0] for module, (down, _) in lora.items()}
-    problems = adapter.misfits(ranks) + _misfits(base, lora, transposed)
+    flat = [f"{m}: no matrices" for m, ab in lora.items() if {half.ndim for half in ab} != {2}]
+    ranks = {module: len(down) for module, (down, _) in lora.items() if down.ndim}
+    problems = flat or (adapter.misfits(ranks) + _misfits(base, lora, transposed))
     if problems:
         raise CheckpointError(f"{path}: LoRA does not fit: {shorten(problems)}")
     scales = {module: adapter.scale(module, rank) for module, rank in ranks.items()}

@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
-from codi_patching.models.loading.files import CheckpointError, read_weights, unwrap
+from codi_patching.models.loading.config import read_config
+from codi_patching.models.loading.files import CheckpointError, in_one_line
 from codi_patching.models.loading.report import LoadReport
-from codi_patching.models.loading.strict import assemble, dtypes_of, read_config, tied_weights
+from codi_patching.models.loading.strict import assemble, dtypes_of, tied_weights
+from codi_patching.models.loading.tensors import read_weights, unwrap
 from codi_patching.models.strict_json import read_object
 from codi_patching.results.description import typed
 
@@ -57,25 +59,30 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
             f"{', '.join(missing)}: set [[model.checkpoint]]"
         )
     settings = _read_settings(folder / SETTINGS)
+    config = read_config(folder, "model.checkpoint")
+    tokenizer = _read_tokenizer(folder / "tokenizer.json")
     path = folder / "model.safetensors"
     weights, sha256 = read_weights([path])
     tensors, constants = len(weights), unwrap(weights, path)
     projection = {k[4:]: weights.pop(k) for k in list(weights) if k.startswith("prj.")}
     dtypes = dtypes_of({"model": weights, "prj": projection})
-    try:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise CheckpointError(
-            f"expected {folder / 'tokenizer.json'} to be a tokenizer, {error}: "
-            "set [[model.checkpoint]]"
-        ) from error
-    config = read_config(folder)
     model = assemble(config, weights, projection, tokenizer, settings, path)
     return model, LoadReport(str(folder), sha256, tensors, dtypes, dropped=constants)
+
+
+def _read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(path))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise CheckpointError(
+            f"expected {path} to be a tokenizer, {in_one_line(error)}: set [[model.checkpoint]]"
+        ) from error
 
 
 def _read_settings(path: Path) -> CodiSettings:
     try:
         return typed(CodiSettings, read_object(path), path.name)
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} does not hold CODI's settings: {error}") from error
+        raise CheckpointError(
+            f"{path} does not hold CODI's settings: {in_one_line(error)}"
+        ) from error

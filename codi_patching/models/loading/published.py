@@ -17,7 +17,7 @@ CODI: arXiv 2502.21074. SIM-CoT: 2509.20317.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,12 +27,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from codi_patching.models.codi import CodiModel, CodiSettings
 from codi_patching.models.loading.adapter import choose_adapter, recorded_adapter
-from codi_patching.models.loading.base_model import (
-    family_for,
-    named_ids,
-    read_base_model,
-    vocabulary_rows,
-)
+from codi_patching.models.loading.base_model import BaseModel, named_ids, vocabulary_rows
 from codi_patching.models.loading.files import CheckpointError, shorten
 from codi_patching.models.loading.lora import merge_lora
 from codi_patching.models.loading.options import LoadOptions
@@ -42,7 +37,10 @@ from codi_patching.models.loading.strict import assemble, dtypes_of
 DEFAULT_LATENTS = 5
 DEFAULT_PREFIX = "The answer is:"
 
-_PREFIXES = ("codi.base_model.model.", "coconut.base_model.model.", "codi.", "coconut.")
+FIRST = re.compile(r"(?:^|\.)(?=(?:codi|coconut)\.)")
+"""Where names of this layout begin, inside those of modules that wrap it."""
+
+_MODEL = re.compile(r"(?:codi|coconut)\.(?:module\.)?(?:base_model\.model\.)?(?P<name>.+)")
 _DROPPED = ("dynamic_cls.", "decoder.", "pj_in.", "pj_out.")
 _BASE, _DOWN, _UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 _MARKERS = ("<|bocot|>", "<|eocot|>")
@@ -65,16 +63,11 @@ class PublishedWeights:
     dropped: list[str] = field(default_factory=list)
 
 
-def recognises(keys: Iterable[str]) -> bool:
-    """Whether a file with these keys is in this layout."""
-    return any(key.startswith(("codi.", "coconut.")) for key in keys)
-
-
 def load(
     weights: dict[str, Tensor],
     sha256: str,
     files: list[Path],
-    base_model: str,
+    base: BaseModel,
     options: LoadOptions,
 ) -> tuple[CodiModel, LoadReport]:
     """Make the model of a file in this layout; `weights` is emptied.
@@ -84,22 +77,20 @@ def load(
             the record, or the vocabulary does not fit the base model.
     """
     path = files[0]
-    config, tokenizer = read_base_model(base_model, path.parent)
     adapter = choose_adapter(options.lora_alpha, recorded_adapter(files), options.known_alpha, path)
     tensors = len(weights)
     parts = split_weights(weights, path)
     lora = {f"{name}.{i}": half for name, ab in parts.lora.items() for i, half in enumerate(ab)}
     dtypes = dtypes_of({"base": parts.base, "LoRA": lora, "prj": parts.projection})
     del lora
-    family = family_for(config, base_model)
-    rows = vocabulary_rows(config, parts.base, family, base_model)
-    bot, eot = _special_ids(config, tokenizer, rows)
-    config.vocab_size = rows
+    rows = vocabulary_rows(base, parts.base)
+    bot, eot = _special_ids(base.config, base.tokenizer, rows)
+    base.config.vocab_size = rows
     scales = merge_lora(
-        parts.base, parts.lora, adapter, family.transposed, torch.get_default_dtype(), path
+        parts.base, parts.lora, adapter, base.family.transposed, torch.get_default_dtype(), path
     )
-    settings = _settings(options, bot, eot, tokenizer.eos_token_id)
-    model = assemble(config, parts.base, parts.projection, tokenizer, settings, path)
+    settings = _settings(options, bot, eot, base.tokenizer.eos_token_id)
+    model = assemble(base.config, parts.base, parts.projection, base.tokenizer, settings, path)
     return model, LoadReport(
         source=str(path),
         sha256=sha256,
@@ -110,7 +101,7 @@ def load(
         lora_scales=sorted(set(scales.values())),
         dropped=parts.dropped,
         layout="codi",
-        base_model=base_model,
+        base_model=base.name,
     )
 
 
@@ -158,24 +149,31 @@ def split_weights(weights: dict[str, Tensor], path: Path) -> PublishedWeights:
     """
     parts = PublishedWeights({}, {}, {})
     halves: dict[str, dict[str, Tensor]] = {}
-    unexpected = []
+    problems = []
     for key in list(weights):
-        value = weights.pop(key)
-        prefix = next((p for p in _PREFIXES if key.startswith(p)), None)
-        name = key.removeprefix(prefix or "")
+        value, found = weights.pop(key), _MODEL.fullmatch(key)
+        name = found["name"] if found else ""
+        half = next((end for end in (_DOWN, _UP) if name.endswith(end)), "")
         if key.startswith(_DROPPED):
             parts.dropped.append(key)
-        elif key.startswith("prj."):
-            parts.projection[key.removeprefix("prj.")] = value
-        elif prefix is None or (".lora_" in name and not name.endswith((_DOWN, _UP))):
-            unexpected.append(key)
-        elif name.endswith((_DOWN, _UP)):
-            suffix = _DOWN if name.endswith(_DOWN) else _UP
-            halves.setdefault(name.removesuffix(suffix), {})[suffix] = value
+            continue
+        if key.startswith("prj."):
+            part, name = parts.projection, key.removeprefix("prj.")
+        elif half:
+            part, name = halves.setdefault(name.removesuffix(half), {}), half
+        elif found and ".lora_" not in name:
+            if name.endswith(f"{_BASE}weight"):
+                halves.setdefault(name.removesuffix(f"{_BASE}weight"), {})
+            part, name = parts.base, name.replace(_BASE, ".")
         else:
-            parts.base[name.replace(_BASE, ".")] = value
-    lacking = [f"{m}{s}" for m, found in halves.items() for s in (_DOWN, _UP) if s not in found]
-    problems = [f"{k} is unexpected" for k in unexpected] + [f"{k} is missing" for k in lacking]
+            problems.append(f"{key} is unexpected")
+            continue
+        if name in part:
+            problems.append(f"{key} is there under two names")
+        part[name] = value
+    problems += [
+        f"{m}{s} is missing" for m, h in halves.items() for s in (_DOWN, _UP) if s not in h
+    ]
     if problems:
         raise CheckpointError(f"{path} is not a CODI checkpoint: {shorten(problems)}")
     parts.lora = {module: (found[_DOWN], found[_UP]) for module, found in halves.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from codi_patching.errors import plain_text
 from codi_patching.models.loading.files import shorten
 
 
@@ -51,7 +52,7 @@ class LoadReport:
             parts.append(f"dropped {shorten(self.dropped)}")
         if self.known_as is not None and self.known_as != self.source:
             parts.append(f"taken for {self.known_as}")
-        return (
+        return plain_text(
             f"loaded {self.source}: {'; '.join(parts)}; every parameter filled; "
             f"SHA-256 {self.sha256[:12]}…"
         )

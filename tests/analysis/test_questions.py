@@ -1,0 +1,569 @@
+"""Every question of a report with a planted yes, its opposite and nothing, against numpy.
+
+What is estimated is written out for each question: signs, halves, ends of chains. Intervals are
+made again flip by flip, or are those of the numbers that are written out.
+"""
+
+import numpy as np
+import planted_study as made
+import pytest
+from lens_maker import make_lens
+from planted_study import ceiling, few_flips, planted, planted_run, rise, simultaneous
+from scipy import stats
+
+from codi_patching.analysis import inference, summary
+from codi_patching.analysis.asking import ask
+from codi_patching.analysis.courses import ask_chains
+from codi_patching.analysis.described import from_positions, leading
+from codi_patching.analysis.intervals import mean_intervals
+from codi_patching.analysis.questions import DESCRIBED, PRIMARY
+from codi_patching.analysis.study import studies_of
+from codi_patching.analysis.summary import summarise
+from codi_patching.analysis.used import DIFFERS, SAME, ask_needed, ask_read
+
+QUESTIONS = {question.key: question for question in (*PRIMARY, *DESCRIBED)}
+SIGNS = (1.0, -1.0, 0.0)
+POSITION, FROZEN = "position, recomputed", "position, frozen"
+WHOLE, TOTAL = "layer, frozen", "layer, recomputed"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "draw_signs", few_flips)
+        yield
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return {sign: planted(sign) for sign in SIGNS}
+
+
+def findings(study, key):
+    return {finding.runs: finding for finding in ask(QUESTIONS[key], study)}
+
+
+def by_name(columns):
+    """Columns by name, each `{"unpatched": (pairs,), "control": (pairs,)}`."""
+    return list(columns), [
+        np.stack([c[against] for c in columns.values()], axis=1)
+        for against in ("unpatched", "control")
+    ]
+
+
+def check_counts(claim, place, sides, groups, rounding=1e-6):
+    for comparison, values in zip(claim.comparisons, sides, strict=True):
+        column = values[:, place]
+        assert comparison.mean == pytest.approx(column.mean(), abs=1e-6 / len(column))
+        assert comparison.up == (column > rounding).sum()
+        assert comparison.down == (column < -rounding).sum()
+        assert (comparison.n, comparison.groups) == (len(column), len(set(groups)))
+
+
+def check_judged(claims, columns, groups, share, level=0.05):
+    """Names, estimates, counts, simultaneous intervals and p of a question that is judged."""
+    names, sides = by_name(columns)
+    assert [claim.name for claim in claims] == names
+    ends, p = simultaneous(sides, groups, share)
+    for place, claim in enumerate(claims):
+        check_counts(claim, place, sides, groups)
+        for comparison, side in zip(claim.comparisons, ends, strict=True):
+            assert (comparison.low, comparison.high) == pytest.approx(side[:, place], abs=1e-6)
+        least = max(side[place] for side in p) * level / share
+        assert claim.p >= min(1.0, least) * (1 - 1e-9)  # or what the guard and the counts allow
+
+
+def check_described(claims, columns, groups):
+    """Names, estimates, counts and unadjusted intervals of what is described."""
+    names, sides = by_name(columns)
+    assert [claim.name for claim in claims] == names
+    low, high = mean_intervals(np.stack(sides, axis=1), list(groups), 0)
+    for place, claim in enumerate(claims):
+        assert claim.verdict == "described"
+        check_counts(claim, place, sides, groups)
+        for side, comparison in enumerate(claim.comparisons):
+            ends = low[side, place], high[side, place]
+            assert (comparison.low, comparison.high) == pytest.approx(ends, abs=1e-12, nan_ok=True)
+
+
+def both(function, *effects):
+    """A function of effects, relative to the unpatched run and to the control."""
+    return {key: function(*(e[key] for e in effects)) for key in ("unpatched", "control")}
+
+
+def cell_names(data):
+    """Cells that can have an effect, by name as sentences have it."""
+    run = data.attrs["run"]
+    zero = data["structural_zero"].values
+    return {run.label(cell): cell for cell, *_ in run.grid.cells() if not zero[cell]}
+
+
+def layer_name(data, row):
+    return data.attrs["run"].layer_label(row)
+
+
+# -- primary ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1.0, "rises"), (-1.0, "falls"), (0.0, "at most")])
+def test_ceiling(studies, sign, verdict):
+    study = studies[sign]
+    (finding,) = ask(QUESTIONS["ceiling"], study)
+    data = study.runs[POSITION]  # the first of the runs that have one
+    columns = {"all thoughts at all layers": ceiling(data)}
+    check_judged(finding.claims, columns, made.groups_of(data), 0.0033)
+    assert finding.lead.verdict == verdict
+    assert finding.answer == "yes" if sign > 0 else "at most"
+    assert finding.runs == study.labels
+    assert finding.number == 1
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(
+    ("kind", "share"), [(POSITION, 0.014), (FROZEN, 0.003), (WHOLE, 0.001), (TOTAL, 0.001)]
+)
+def test_cells(studies, kind, share, sign):
+    study = studies[sign]
+    finding, data = findings(study, "cells")[(kind,)], study.runs[kind]
+    assert (finding.key, finding.number) == ("cells", 2)
+    names = cell_names(data)
+    columns = {n: both(lambda e, c=c: e[:, c[0], c[1]], rise(data)) for n, c in names.items()}
+    check_judged(finding.claims, columns, made.groups_of(data), share)
+    there = {c.name: (c.layer, c.column) for c in finding.claims}
+    grid = data.attrs["run"].grid
+    assert there == {n: (grid.layers[r], grid.columns[c]) for n, (r, c) in names.items()}
+    strongest = "layer 1, position 3" if len(grid.columns) > 1 else "layer 1"
+    verdicts = {claim.name: claim.verdict for claim in finding.claims}
+    if sign:
+        assert verdicts[strongest] == ("rises" if sign > 0 else "falls")
+        assert (finding.lead.name == strongest) == (sign > 0)
+    smallest = {n: min(c.values(), key=np.mean).mean() for n, c in columns.items()}
+    lead = max(smallest, key=smallest.get)  # only a rise answers
+    assert round(smallest[finding.lead.name], 3) == round(smallest[lead], 3)
+    assert (finding.answer == "yes") == (sign > 0)
+    assert (finding.tied != ()) == finding.lead.claimed
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_total_minus_direct(studies, sign):
+    """Of the runs that are there: layers, else a chain's end, else positions."""
+    study = studies[sign]
+    (finding,) = ask(QUESTIONS["direct"], study)
+    assert (finding.key, finding.number) == ("direct", 4)
+    assert finding.runs == (WHOLE, TOTAL)
+    direct, total = study.runs[WHOLE], study.runs[TOTAL]
+    columns = {
+        layer_name(total, row): both(
+            lambda t, d, row=row: t[:, row, 0] - d[:, row, 0], rise(total), rise(direct)
+        )
+        for row in range(made.LAYERS)
+    }
+    check_judged(finding.claims, columns, made.groups_of(total), 0.0033)
+    assert {claim.column for claim in finding.claims} == {"all"}
+    assert {claim.kind for claim in finding.claims} == {"mediated"}
+
+
+@pytest.mark.parametrize(
+    ("sign", "verdict", "answer"),
+    [(1.0, "rises", "yes"), (-1.0, "falls", "yes"), (0.0, "at most", "at most")],
+)
+def test_what_is_mediated_has_the_sign_of_total_minus_direct(sign, verdict, answer):
+    total = planted_run(sign, 1, experiment="layer", latents="recomputed")
+    direct = planted_run(0.0, 2, experiment="layer")
+    (study,) = studies_of([direct, total], 0, ())
+    (finding,) = ask(QUESTIONS["direct"], study)
+    claim = next(c for c in finding.claims if c.layer == "1")
+    assert (claim.verdict, finding.answer) == (verdict, answer)
+    if sign:
+        assert finding.lead == claim
+        assert claim.lead.mean == pytest.approx(sign * 0.45, abs=0.03)
+
+
+def test_the_total_may_be_a_chains_end_or_of_positions():
+    direct, chain = (
+        planted_run(1.0, 2, experiment="layer"),
+        planted_run(1.0, 3, experiment="iterative", strategy="cumulative"),
+    )
+    (study,) = studies_of([direct, chain], 0, ())
+    (finding,) = ask(QUESTIONS["direct"], study)
+    assert finding.runs == (WHOLE, "cumulative")
+    end = made.COLUMNS - 1
+    columns = {
+        layer_name(chain, row): both(
+            lambda t, d, row=row: t[:, row, end] - d[:, row, 0], rise(chain), rise(direct)
+        )
+        for row in range(made.LAYERS)
+    }
+    check_judged(finding.claims, columns, made.groups_of(chain), 0.0033)
+    total, frozen = (
+        planted_run(1.0, seed, experiment="position", thought=True, latents=latents)
+        for seed, latents in ((4, "recomputed"), (5, "frozen"))
+    )
+    fewer = planted_run(1.0, 5, experiment="position", latents="frozen")  # without a row for them
+    for other, moved in ((frozen, 0), (fewer, 1)):
+        (study,) = studies_of([total, other], 0, ())
+        (finding,) = ask(QUESTIONS["direct"], study)
+        columns = {
+            name: both(
+                lambda t, d, r=r, c=c, m=moved: t[:, r, c] - d[:, r - m, c],
+                rise(total), rise(other),
+            )
+            for name, (r, c) in cell_names(total).items()
+            if r >= moved
+        }  # fmt: skip
+        check_judged(finding.claims, columns, made.groups_of(total), 0.0033)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(("kind", "end"), [("relay", 3), ("cumulative", 4)])
+def test_along_the_chain(studies, kind, end, sign):
+    """Last minus first; relay ends where the last layer still has an effect."""
+    study = studies[sign]
+    finding = next(f for f in ask_chains(study) if f.runs == (kind,))
+    data = study.runs[kind]
+    effect = rise(data)
+    columns = {
+        n: both(lambda e, c=c: e[:, c[0], c[1]], effect) for n, c in cell_names(data).items()
+    }
+    for row in range(made.LAYERS):
+        name = f"{layer_name(data, row)}, iteration {end} minus 0"
+        columns[name] = both(lambda e, row=row: e[:, row, end] - e[:, row, 0], effect)
+    check_judged(finding.claims, columns, made.groups_of(data), 0.00165)
+    assert [course.layer for course in finding.courses] == ["0", "1", "2", "3"]
+    for row, course in enumerate(finding.courses):
+        assert course.change.name == f"{layer_name(data, row)}, iteration {end} minus 0"
+        assert [c.column for c in course.effects] == [
+            str(c) for c in range(5) if (row, c) in cell_names(data).values()
+        ]
+    assert (finding.key, finding.number) == ("chain", 5)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_needed_is_what_lowers_the_clean_answer(sign):
+    """Noising: the source run is the corrupted one, and the clean answer is what can be lost."""
+    noising = planted_run(sign, 6, experiment="position", direction="noising")
+    denoising = planted_run(abs(sign), 7, experiment="position")
+    (study,) = studies_of([denoising, noising], 0, ())
+    (finding,) = ask_needed(study, list(ask(QUESTIONS["cells"], study)))
+    assert (finding.key, finding.number) == ("needed", 8)
+    kept = noising["clean_probability"].values[..., 0]
+    fall = noising["run_clean_probability"].values[:, 0][:, None, None] - kept
+    names = cell_names(noising)
+    sides = [np.stack([fall[:, r, c] for r, c in names.values()], axis=1)]
+    groups = made.groups_of(noising)
+    ends, _ = simultaneous(sides, groups, 0.0013)
+    assert [claim.name for claim in finding.claims] == list(names)
+    for place, claim in enumerate(finding.claims):
+        check_counts(claim, place, sides, groups)
+        (comparison,) = claim.comparisons
+        assert (comparison.low, comparison.high) == pytest.approx(ends[0][:, place], abs=1e-6)
+    claim = next(c for c in finding.claims if c.name == "layer 1, position 3")
+    assert claim.verdict == {1.0: "rises", -1.0: "falls", 0.0: "at most"}[sign]
+    assert claim.kind == ("needed and sufficient" if sign > 0 else "needed")
+    assert finding.answer == ("yes" if sign > 0 else "at most")
+
+
+@pytest.mark.parametrize(("own", "chance"), [(0.9, 0.1), (0.1, 0.9), (0.5, 0.5)])
+def test_read_is_the_pairs_own_result_more_often_than_anothers(own, chance):
+    lens = make_lens(pairs=60, planted={(1, 2, 1): own, (0, 0, 2): 0.3}, chance={(1, 2, 1): chance})
+    data = planted_run(1.0, 8, pairs=60, groups=[f"pair_{row:02d}" for row in range(60)])
+    (study,) = studies_of([data, lens], 0, ())
+    (finding,) = ask_read(study)
+    read = {(c.step, c.layer, c.column): c for c in finding.claims if c.kind == "read"}
+    assert len(read) == 2 * 4 * 3
+    claim = read[2, "2", "1"]
+    (comparison,) = claim.comparisons
+    assert comparison.against == "chance"
+    assert comparison.mean == pytest.approx(own - chance)
+    moved = round(60 * abs(own - chance))
+    counts = (moved, 0) if own > chance else (0, moved)
+    assert (comparison.up, comparison.down, comparison.n, comparison.groups) == (*counts, 60, 60)
+    expected = {0.9: "rises", 0.1: "falls", 0.5: "at most"}
+    assert claim.verdict == expected[own]
+    assert claim.unit == "rate"
+    assert read[1, "0", "2"].comparisons[0].mean == pytest.approx(0.3)
+    numbers = dict(finding.numbers)
+    assert numbers["read"] == 1 + (own > chance)
+    assert numbers["judged"] == 24
+
+
+def test_where_a_patch_acts_is_asked_where_the_step_differs_and_where_it_does_not():
+    lens = make_lens(pairs=60, planted={(0, 1, 2): 0.9}, columns=5)
+    lens["differs"].values[:, 0] = np.arange(60) % 3 == 0
+    data = planted_run(1.0, 8, pairs=60, groups=[f"pair_{row:02d}" for row in range(60)])
+    (study,) = studies_of([data, lens], 0, ())
+    (finding,) = ask_read(study)
+    effect = rise(data)
+    zero = data["structural_zero"].values
+    for kind, wanted in ((DIFFERS, 1), (SAME, 0)):
+        own = [c for c in finding.claims if c.kind == kind and c.step == 1]
+        assert len(own) == (~zero).sum()
+        chosen = lens["differs"].values[:, 0] == wanted
+        for claim in own:
+            for comparison in claim.comparisons:
+                cell = effect[comparison.against][:, int(claim.layer), int(claim.column)][chosen]
+                assert comparison.mean == pytest.approx(cell.mean())
+                assert comparison.n == comparison.groups == len(cell) == (20 if wanted else 40)
+                assert (comparison.up, comparison.down) == ((cell > 0).sum(), (cell < 0).sum())
+
+
+# -- described ----------------------------------------------------------------------------------
+
+EARLY_LATE = {
+    # the last layer has a cell that nothing reads: of the upper half layer 2 alone is whole
+    "early minus late layers": lambda e: e[:, :2].mean((1, 2)) - e[:, 2:3].mean((1, 2)),
+}
+POSITIONS = {  # the one in the middle is in neither half
+    "early minus late positions": lambda e: e[:, :3, :2].mean((1, 2)) - e[:, :3, 3:].mean((1, 2))
+}
+THOUGHTS = {
+    f"position {p} minus the others": lambda e, p=p: (
+        e[:, :3, p].mean(1) - np.delete(e[:, :3], p, axis=2).mean((1, 2))
+    )
+    for p in range(5)
+}
+CROSSED = {
+    f"position {p}, early minus late layers": lambda e, p=p: (
+        (e[:, :2, p].mean(1) - e[:, 2, p]) - (e[:, :2].mean((1, 2)) - e[:, 2:3].mean((1, 2)))
+    )
+    for p in range(5)
+}
+OF_POSITIONS = {
+    "early_or_late_layers": EARLY_LATE,
+    "early_or_late_positions": POSITIONS,
+    "thoughts": THOUGHTS,
+    "layers_by_positions": CROSSED,
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("key", OF_POSITIONS)
+@pytest.mark.parametrize("kind", [POSITION, FROZEN])
+def test_questions_about_positions(studies, kind, key, sign):
+    study = studies[sign]
+    finding, data = findings(study, key)[(kind,)], study.runs[kind]
+    columns = {name: both(hand, rise(data)) for name, hand in OF_POSITIONS[key].items()}
+    check_described(finding.claims, columns, made.groups_of(data))
+    assert all(claim.either for claim in finding.claims)
+    sizes = {
+        n: abs(min(c.values(), key=lambda v: abs(v.mean())).mean()) for n, c in columns.items()
+    }
+    assert round(sizes[finding.lead.name], 3) == round(max(sizes.values()), 3)
+    assert finding.answer == "described"
+    for claim in finding.claims:
+        position = claim.name.partition("position ")[2][:1]
+        assert claim.column == (position if position.isdigit() else None)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_early_and_late_layers_of_whole_layers(studies, sign):
+    study = studies[sign]
+    for kind, late in ((WHOLE, slice(2, 3)), (TOTAL, slice(2, 4))):
+        finding, data = findings(study, "early_or_late_layers")[(kind,)], study.runs[kind]
+        hand = both(
+            lambda e, late=late: e[:, :2].mean((1, 2)) - e[:, late].mean((1, 2)), rise(data)
+        )
+        groups = made.groups_of(data)
+        check_described(finding.claims, {"early minus late layers": hand}, groups)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_what_iteration_adds_to_parallel_patching(studies, sign):
+    study = studies[sign]
+    (finding,) = ask(QUESTIONS["iterative_or_parallel"], study)
+    chain, whole = study.runs["cumulative"], study.runs[WHOLE]
+    columns = {
+        layer_name(chain, row): both(
+            lambda t, d, row=row: t[:, row, 4] - d[:, row, 0], rise(chain), rise(whole)
+        )
+        for row in range(made.LAYERS)
+    }
+    check_described(finding.claims, columns, made.groups_of(chain))
+    assert finding.runs == (WHOLE, "cumulative")
+    assert {claim.kind for claim in finding.claims} == {"iterative minus parallel"}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(("kind", "end"), [(WHOLE, 0), (TOTAL, 0), ("relay", 3), ("cumulative", 4)])
+def test_accuracy_is_the_rate_of_source_answers(studies, kind, end, sign):
+    study = studies[sign]
+    finding, data = findings(study, "accuracy")[(kind,)], study.runs[kind]
+    effect = rise(data, "predicts_clean")
+    rows = range(made.LAYERS - (kind == WHOLE))
+    columns = {
+        layer_name(data, row): both(lambda e, row=row: e[:, row, end], effect) for row in rows
+    }
+    check_described(finding.claims, columns, made.groups_of(data))
+    unpatched = (data["run_clean_probability"].values[:, 0] > 0.6).mean()
+    assert dict(finding.numbers) == {"unpatched": pytest.approx(unpatched)}
+    assert {claim.unit for claim in finding.claims} == {"rate"}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(("key", "kind"), [("hops", "relay"), ("increments", "cumulative")])
+def test_hops_and_increments(studies, key, kind, sign):
+    study = studies[sign]
+    (finding,) = ask(QUESTIONS[key], study)
+    data = study.runs[kind]
+    able = set(cell_names(data).values())
+    columns = {
+        f"{layer_name(data, row)}, iteration {n} minus {n - 1}": both(
+            lambda e, row=row, n=n: e[:, row, n] - e[:, row, n - 1], rise(data)
+        )
+        for row in range(made.LAYERS)
+        for n in range(1, made.COLUMNS)
+        if (row, n) in able
+    }
+    check_described(finding.claims, columns, made.groups_of(data))
+    assert finding.runs == (kind,)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(
+    ("key", "metric", "unit"),
+    [
+        ("sums", "clean_probability", "probability"),
+        ("sums_of_logits", "answer_logit_difference", "logits"),
+    ],
+)
+def test_sums_of_positions_minus_the_whole(studies, key, metric, unit, sign):
+    study = studies[sign]
+    (finding,) = ask(QUESTIONS[key], study)
+    single, whole = study.runs[FROZEN], study.runs[WHOLE]
+    columns = {
+        layer_name(single, row): both(
+            lambda s, w, row=row: s[:, row].sum(1) - w[:, row, 0],
+            rise(single, metric), rise(whole, metric),
+        )
+        for row in range(made.LAYERS - 1)
+    }  # fmt: skip
+    check_described(finding.claims, columns, made.groups_of(single))
+    assert {claim.unit for claim in finding.claims} == {unit}
+    assert finding.runs == (FROZEN, WHOLE)
+
+
+def test_sums_are_of_the_same_layer_where_rows_are_others():
+    single = planted_run(1.0, 1, experiment="position", latents="frozen", thought=True)
+    whole = planted_run(1.0, 2, experiment="layer")
+    (study,) = studies_of([single, whole], 0, ())
+    (finding,) = ask(QUESTIONS["sums"], study)
+    columns = {
+        layer_name(whole, row): both(
+            lambda s, w, row=row: s[:, row + 1].sum(1) - w[:, row, 0], rise(single), rise(whole)
+        )
+        for row in range(made.LAYERS - 1)
+    }
+    check_described(finding.claims, columns, made.groups_of(single))
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("kind", [POSITION, FROZEN, WHOLE, TOTAL, "relay", "cumulative"])
+def test_below_the_ceiling(studies, kind, sign):
+    """The cell of the largest effect, of a chain at its end, minus the ceiling of the same run."""
+    study = studies[sign]
+    finding, data = findings(study, "below_ceiling")[(kind,)], study.runs[kind]
+    effect, names = rise(data), cell_names(data)
+    if kind in ("relay", "cumulative"):
+        end = 3 if kind == "relay" else 4
+        names = {layer_name(data, row): (row, end) for row in range(made.LAYERS)}
+    means = {n: min(e[:, r, c].mean() for e in effect.values()) for n, (r, c) in names.items()}
+    best = max(means, key=lambda n: round(means[n], 3))
+    row, column = names[best]
+    hand = both(lambda e, c: e[:, row, column] - c, effect, ceiling(data))
+    check_described(finding.claims, {best: hand}, made.groups_of(data))
+    assert [claim.kind for claim in finding.claims] == ["cell minus ceiling"]
+
+
+def test_with_noising_logits_rise_as_they_fall():
+    """Clean minus corrupted falls where the corrupted answer is restored: its sign is turned."""
+    from codi_patching.analysis.effects import ceiling_content, content
+
+    noising = planted_run(1.0, 6, experiment="position", direction="noising")
+    found = content(noising, "answer_logit_difference")
+    hand = rise(noising, "answer_logit_difference")
+    for against, values in found.items():
+        np.testing.assert_allclose(values, -hand[against])
+        assert values[:, 1, 3].mean() > 0
+    whole = ceiling_content(noising, "answer_logit_difference")
+    by_hand = ceiling(noising, "answer_logit_difference")
+    for against, values in whole.items():
+        np.testing.assert_allclose(values, -by_hand[against])
+
+
+# -- numbers without claims ---------------------------------------------------------------------
+
+
+def profile(data):
+    """By layer the smaller comparison's mean: the largest over positions, of a chain its end."""
+    kind = data.attrs["run"].strategy
+    smaller = np.minimum(*(e.mean(axis=0) for e in rise(data).values()))
+    smaller = np.where(data["structural_zero"].values, -np.inf, smaller)
+    if kind is not None:
+        return smaller[:, 3 if kind == "relay" else 4]
+    return smaller.max(axis=1)
+
+
+def test_rank_agreement_is_spearmans_over_layers(studies, monkeypatch):
+    monkeypatch.setattr(
+        summary, "mean_intervals", lambda values, *_: np.full((2, *values.shape[1:]), 0.0)
+    )
+    study = studies[1.0]
+    summaries = {
+        study.label(kind): summarise(d, study.label(kind)) for kind, d in study.runs.items()
+    }
+    found = {finding.runs: dict(finding.numbers) for finding in leading(study, summaries)}
+    assert list(found) == [
+        (WHOLE, FROZEN), (TOTAL, POSITION), (WHOLE, TOTAL), (FROZEN, POSITION),
+        ("relay", "cumulative"),
+    ]  # fmt: skip
+    for (first, second), numbers in found.items():
+        one, other = profile(study.runs[first]), profile(study.runs[second])
+        kept = np.isfinite(one) & np.isfinite(other)
+        rho = stats.spearmanr(one[kept].round(3), other[kept].round(3)).statistic
+        assert numbers == {"rank agreement": pytest.approx(rho), "layers": kept.sum()}
+    del summaries[TOTAL]
+    runs = {kind: data for kind, data in study.runs.items() if kind != TOTAL}
+    (without,) = studies_of(list(runs.values()), 0, ())
+    pairs = [finding.runs for finding in leading(without, summaries)]
+    assert pairs == [
+        (WHOLE, FROZEN), ("cumulative", POSITION), (WHOLE, "cumulative"), (FROZEN, POSITION),
+        ("relay", "cumulative"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("latents", "whole"), [("frozen", WHOLE), ("recomputed", TOTAL)])
+def test_layers_from_positions(latents, whole):
+    """The whole is what its positions add up to, a fixed share of each: it is predicted wholly."""
+    single = planted_run(1.0, 1, experiment="position", latents=latents, thought=True)
+    layer = planted_run(1.0, 2, experiment="layer", latents=latents)
+    parts = rise(single)["unpatched"][:, 1:]
+    target = parts @ np.array([0.1, 0.2, 0.3, 0.1, 0.2]) + 0.05
+    base = layer["run_clean_probability"].values[:, 0]
+    zero = layer["structural_zero"].values[:, 0]
+    own = base[:, None] + np.where(zero, 0.0, target)
+    layer["clean_probability"].values[:, :, 0, 0] = own
+    (study,) = studies_of([single, layer], 0, ())
+    (finding,) = from_positions(study)
+    numbers = dict(finding.numbers)
+    assert finding.runs == (f"position, {latents}", whole)
+    assert numbers["r squared"] == pytest.approx(1.0)
+    assert numbers["n"] == made.PAIRS
+    rows = np.flatnonzero(~zero)
+    ranks = parts.sum(axis=2).mean(axis=0)[rows], target.mean(axis=0)[rows]
+    rho = stats.spearmanr(*(r.round(3) for r in ranks)).statistic
+    assert numbers["rank agreement"] == pytest.approx(rho)
+
+
+def test_layers_from_positions_take_a_chains_end_where_no_layers_were_recomputed():
+    single = planted_run(1.0, 1, experiment="position")
+    chain = planted_run(1.0, 2, experiment="iterative", strategy="cumulative")
+    base = chain["run_clean_probability"].values[:, 0]
+    sums = rise(single)["unpatched"].sum(axis=2)
+    chain["clean_probability"].values[:, :, 4, 0] = base[:, None] + 0.5 * sums
+    (study,) = studies_of([single, chain], 0, ())
+    (finding,) = from_positions(study)
+    assert finding.runs == (POSITION, "cumulative")
+    assert dict(finding.numbers)["r squared"] == pytest.approx(1.0)
+    whole = planted_run(1.0, 3, experiment="layer", latents="recomputed")
+    (study,) = studies_of([single, chain, whole], 0, ())
+    assert [finding.runs for finding in from_positions(study)] == [(POSITION, TOTAL)]

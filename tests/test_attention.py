@@ -1,0 +1,239 @@
+"""Attention: probabilities against transformers' own, shares and what is said of them by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import results_maker
+import torch
+from random_families import CLASSES, family_model
+from safetensors.torch import load_file
+
+from codi_patching.analysis.attended import (
+    ask_attention,
+    by_length,
+    even_share,
+    last_reader,
+    most_attended,
+    seen_above,
+)
+from codi_patching.analysis.report import build_report
+from codi_patching.analysis.study import studies_of
+from codi_patching.analysis.validity import check_shares
+from codi_patching.experiments.attention import AttentionExperiment
+from codi_patching.measuring.attention_shares import AttentionShares, attention_of, changed_span
+from codi_patching.measuring.prompts import Prompts
+from codi_patching.models.answers import PairError
+from codi_patching.models.attention import NAME
+from codi_patching.patching.engine import Readout
+from codi_patching.reporting.attention_figure import draw_attention
+from codi_patching.reporting.sentences import headline
+from codi_patching.results.dataset import attention_dataset
+from codi_patching.results.description import AttentionPair, Grid
+
+PROMPT, PREFIX = [5, 6, 7, 8, 9, 1], (2, 11, 12)
+
+
+@torch.no_grad()
+def eager(model):
+    """Attention of one pass of transformers over prompt, thoughts and readout."""
+    hidden, context = model.encode([PROMPT])
+    thoughts, _, _ = model.think(hidden, context)
+    before, after = (model.embed(torch.tensor([list(ids)])) for ids in (PROMPT, PREFIX))
+    model.backbone.set_attn_implementation("eager")
+    try:
+        done = model.backbone(
+            inputs_embeds=torch.cat([before, thoughts, after], dim=1), output_attentions=True
+        )
+    finally:
+        model.backbone.set_attn_implementation(NAME)
+    return torch.cat(done.attentions)
+
+
+@pytest.mark.parametrize(
+    ("family", "window"), [*((name, None) for name in CLASSES), ("mistral", 4)]
+)
+def test_equals_eager_attention_of_the_whole_sequence(family, window):
+    model = family_model(family, 3, 4, window)
+    found = attention_of(model, (PROMPT, Readout(PREFIX, ())))
+    expected = eager(model)[:, :, len(PROMPT) - 1 :].permute(2, 0, 1, 3)
+    torch.testing.assert_close(found, expected.to(found), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:3]).to(found))
+
+
+def test_attention_that_was_exchanged_is_not_guessed():
+    model = family_model("llama", 2, 2)
+    model.backbone.set_attn_implementation("eager")
+    try:
+        with pytest.raises(PairError, match="attention was exchanged"):
+            attention_of(model, (PROMPT, Readout(PREFIX, ())))
+    finally:
+        model.backbone.set_attn_implementation(NAME)
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "span"),
+    [
+        ([1, 7, 3, 4], [1, 8, 3, 4], (1, 2)),
+        ([1, 7, 3, 4], [1, 8, 9, 3, 4], (1, 3)),
+        ([1, 8, 9, 3, 4], [1, 7, 3, 4], (1, 2)),
+        ([1, 5, 5, 4], [1, 5, 4], (2, 2)),  # a digit less: nothing of its own is left
+        ([7, 3], [8, 3], (0, 1)),
+        ([3, 7], [3, 8], (1, 2)),
+    ],
+)
+def test_the_changed_number_is_where_the_prompts_differ(base, source, span):
+    assert changed_span(base, source) == span
+
+
+def test_shares_are_sums_over_the_tokens_of_a_group(model, pair):
+    shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    record = shares.read(pair)
+    request = shares.prompts.of_pair(pair)[1]
+    probabilities = attention_of(model, request).numpy()
+    ids, readout = request
+    asked = ids[:-1]  # bot is one token here
+    at = asked.index(model.tokenizer.convert_tokens_to_ids("16"))
+    tokens = {
+        "first token": [0],
+        "before the number": range(1, at),
+        "the number": [at],
+        "after the number": range(at + 1, len(asked)),
+        "bot": [len(asked)],
+        **{str(p): [len(ids) + p] for p in range(model.num_latents)},
+        "readout": range(len(ids) + 3, len(ids) + 3 + len(readout.prefix)),
+    }
+    assert shares.groups == tuple(tokens)
+    assert shares.readers == ("bot", "0", "1", "2", *(f"readout {n}" for n in range(5)))
+    assert record.description.tokens == tuple(len(places) for places in tokens.values())
+    for column, places in enumerate(tokens.values()):
+        by_head = probabilities[..., list(places)].sum(-1)
+        np.testing.assert_allclose(record.activations[..., column], by_head, atol=1e-6)
+        values = record.values
+        np.testing.assert_allclose(values["attention"][..., column], by_head.mean(2), atol=1e-7)
+        np.testing.assert_allclose(values["strongest"][..., column], by_head.max(2), atol=1e-7)
+
+
+def test_a_run_keeps_what_was_read(predict, checkpoint, pair):
+    experiment = AttentionExperiment(checkpoint=checkpoint)
+    data = predict(experiment).data
+    assert data["pair"].values.tolist() == ["p0", "p1", "p2"]
+    assert check_shares(data).status == "pass"
+    shares = AttentionShares(model=experiment.model, prompts=Prompts(experiment.model, "denoising"))
+    record = shares.read(experiment.pairs[1])
+    for name, values in record.values.items():
+        np.testing.assert_allclose(data[name].sel(pair="p1").values, values, atol=1e-6)
+    heads = load_file(predict.folder / "activations.safetensors")["p1"].numpy()
+    np.testing.assert_array_equal(heads, record.activations.numpy())
+    np.testing.assert_allclose(data["attention"].sel(pair="p1").values, heads.mean(2), atol=1e-6)
+
+
+def test_a_group_that_is_lost_fails_the_check():
+    data = made(np.random.default_rng(0))
+    assert check_shares(data).status == "pass"
+    assert check_shares(data.assign(attention=data["attention"] * 0.9)).status == "fail"
+
+
+LAYERS, COLUMNS = ("0", "1", "2"), ("0", "1")
+READERS = ("bot", "0", "1", "readout 0")
+ATTENDED = ("first token", "before the number", "the number", "after the number", "bot", "0", "1",
+            "readout")  # fmt: skip
+
+
+def made(rng, pairs=12, steps=(2, 3)):
+    """Random shares; those of the last reader are planted: z0 of two steps, z1 of three."""
+    shape = (pairs, len(READERS), len(LAYERS), len(ATTENDED))
+    shares = rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+    lengths = [steps[index % len(steps)] for index in range(pairs)]
+    for index, length in enumerate(lengths):
+        layer, column = (1, 5) if length == 2 else (2, 6)
+        shares[index, -1, layer] = 0.02
+        shares[index, -1, layer, column] = 0.86
+    run = replace(
+        results_maker.run_of("attention"), grid=Grid(LAYERS, "position", COLUMNS), metrics=(),
+        num_latents=2, readers=READERS, attended=ATTENDED, num_pairs=pairs,
+    )  # fmt: skip
+    described = [AttentionPair("?", (1, 4, 1, 5, 1, 1, 1, 2), "", n) for n in lengths]
+    values = {"attention": shares, "strongest": np.sqrt(shares)}
+    return attention_dataset(run, [f"p{i}" for i in range(pairs)], described, values)
+
+
+def test_where_it_looks_is_told_by_number_of_steps():
+    data = made(np.random.default_rng(1))
+    (finding,) = ask_attention(studies_of([data], 0, ())[0])
+    most = most_attended(finding)
+    assert {kind: (c.layer, c.column) for kind, c in most.items()} == {
+        "2 steps": ("1", "0"),
+        "3 steps": ("2", "1"),
+    }
+    for claim in most.values():
+        assert claim.lead.mean == pytest.approx(0.86)
+        assert claim.lead.n == 6
+    assert dict(finding.numbers) == {"evenly spread": pytest.approx(1 / 16)}
+    assert even_share(data).tolist() == [1 / 16] * 12
+    (said,) = headline(build_report([data]))
+    assert said == (
+        "The token before the answer attends most to z0 in problems of 2 steps and z1 of 3: 0.86 "
+        "at layer 1 and 0.86 at layer 2; 0.062 if spread evenly."
+    )
+
+
+def test_what_acts_is_counted_beside_what_is_seen():
+    """Cells of the last layer are left out; of the others one acts and is not seen above."""
+    run = results_maker.run_of("position", layers=3, columns=2)
+    rise = {(0, 0): 0.5, (0, 1): 0.3, (1, 0): 0.2, (2, 0): 0.4, (2, 1): 0.4}
+    patched = results_maker.make(run, pairs=12, planted=rise)
+    data = made(np.random.default_rng(5)).assign_coords(pair=patched["pair"].values)
+    strongest = np.zeros(data["strongest"].shape)
+    strongest[:, -1, 1, 5], strongest[:, -1, 2, 6] = 0.9, 0.7
+    data = data.assign(strongest=(data["strongest"].dims, strongest))
+    findings = list(ask_attention(studies_of([patched, data], 0, ())[0]))
+    (known,) = [dict(f.numbers) for f in findings if f.claims]
+    # seen above: z0 0.9 over layer 0 and 0 over layer 1, z1 0.7 over both
+    assert known["cells"] == 4
+    assert known["acting"] == 3
+    assert known["acting, hardly seen"] == 1
+    assert known["seen, not acting"] == 1
+    assert known["rank agreement"] == pytest.approx(3 / np.sqrt(4.5 * 5))
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"), [((None,), [None]), ((2, 3, 4), [2, 3, 4]), ((2, 2, 2, 5), [2])]
+)
+def test_lengths_of_a_few_pairs_are_not_told_apart(steps, told):
+    data = made(np.random.default_rng(2), 12, steps)
+    found = by_length(data)
+    assert [length for length, _ in found] == told
+    for length, mask in found:
+        expected = [length is None or steps[i % len(steps)] == length for i in range(12)]
+        assert mask.tolist() == expected
+
+
+def test_what_is_seen_above_a_cell_is_the_largest_share_above_it():
+    data = made(np.random.default_rng(3))
+    found = seen_above(data)
+    strongest = data["strongest"].values
+    for pair in range(12):
+        for layer in range(3):
+            for thought in range(2):
+                above = [
+                    strongest[pair, reader, higher, 5 + thought]
+                    for reader in range(2 + thought, 4)
+                    for higher in range(layer + 1, 3)
+                ]
+                assert found[pair, layer, thought] == max(above, default=0.0)
+
+
+def test_the_figure_shows_the_shares():
+    data = made(np.random.default_rng(4))
+    figure = draw_attention(build_report([data]))
+    axes = figure.axes[:4]
+    lengths = np.array([2, 3] * 6)
+    for row, measure in enumerate(("attention", "strongest")):
+        for place, length in enumerate((2, 3)):
+            shown = axes[2 * row + place].images[0]
+            expected = data[measure].values[lengths == length, -1][:, :, 5:7].mean(0)
+            np.testing.assert_allclose(shown.get_array(), expected)
+            assert shown.origin == "lower"
+    assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
+    assert last_reader(data).shape == (12, 3, 2)
