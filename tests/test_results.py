@@ -812,3 +812,11 @@ def test_activations_and_traces_stand_beside_the_results(tmp_path):
         {"tensor": "pair_01", "index": [3, 1]},
         None,
     ]
+
+
+def test_a_pipe_in_the_place_of_results_does_not_hang(folder):
+    path = folder / NAME
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ResultsError, match="expected one"):
+        read_results(folder)

@@ -57,9 +57,8 @@ def trace_name(pair_id: str) -> str:
 
 def results_files(folder: Path) -> list[Path]:
     """The results files of a folder, of any experiment; a whole folder has one."""
-    found = sorted(folder.glob(results_name("*")))
     unpatched = (folder / name for name in UNPATCHED_RESULTS.values())
-    return [*found, *(path for path in unpatched if path.is_file())]
+    return [p for p in (*sorted(folder.glob(results_name("*"))), *unpatched) if p.is_file()]
 
 
 def has_results(folder: Path) -> bool:
