@@ -95,6 +95,7 @@ def rise_of_the_clean_answer(model, records, layer):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_largest_position_effect_is_where_the_last_result_is_held(codi_tiny):
     """After block 3, z_p's column holds what z_p says; the last result, where a change meets it."""
     records = [r for r in json.loads(SHIPPED_PAIRS.read_text()) if differs(r)]
@@ -110,6 +111,7 @@ def differs(record):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_batch_answers_as_one_by_one(codi_tiny):
     rng = Random(98)
     questions = [sample_problem(rng, held_out=True).question for _ in range(8)]

@@ -140,7 +140,7 @@ def test_results(whole, tmp_path, data, cut):
 @pytest.mark.parametrize("reader", ["pairs", "results"])
 def test_mutated_bytes(reader, tmp_path):
     pytest.importorskip("atheris")
-    fuzz = [sys.executable, "scripts/fuzz.py", reader, "-max_total_time=5"]
+    fuzz = [sys.executable, "scripts/fuzz.py", reader, "-max_total_time=2"]
     done = subprocess.run(
         [*fuzz, f"-artifact_prefix={tmp_path}/"],
         cwd=ROOT,

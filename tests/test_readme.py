@@ -167,6 +167,7 @@ def test_the_benchmark_takes_the_options_that_documents_name():
         benchmark.parse(shlex.split(command))
 
 
+@pytest.mark.thorough
 def test_every_option_is_documented_by_an_example_that_is_accepted(program, capsys):
     assert len(EXAMPLES) > 20
     options = {example.split()[0] for example in EXAMPLES}

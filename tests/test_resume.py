@@ -554,6 +554,7 @@ def test_an_experiment_runs_again_on_other_pairs(checkpoint, pairs_file, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_runs_at_once_on_one_folder(run, tmp_path, checkpoint, pairs_file):
     folder = tmp_path / "out"
     with another_process(folder, checkpoint, pairs_file) as first:

@@ -79,7 +79,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     cases(),
     st.sampled_from(["frozen", "recomputed"]),

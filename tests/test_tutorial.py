@@ -9,6 +9,7 @@ TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_tutorial_runs():
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(TUTORIAL, as_version=4)

@@ -94,10 +94,11 @@ def test_the_demo_runs_from_an_empty_folder_and_is_reported_on(program, tmp_path
             "output: runs/train_codi_tiny/codi-tiny",
             marks=pytest.mark.thorough,
         ),
-        (
+        pytest.param(
             "predict --config configs/layer.yaml --config models/gpt2 --config test_mode "
             "--print_config",
             "base_model: openai-community/gpt2",
+            marks=pytest.mark.thorough,
         ),
     ],
 )

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 
 from codi_patching.data.chains import ChainError
 from codi_patching.data.json_lines import in_short
@@ -21,6 +22,7 @@ Read = Callable[[str], Hashable]
 """What a question's text is read as; texts that give the same are one question."""
 
 
+@lru_cache(maxsize=10_000)
 def words_of(text: str) -> tuple[tuple[str, ...], tuple[Fraction, ...]]:
     """A text's words with its numbers taken out, and what these are worth.
 

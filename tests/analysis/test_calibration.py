@@ -95,7 +95,7 @@ def test_every_claim_has_a_truth():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pairs", [20, 57])
+@pytest.mark.parametrize("pairs", [20, pytest.param(57, marks=pytest.mark.thorough)])
 def test_reports_without_effects_claim_no_direction(pairs):
     total = score(list(NO_EFFECT), pairs, range(len(NO_EFFECT)))
     assert total.false <= 2  # of 13 at 5 %: the chance of more is 2.5 %

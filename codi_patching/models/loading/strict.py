@@ -169,7 +169,9 @@ def fill(module: nn.Module, weights: dict[str, Tensor], path: Path, prefix: str 
         if not _is_finite(value):
             problems.append(f"{prefix}{name} is not finite")
         elif name not in tied:
-            module.load_state_dict({name: value}, strict=False, assign=True)
+            owner, _, own_name = name.rpartition(".")
+            part = module.get_submodule(owner)  # not the whole, which looks at all of its parts
+            part.load_state_dict({own_name: value}, strict=False, assign=True)
     if problems:
         raise CheckpointError(f"{path} does not fit the model: {shorten(problems)}")
 
