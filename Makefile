@@ -23,7 +23,7 @@ demo: $(VENV)/.installed ## install, and run position patching on the shipped mo
 	$(BIN)/codi-patching predict --config position
 
 test: $(VENV)/.installed-dev ## install, and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not thorough"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not thorough"
 
 thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m thorough

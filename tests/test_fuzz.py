@@ -137,6 +137,7 @@ def test_results(whole, tmp_path, data, cut):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("reader", ["pairs", "results"])
 def test_mutated_bytes(reader, tmp_path):
     pytest.importorskip("atheris")

@@ -576,6 +576,7 @@ def test_two_runs_at_once_on_one_folder(run, tmp_path, checkpoint, pairs_file):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_killed_run_gives_up_its_folder(run, tmp_path, checkpoint, pairs_file):
     with another_process(tmp_path / "out", checkpoint, pairs_file) as first:
         first.kill()
