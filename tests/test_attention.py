@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import results_maker
 import torch
+from conftest import quiet_trainer
 from random_families import CLASSES, family_model
 from safetensors.torch import load_file
 
@@ -20,6 +22,8 @@ from codi_patching.analysis.attended import (
 from codi_patching.analysis.report import build_report
 from codi_patching.analysis.study import studies_of
 from codi_patching.analysis.validity import check_shares
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.measuring.attention_shares import AttentionShares, attention_of, changed_span
 from codi_patching.measuring.prompts import Prompts
@@ -126,6 +130,40 @@ def test_a_run_keeps_what_was_read(predict, checkpoint, pair):
     heads = load_file(predict.folder / "activations.safetensors")["p1"].numpy()
     np.testing.assert_array_equal(heads, record.activations.numpy())
     np.testing.assert_allclose(data["attention"].sel(pair="p1").values, heads.mean(2), atol=1e-6)
+
+
+def contents(folder):
+    kept = (p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", ".owner"))
+    return {path.relative_to(folder): path.read_bytes() for path in kept}
+
+
+class Stop(pl.Callback):
+    """Ends a run after its first batch, as a kill would."""
+
+    def on_predict_batch_end(self, *_):
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_is_resumed_with_the_same_bytes(
+    checkpoint, pairs_file, tmp_path, monkeypatch
+):
+    def run(name, *callbacks):
+        trainer = quiet_trainer(ResultsWriter(str(tmp_path / name)), *callbacks)
+        data = PairsDataModule(pairs_file, batch_size=1)
+        trainer.predict(AttentionExperiment(checkpoint=checkpoint), data, return_predictions=False)
+
+    run("whole")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run("out", Stop())
+    read, own = [], AttentionShares.read
+    monkeypatch.setattr(
+        AttentionShares, "read", lambda self, pair: (read.append(pair.pair_id), own(self, pair))[1]
+    )
+    run("out")
+    assert read == ["p1", "p2"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    run("out")  # finished: nothing is run again
+    assert read == ["p1", "p2"]
 
 
 def test_a_group_that_is_lost_fails_the_check():
