@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from codi_patching.analysis.attended import most_attended
 from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH, read_and_acting
@@ -94,7 +95,9 @@ def as_row(finding: Finding, report: Report) -> Row:
     if finding.answer == "missing":
         command = "; ".join(map(_command, finding.missing))
         return Row(finding.key, question, "not run", "off", "", "", "", command, finding)
-    lead = finding.lead
+    lead, pairs = finding.lead, finding.n
+    if finding.key == "attention":  # told by number of steps
+        pairs = sum(claim.lead.n for claim in most_attended(finding).values())
     tone: Tone = "open"
     if finding.answer in ("yes", "no"):
         tone = "yes" if finding.answer == "yes" else "no"
@@ -105,7 +108,7 @@ def as_row(finding: Finding, report: Report) -> Row:
         tone,
         estimate_words(finding),
         p_value(lead.p) if lead is not None and finding.answer in _TESTED else "–",
-        str(finding.n) if finding.n else "",
+        str(pairs) if pairs else "",
         "",
         finding,
     )
