@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from codi_patching.results import code
-from codi_patching.results.dataset import is_lens, patching_dataset
+from codi_patching.results.dataset import is_attention, is_lens, patches, patching_dataset
 from codi_patching.results.description import (
     Code,
     Control,
@@ -235,21 +235,23 @@ def test_shipped_results_are_read_and_written_as_they_are(folder, tmp_path):
     old = json.loads(path.read_text())
     write_results(tmp_path / path.name, data.attrs["run"], list(as_records(data)))
     new = json.loads((tmp_path / path.name).read_text())
-    section = "pairs" if is_lens(data) else "results"
+    section = "results" if patches(data) else "pairs"
     assert new[section] == old[section]
     for pair_id, pair in old.get("baseline", {}).items():
         assert pair.items() <= new["baseline"][pair_id].items()
-    assert len(SHIPPED) == 7
+    assert len(SHIPPED) == 8
 
 
 def as_records(data):
     """The records that a dataset was made of."""
-    lens = is_lens(data)
     for row, (pair_id, pair) in enumerate(zip(data["pair"].values, data["description"].values)):
-        if lens:
+        if is_lens(data):
             own, chance = (data["rank"].values[row, : len(pair.steps), ..., arm] for arm in (0, 1))
             whole = data["whole_rank"].values[row, : len(pair.steps)]
             yield PairRecord(pair_id, pair, {"rank": own, "whole_rank": whole}, {"rank": chance})
+        elif is_attention(data):
+            kept = ("attention", "strongest")
+            yield PairRecord(pair_id, pair, {name: data[name].values[row] for name in kept})
         else:
             arms = [
                 {m: data[m].values[row, ..., arm] for m in data.attrs["run"].metrics}
