@@ -94,6 +94,7 @@ def test_every_command_runs(page, program, files, tmp_path):
     assert run
 
 
+@pytest.mark.thorough
 def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an empty folder
     for name, arm in {"position": "position_recomputed", "layer": "layer_frozen"}.items():
         shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results" / name)
