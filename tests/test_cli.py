@@ -175,7 +175,7 @@ def test_a_study_runs_every_arm_once_and_compares(tmp_path):
     arms = ["layer_frozen", "lens"]
     command = ["study", study_of(tmp_path, arms), f"--dir={tmp_path}/study", NO_LOGGER]
     command += ["--data.max_pairs=2", *BARE]
-    command += ['--report.strata=["kind"]']
+    command += ['--report.strata=["changed_step"]']
     done = codi_patching(*command)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "study").iterdir()} == {*arms, "comparison"}
@@ -191,7 +191,7 @@ def test_a_study_runs_every_arm_once_and_compares(tmp_path):
 
     alone = codi_patching(
         *("compare", *(tmp_path / "study" / arm for arm in arms), f"--dir={tmp_path}/alone"),
-        *("--no_figures", "--no_page", "--strata", "kind"),
+        *("--no_figures", "--no_page", "--strata", "changed_step"),
     )
     assert alone.returncode == 0, alone.stderr
     assert contents(tmp_path / "alone") == contents(tmp_path / "study/comparison")
