@@ -31,6 +31,7 @@ from codi_patching.models.answers import PairError
 from codi_patching.models.attention import NAME
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
+from codi_patching.reporting.page_data import attention_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
 from codi_patching.results.description import AttentionPair, Grid
@@ -275,3 +276,17 @@ def test_the_figure_shows_the_shares():
             assert shown.origin == "lower"
     assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
     assert last_reader(data).shape == (12, 3, 2)
+
+
+def test_the_page_shows_where_it_looks_by_number_of_steps_first():
+    data = made(np.random.default_rng(6))
+    shown = attention_data(data)
+    keys = [key for key, _, _ in shown["measures"]]
+    expected = [f"{m}_{n}_steps" for m in ("attention", "strongest") for n in (2, 3)]
+    assert keys[:4] == expected
+    assert keys[4:] == [f"{m}_{r}" for r in reversed(READERS) for m in ("attention", "strongest")]
+    lengths = np.array([2, 3] * 6)
+    mean = data["attention"].values[lengths == 3, -1][:, :, 5:7].mean(0)
+    np.testing.assert_allclose(shown["means"]["attention_3_steps"], mean.ravel(), rtol=6e-3)
+    of_all = data["strongest"].values[:, 1][:, :, 5:7].mean(0)
+    np.testing.assert_allclose(shown["means"]["strongest_0"], of_all.ravel(), rtol=6e-3)

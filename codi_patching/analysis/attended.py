@@ -106,9 +106,9 @@ def ask_attention(study: Study) -> Iterator[Finding]:
 def _looks(data: xr.Dataset, length: int | None, seed: int) -> tuple[Claim, ...]:
     """The share of every cell, over pairs of one number of steps."""
     run = run_of(data)
-    kind = f"{length} steps" if length else "attention"
+    kind, of = (f"{length} steps", f", {length} steps") if length else ("attention", "")
     columns = tuple(
-        contrasts.Contrast(run.label(cell), {}, layer, column, kind=kind)
+        contrasts.Contrast(f"{run.label(cell)}{of}", {}, layer, column, kind=kind)
         for cell, layer, column in run.grid.cells()
     )
     shares = last_reader(data).reshape(data.sizes["pair"], -1)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from codi_patching.analysis.attended import by_length, last_reader
 from codi_patching.analysis.effects import content, metric_of, source_probability
 from codi_patching.analysis.findings import StrataFinding, StrataTable
 from codi_patching.analysis.report import Report, Summary
@@ -28,7 +29,7 @@ from codi_patching.reporting.content import (
     strata_of,
 )
 from codi_patching.reporting.maps import LEAST, column_names
-from codi_patching.reporting.names import HEADS, kind, reader_name, words
+from codi_patching.reporting.names import HEADS, counted, kind, reader_name, words
 from codi_patching.results.dataset import pairs_of, run_of, structural_of
 from codi_patching.results.description import Array, PairDescription
 
@@ -162,9 +163,19 @@ def _pair_values(summary: Summary, strata: StrataFinding | None) -> dict[str, An
 
 
 def attention_data(data: xr.Dataset) -> dict[str, Any]:
-    """Where each reader looks, as a run whose measures are the readers, the last one first."""
+    """Where each reader looks, as a run whose measures are the readers, the last one first.
+
+    That one also by number of steps, since where it looks may depend on it.
+    """
     run = run_of(data)
     measures, means = [], {}
+    lengths = [(length, mask) for length, mask in by_length(data) if length]
+    for measure, name in HEADS.items():
+        for length, mask in lengths:
+            key = f"{measure}_{length}_steps"
+            of = f"{counted(length, 'step')}, {reader_name(run.readers, run.readers[-1])}"
+            measures.append([key, f"{of}, {name}", 1.0])
+            means[key] = numbers(last_reader(data, measure)[mask].mean(axis=0), MEANS)
     for reader in reversed(run.readers):
         for measure, name in HEADS.items():
             shares = data[measure].sel(reader=reader, attended=list(run.grid.columns))
