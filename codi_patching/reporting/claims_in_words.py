@@ -105,9 +105,11 @@ def attention_sizes(finding: Finding) -> str:
     if "acting" not in known:
         return f"{said}; {short(known['evenly spread'])} if spread evenly"
     acting, hardly = int(known["acting"]), int(known["acting, hardly seen"])
-    seen = f"{hardly} of them hardly seen" if hardly else "all of them seen from above"
-    cells = f"{acting} of {known['cells']:.0f} cells act"
-    return f"{said}; {cells}, {seen}" if acting else f"{said}; no cell acts"
+    said += f"; {acting} of {known['cells']:.0f} cells act"
+    if hardly:  # that all are seen says little: the largest of many shares seldom is small
+        said += f", {hardly} of them hardly seen"
+    rho = known["rank agreement"]
+    return f"{said}; rank agreement with the share above {short(rho)}" if rho == rho else said
 
 
 def places(claims: Sequence[Claim], verdicts: Sequence[str] = RISES) -> str:
