@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 import codi_patching as cp
 from codi_patching.callbacks.progress import PatchingProgress
-from codi_patching.callbacks.report import Report
+from codi_patching.callbacks.report_at_end import Report
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from codi_patching.callbacks.loggers import build_loggers
 from codi_patching.callbacks.processes import lost_process
 from codi_patching.callbacks.progress import PatchingProgress
-from codi_patching.callbacks.report import Report
+from codi_patching.callbacks.report_at_end import Report
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.commands.config_files import with_files
 from codi_patching.commands.logger_options import apply_to_defaults, without_missing

@@ -100,7 +100,7 @@ def run(args: list[str]) -> int:
 
 def _report_options(arm: Arm, options: Sequence[str]) -> ReportOptions:
     """What is made of each arm, from options and files; of the comparison it is the same."""
-    from codi_patching.callbacks.report import Report
+    from codi_patching.callbacks.report_at_end import Report
     from codi_patching.commands.estimate import configured, quiet_lightning
 
     with quiet_lightning():

@@ -2,8 +2,8 @@
 
 from codi_patching.models.loading.files import CheckpointError, file_sha256
 from codi_patching.models.loading.load import SHIPPED, load_checkpoint
+from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.own import save_checkpoint
-from codi_patching.models.loading.report import LoadReport
 
 __all__ = [
     "SHIPPED",

@@ -16,8 +16,8 @@ from codi_patching.models.loading import coconut, hub, own, published
 from codi_patching.models.loading.base_model import read_base_model
 from codi_patching.models.loading.files import CheckpointError, shorten, weight_files
 from codi_patching.models.loading.known import KNOWN_MODELS, known_id
+from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.options import Asked, LoadOptions, choose_options
-from codi_patching.models.loading.report import LoadReport
 from codi_patching.models.loading.tensors import read_weights, rename, unwrap
 from codi_patching.models.vocabulary import control_tokens
 
