@@ -135,12 +135,17 @@ def load_results(folder: str | Path) -> Results:
     return Results(data)
 
 
-def compare(runs: Sequence[str | Path | Results], strata: Sequence[str] = ()) -> Report:
-    """What is said of several runs on one model and file of pairs, together.
+def compare(
+    runs: Sequence[str | Path | Results], strata: Sequence[str] = (), pool: bool = False
+) -> Report:
+    """What is said of several runs on one file of pairs, together.
 
     Args:
-        runs: Folders or what was loaded from them, each experiment once.
+        runs: Folders or what was loaded from them, each experiment of a model once.
         strata: Fields of the file of pairs that tell strata.
+        pool: Whether several checkpoints, such as training seeds of one configuration, are put
+            together: each pair once for each, those of a pair as one group. Else they stand side
+            by side, with their differences.
 
     Raises:
         InputError: There are none, or two do not belong together.
@@ -150,4 +155,4 @@ def compare(runs: Sequence[str | Path | Results], strata: Sequence[str] = ()) ->
     if isinstance(runs, str | Path | Results) or not isinstance(runs, Iterable):
         raise InputError(f"expected a list of folders or results, got {brief(runs)}")
     loaded = [run if isinstance(run, Results) else load_results(run) for run in runs]
-    return build_report([run.data for run in loaded], strata=strata)
+    return build_report([run.data for run in loaded], strata=strata, pooled=pool)

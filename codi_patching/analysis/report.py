@@ -19,6 +19,7 @@ from codi_patching.analysis.findings import Answer, Finding
 from codi_patching.analysis.lens_hits import hit_rates
 from codi_patching.analysis.levels import SHARES, label_of
 from codi_patching.analysis.paired_tests import paired_tests
+from codi_patching.analysis.pooled import pool
 from codi_patching.analysis.questions import DESCRIBED, PRIMARY
 from codi_patching.analysis.strata import strata_finding
 from codi_patching.analysis.study import Study, studies_of
@@ -83,18 +84,23 @@ def build_report(
     seed: int | None = None,
     strata: Sequence[str] = (),
     top: int = 5,
+    pooled: bool = False,
 ) -> Report:
-    """Everything that is said of runs on one model and file of pairs.
+    """Everything that is said of runs on one file of pairs.
 
     Args:
-        datasets: Of patching, lens and attention, each experiment once.
+        datasets: Of patching, lens and attention, each experiment of a model once.
         seed: Of flips and bootstraps; the runs' own if not given.
         strata: Fields of the file of pairs that tell strata.
         top: How many cells lead at least, if so many have an effect.
+        pooled: Whether several checkpoints are put together, such as training seeds of one
+            configuration; else they stand side by side.
 
     Raises:
         ResultsError: There are none, or two do not belong together.
     """
+    if pooled:
+        datasets = pool(datasets)
     if len({run_of(data).checkpoint_sha256 for data in datasets}) > 1:
         return _of_models(by_model(datasets), seed, strata, top)
     by_label = _by_label(datasets)

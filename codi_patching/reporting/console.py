@@ -46,6 +46,9 @@ def _head(report: Report) -> Iterator[str]:
     runs = report.datasets
     data = next(iter(runs.values()))
     said = f"{heading(report)}: {counted(data.sizes['pair'], 'pair')}"
+    if pooled := run_of(data).pooled:
+        groups = len(set(data["group"].values))
+        said += f" of {counted(len(pooled), 'checkpoint')} together, {counted(groups, 'group')}"
     if len(runs) > 1:
         yield f"{said}, {counted(len(runs), 'run')}"
         yield from textwrap.wrap("; ".join(runs), WIDTH)

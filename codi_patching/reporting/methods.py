@@ -89,7 +89,13 @@ def _sample(data: xr.Dataset) -> str:
         f"{counted(len(pairs), 'pair')} of questions that differ in one number, from "
         f"{data_name(run)}"
     )
-    if groups < len(pairs):
+    if run.pooled:
+        said += (
+            f", each once for each of {counted(len(run.pooled), 'checkpoint')}, together: "
+            f"{counted(groups, 'group')}, a pair's runs being one. What is said holds of these "
+            "checkpoints"
+        )
+    elif groups < len(pairs):
         said += f", in {counted(groups, 'group')} that share a question"
     said += "."
     if run.filtered:

@@ -69,10 +69,16 @@ def model_name(run: Named) -> str:
 
     Example: `zen-E/CODI-gpt2` and `/models/CODI-gpt2/pytorch_model.bin` are `CODI-gpt2`.
     """
-    path = Path(run.model)
+    if isinstance(run, RunDescription) and run.pooled:
+        return " and ".join(map(_short, run.pooled))
+    return _short(run.model)
+
+
+def _short(model: str) -> str:
+    path = Path(model)
     if path.suffix in _WEIGHTS and path.parent.name:
         path = path.parent
-    return path.name or run.model
+    return path.name or model
 
 
 def data_name(run: Named) -> str:

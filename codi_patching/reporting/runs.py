@@ -59,6 +59,7 @@ class ReportOptions:
         docs: Folder of reports, journal and inventory; none are written if not given.
         formats: Of figures: `png`, `pdf`, `svg`.
         strata: Fields of the file of pairs that tell strata apart, beside its chains.
+        pool: Whether several checkpoints are compared as one.
     """
 
     figures: bool = True
@@ -68,6 +69,7 @@ class ReportOptions:
     docs: Path | None = None
     formats: tuple[str, ...] = ("png",)
     strata: tuple[str, ...] = ()
+    pool: bool = False
 
     def __post_init__(self) -> None:
         """Refuse rankings of no cells, and formats that are not drawn."""
@@ -168,7 +170,8 @@ def compare_folders(
             written or holds results.
     """
     options = options or ReportOptions()
-    report = build_report([read_results(f) for f in folders], strata=options.strata)
+    datasets = [read_results(folder) for folder in folders]
+    report = build_report(datasets, strata=options.strata, pooled=options.pool)
     if has_results(out):
         raise ResultsError(
             f"expected a folder for the comparison alone, got {out}, which holds an experiment's "

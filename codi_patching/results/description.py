@@ -211,6 +211,11 @@ class RunDescription:
         return self.strategy or self.experiment
 
     @property
+    def pooled(self) -> tuple[str, ...]:
+        """Names of the checkpoints that were put together; none of a run of one."""
+        return tuple(self.checkpoint.get("pooled", ()))
+
+    @property
     def clean_is_source(self) -> bool:
         """Whether the clean question's run is the source run."""
         return self.direction == "denoising"
