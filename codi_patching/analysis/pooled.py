@@ -20,6 +20,7 @@ from codi_patching.results.description import ResultsError, RunDescription
 
 _ALIKE = (
     "model_type",
+    "feeds_back",
     "num_latents",
     "grid",
     "metrics",
@@ -115,7 +116,7 @@ def _description(runs: Mapping[str, RunDescription], pairs: int) -> RunDescripti
         first,
         model=" and ".join(runs),
         checkpoint_sha256=hashlib.sha256(sums.encode()).hexdigest(),
-        checkpoint={"pooled": list(runs)},
+        checkpoint={"pooled": list(runs), "feeds_back": first.feeds_back},
         num_pairs=pairs,
         excluded=excluded,
     )

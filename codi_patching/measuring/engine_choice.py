@@ -126,6 +126,7 @@ class WatchfulSweep(SweepEngine):
         """Run every row of patches by the engine that made the run without patches."""
         if self._is_reference([start]):
             return self._reference.patched(start, rows, latents, watch, on_rows_done)
+        latents = self._codi.effective(latents)
         return super().patched(start, rows, latents, watch, on_rows_done)
 
     def patched_each(
@@ -138,6 +139,7 @@ class WatchfulSweep(SweepEngine):
         if self._is_reference([request.start for request in requests]):
             yield from self._reference.patched_each(requests, latents, on_rows_done)
         else:
+            latents = self._codi.effective(latents)
             yield from super().patched_each(requests, latents, on_rows_done)
 
 

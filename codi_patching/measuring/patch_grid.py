@@ -58,7 +58,8 @@ class PatchGrid:
         grid: Its cells.
         patch_sets: The patches of every cell with the activations of a run, in `run_order`.
         run_order: The cell, counted row by row, of each of `patch_sets`.
-        latents: Whether thoughts after a patch are generated anew.
+        latents: Whether thoughts after a patch are generated anew; of a model that feeds nothing
+            back always `frozen`.
         site: What is overwritten, as cells are named.
         record: Sites that unpatched runs record beside `resid_post`.
         metrics: What is computed of each run.
@@ -110,6 +111,7 @@ class PatchGrid:
         Raises:
             ValueError: There are more or fewer patch sets than cells.
         """
+        latents = model.effective(latents)
         names = tuple(description.THOUGHT if la == THOUGHT else str(la) for la in layers)
         count = len(names) * len(columns)
         order = list(range(count)) if run_order is None else list(run_order)

@@ -118,7 +118,7 @@ class StepRanks:
         forced = torch.tensor([tokens[:-1]], device=hidden.device)
         worst = []
         for position in range(model.num_latents):
-            thought = model.next_thought(hidden).unsqueeze(1)
+            thought = model.next_thought(hidden, position).unsqueeze(1)
             step, context = model.advance(context, thought)
             hidden = step[:, 0]
             states, _ = model.read(context, forced)

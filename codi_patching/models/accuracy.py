@@ -93,7 +93,7 @@ def answers_by_thoughts(
     start, thoughts = context.take(asked), []
     texts = {"thoughts_0": read_out(model, start, max_tokens)}
     for number in range(1, model.num_latents + 1):
-        thoughts.append(model.next_thought(hidden))
+        thoughts.append(model.next_thought(hidden, number - 1))
         step, context = model.advance(context, thoughts[-1].unsqueeze(1))
         hidden = step[:, 0]
         texts[f"thoughts_{number}"] = read_out(model, context.take(asked), max_tokens)

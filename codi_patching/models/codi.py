@@ -32,7 +32,7 @@ from codi_patching.models.families import family_of, outlets_of, part_of
 from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
-from codi_patching.patching.interventions import SiteName
+from codi_patching.patching.interventions import Latents, SiteName
 
 _INVARIANT_ROWS = 4
 """With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""
@@ -150,12 +150,29 @@ def build_projection(hidden_size: int, prj_dim: int, layer_norm: bool = True) ->
     return projection
 
 
+class PauseVectors(nn.Module):
+    """Learned vectors in the place of thoughts, the same for every question; nothing is fed back.
+
+    The control of arXiv 2606.12689: what patching shows of such a model is no sign of thoughts that
+    follow from each other. In the place of `prj`.
+    """
+
+    def __init__(self, num_latents: int, hidden_size: int) -> None:
+        super().__init__()
+        self.pause = nn.Parameter(torch.empty(num_latents, hidden_size))
+
+    def forward(self, hidden: Tensor, position: int) -> Tensor:
+        """The vector of a position, for each of `hidden` `(…, hidden)`."""
+        return self.pause[position].expand_as(hidden)
+
+
 class CodiModel(nn.Module):
     """A causal language model that can think in latent vectors.
 
     Args:
         backbone: The language model; its vocabulary holds the special tokens.
-        projection: `prj`; None where a checkpoint has none (thoughts are then the hidden states).
+        projection: `prj`; None where a checkpoint has none, whose thoughts are the hidden states;
+            `PauseVectors` of a model that feeds nothing back.
         tokenizer: Tokenizer of the questions and answers.
         settings: Number of latents, special tokens, answer prefix.
     """
@@ -170,6 +187,7 @@ class CodiModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.prj = projection if projection is not None else nn.Identity()
+        self.check_latents(settings.num_latents)
         self.tokenizer = tokenizer
         self.settings = settings
         self.family = family_of(backbone)
@@ -213,6 +231,15 @@ class CodiModel(nn.Module):
         return next(filter(None, widths), 4 * config.hidden_size)
 
     @property
+    def feeds_back(self) -> bool:
+        """Whether each thought is made from the state before it."""
+        return not isinstance(self.prj, PauseVectors)
+
+    def effective(self, latents: Latents) -> Latents:
+        """What `latents` come to: where nothing is fed back, a patch changes no later thought."""
+        return latents if self.feeds_back else "frozen"
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.device
@@ -221,6 +248,18 @@ class CodiModel(nn.Module):
     def context_length(self) -> int:
         """The most tokens, thoughts among them, that can follow each other."""
         return int(self.backbone.config.max_position_embeddings)
+
+    def check_latents(self, number: int) -> None:
+        """Refuse more thoughts than a model that feeds nothing back has vectors.
+
+        Raises:
+            InputError: There are more.
+        """
+        if isinstance(self.prj, PauseVectors) and number > len(self.prj.pause):
+            raise InputError(
+                f"expected at most {len(self.prj.pause)} latent thoughts, as many as the model has "
+                f"pause vectors, got {number}: set [[model.num_latents]]"
+            )
 
     def check_length(self, length: int) -> None:
         """Refuse more tokens than the context has, from the prompt's first to the last spoken one.
@@ -348,9 +387,21 @@ class CodiModel(nn.Module):
         hidden, context = self.read(start, ids.to(self.device), padding)
         return hidden[:, -1], context
 
-    def next_thought(self, hidden: Tensor) -> Tensor:
-        """Z `(…, hidden)` made from hidden states after the final norm `(…, hidden)`."""
-        return self.prj(hidden)
+    def next_thought(self, hidden: Tensor, position: int | None = None) -> Tensor:
+        """Z `(…, hidden)` made from hidden states after the final norm `(…, hidden)`.
+
+        Args:
+            hidden: The states.
+            position: Of the thought; a model that feeds nothing back has one vector for each.
+
+        Raises:
+            ValueError: Such a model is not told the position.
+        """
+        if self.feeds_back:
+            return self.prj(hidden)
+        if position is None:
+            raise ValueError("expected the position of a thought that is not made from a state")
+        return self.prj(hidden, position)
 
     def think(self, hidden: Tensor, context: Context) -> tuple[Tensor, Tensor, Context]:
         """Generate and feed back the latent thoughts.
@@ -364,8 +415,8 @@ class CodiModel(nn.Module):
             `(rows, K, hidden)`, and the context with the K thoughts in its cache.
         """
         thoughts, states = [], []
-        for _ in range(self.settings.num_latents):
-            thought = self.next_thought(hidden)
+        for position in range(self.settings.num_latents):
+            thought = self.next_thought(hidden, position)
             step, context = self.advance(context, thought.unsqueeze(1))
             hidden = step[:, 0]
             thoughts.append(thought)

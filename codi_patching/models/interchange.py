@@ -85,7 +85,7 @@ def interchanged_answers(
     given, _, _ = model.think(*model.encode([model.prompt_ids(q) for q in sources]))
     hidden, context = model.encode([model.prompt_ids(q) for q in bases])
     for step in range(model.num_latents):
-        thought = given[:, position] if step == position else model.next_thought(hidden)
+        thought = given[:, position] if step == position else model.next_thought(hidden, step)
         states, context = model.advance(context, thought.unsqueeze(1))
         hidden = states[:, 0]
     return read_out(model, context, 8)

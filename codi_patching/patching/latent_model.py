@@ -36,8 +36,12 @@ class LatentModel(Protocol):
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids."""
 
-    def next_thought(self, hidden: Tensor) -> Tensor:
-        """The thought made from hidden states after the final norm."""
+    @property
+    def feeds_back(self) -> bool:
+        """Whether each thought is made from the state before it."""
+
+    def next_thought(self, hidden: Tensor, position: int | None = None) -> Tensor:
+        """The thought of a position, made from hidden states after the final norm."""
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """The norm before the head."""

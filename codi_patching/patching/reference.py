@@ -201,7 +201,7 @@ class ReferenceEngine(Engine):
         hidden = prompt.hidden.expand(len(rows), -1)
         steps = []
         for position in range(self.model.num_latents):
-            thought = self.model.next_thought(hidden).unsqueeze(1)
+            thought = self.model.next_thought(hidden, position).unsqueeze(1)
             step, context = self._latent_pass(context, rows, thought, position, record)
             hidden = step.last[:, 0]
             steps.append(step)

@@ -33,7 +33,7 @@ _SITES = {
 _VALUES = {
     "clean": "the source run's activations there",
     "zero": "zeros",
-    "mean": "the mean activations there over the source runs of all usable pairs",
+    "mean": "the mean activations there over the source runs of all {usable}",
     "random_pair": "the activations there of another pair's source run",
 }
 _LATENTS = {
@@ -42,6 +42,13 @@ _LATENTS = {
     "recomputed": "Thoughts after the patch are generated anew: what is measured is the total "
     "effect.",
 }
+NOT_FED_BACK = (
+    "This model feeds nothing back: in the place of thoughts stand learned vectors, the same for "
+    "every question. A patch changes no later one, so the total effect is the direct effect, and "
+    "what a position carries is what it has read from the question and from the positions before."
+)
+"""Of a model with pause vectors."""
+
 _CONTROLS = {
     "sibling": "a sibling, the same question with yet another number in that place",
     "random_pair": "another pair's source run, matched by steps and length",
@@ -128,11 +135,14 @@ def answered(data: xr.Dataset, which: str) -> int | None:
 
 
 def _intervention(run: RunDescription) -> str:
+    usable = counted(run.mean_runs, "usable pair") if run.mean_runs else "usable pairs"
     said = _PATCHES.get(run.arm, _OTHER).format(
-        site=_SITES.get(run.site, run.site), values=_VALUES[run.source]
+        site=_SITES.get(run.site, run.site), values=_VALUES[run.source].format(usable=usable)
     )
     if THOUGHT in run.grid.layers:
         said += " The row “thought” is of the latent thoughts themselves, what enters layer 0."
+    if not run.feeds_back:
+        return f"{said} {NOT_FED_BACK}"
     if run.latents == "recomputed" and run.site == "resid_post":
         said += (
             f" The output of the last layer, {run.grid.layers[-1]}, is read by nothing but the "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import xarray as xr
+
 from codi_patching.analysis.findings import Claim, Finding, StrataFinding
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH
@@ -29,6 +31,7 @@ from codi_patching.reporting.claims_in_words import (
 )
 from codi_patching.reporting.formats import layers_named, listed, short
 from codi_patching.reporting.question_texts import BETWEEN
+from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ALL
 
 TOO_FEW = "Too few pairs for any claim: counts stand alone."
@@ -42,7 +45,7 @@ def headline(report: Report) -> list[str]:
     carried = _carried_said(report)
     finding = report.finding("direct")
     direct = direct_sentence(finding) if finding else ""
-    said = [*_ceiling_said(report), *(carried or _cells_said(report))]
+    said = [*_not_fed_back(report), *_ceiling_said(report), *(carried or _cells_said(report))]
     if direct:
         said = [*said[:3], direct]
     for more in (_chain_said, _read_said, _needed_said, _attention_said):
@@ -65,10 +68,26 @@ def _models_said(report: Report) -> list[str]:
     if not said and between and all(finding.answer == "counts" for finding in between):
         said = ["Too few pairs to compare the models: counts stand alone."]
     said = said or ["No difference between the models is shown."]
+    if still := [name for name, data in _models_of(report).items() if not run_of(data).feeds_back]:
+        said = [
+            *said[:2],
+            f"{listed(still)} feeds nothing back: what it shares with the others is no evidence of "
+            "reasoning in thoughts.",
+        ]
     for finding in report.findings:
         if _shown(finding) and finding.strata is not None:
             said.append(f"In {finding.model}: {carried_sentence(finding.strata)}")
     return said[:4]
+
+
+def _models_of(report: Report) -> dict[str, xr.Dataset]:
+    """A run of each model, by its name."""
+    return {
+        name: data
+        for name in report.models
+        for label, data in report.datasets.items()
+        if label.startswith(f"{name}: ")
+    }
 
 
 def _between_said(finding: Finding) -> list[str]:
@@ -94,6 +113,16 @@ def _between_said(finding: Finding) -> list[str]:
             run = f"{what[:1].upper()}{what[1:]}"
             said.append(f"{run}: {more} carries more than {less} at {where}, {size}.")
     return said
+
+
+def _not_fed_back(report: Report) -> list[str]:
+    """That there are no thoughts, where the model makes none."""
+    if all(run_of(data).feeds_back for data in report.datasets.values()):
+        return []
+    return [
+        "This model feeds nothing back: its thoughts are learned vectors, the same for every "
+        "question, and patches are of what their positions read from it."
+    ]
 
 
 def _ceiling_said(report: Report) -> list[str]:

@@ -171,6 +171,8 @@ class RunDescription:
         filtered: Ids of pairs left out because both answers are equal.
         excluded: Reasons of pairs that could not be run, by id.
         config: The resolved configuration.
+        mean_runs: With the source `mean`, over how many source runs it is taken: those of all
+            usable pairs, however many of them the run has; None if nobody wrote it down.
         top: Of the lens, how many tokens are kept for each cell; a hit is a result among them.
         readers: Of attention, names of those who attend, the last one before the answer.
         attended: Of attention, names of what is attended to.
@@ -201,6 +203,7 @@ class RunDescription:
     filtered: tuple[str, ...] = ()
     excluded: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    mean_runs: int | None = None
     top: int | None = None
     readers: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
@@ -216,6 +219,11 @@ class RunDescription:
         return tuple(self.checkpoint.get("pooled", ()))
 
     @property
+    def feeds_back(self) -> bool:
+        """Whether the model makes its thoughts; else they are learned vectors."""
+        return bool(self.checkpoint.get("feeds_back", True))
+
+    @property
     def clean_is_source(self) -> bool:
         """Whether the clean question's run is the source run."""
         return self.direction == "denoising"
@@ -227,7 +235,8 @@ class RunDescription:
         """
         layers = self.grid.layers
         last = row == len(layers) - 1 and layers[row] != THOUGHT
-        return last and self.latents == "recomputed" and self.site == "resid_post"
+        made_anew = self.latents == "recomputed" and self.feeds_back
+        return last and made_anew and self.site == "resid_post"
 
     def layer_label(self, row: int) -> str:
         """A row in words: `layer 3`, `the thoughts themselves`."""

@@ -97,6 +97,7 @@ def _apply(asked: Asked, model: CodiModel) -> None:
         CheckpointError: The prefix is no text of words, or the context has no room for K thoughts.
     """
     if asked.num_latents is not None:
+        model.check_latents(asked.num_latents)
         model.settings = replace(model.settings, num_latents=asked.num_latents)
     if asked.answer_prefix is not None:
         model.settings = replace(model.settings, answer_prefix=asked.answer_prefix)

@@ -24,6 +24,7 @@ class LoadReport:
         layout: `own`, `codi` or `coconut`.
         base_model: Where config and tokenizer came from, if not from the checkpoint.
         known_as: The row of the table of known models that gave what was not set.
+        feeds_back: Whether thoughts are made by the model; else they are learned vectors.
     """
 
     source: str
@@ -37,6 +38,7 @@ class LoadReport:
     layout: str = "own"
     base_model: str | None = None
     known_as: str | None = None
+    feeds_back: bool = True
 
     def __str__(self) -> str:
         """For the console."""
@@ -48,6 +50,8 @@ class LoadReport:
                 f"LoRA merged into {self.merged} weights with alpha {self.lora_alpha:g}, times "
                 f"{scales}"
             )
+        if not self.feeds_back:
+            parts.append("learned vectors in the place of thoughts, nothing is fed back")
         if self.dropped:
             parts.append(f"dropped {shorten(self.dropped)}")
         if self.known_as is not None and self.known_as != self.source:

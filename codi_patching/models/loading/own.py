@@ -67,7 +67,9 @@ def load_own(folder: Path) -> tuple[CodiModel, LoadReport]:
     projection = {k[4:]: weights.pop(k) for k in list(weights) if k.startswith("prj.")}
     dtypes = dtypes_of({"model": weights, "prj": projection})
     model = assemble(config, weights, projection, tokenizer, settings, path)
-    return model, LoadReport(str(folder), sha256, tensors, dtypes, dropped=constants)
+    report = LoadReport(str(folder), sha256, tensors, dtypes, dropped=constants)
+    report.feeds_back = model.feeds_back
+    return model, report
 
 
 def _read_tokenizer(path: Path) -> PreTrainedTokenizerFast:

@@ -17,7 +17,12 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import (
+    CodiModel,
+    CodiSettings,
+    PauseVectors,
+    build_projection,
+)
 from codi_patching.models.families import FAMILIES
 from codi_patching.models.loading.files import CheckpointError, in_one_line, shorten
 
@@ -188,10 +193,13 @@ def dtypes_of(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
 
 def _projection_for(
     weights: Mapping[str, Tensor], hidden_size: int, path: Path
-) -> nn.Sequential | None:
+) -> nn.Module | None:
     """The projection whose weights these are; None if there are none."""
     if not weights:
         return None
+    if weights.keys() == {"pause"} and weights["pause"].ndim == 2:
+        vectors = partial(PauseVectors, len(weights["pause"]), hidden_size)
+        return _fitting(vectors, weights, path, "prj.")
     first = weights.get("1.weight")
     if first is None or first.ndim != 2 or not len(first):
         shape = "is missing" if first is None else f"has shape {tuple(first.shape)}"

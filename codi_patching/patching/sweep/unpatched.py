@@ -73,7 +73,7 @@ class UnpatchedBatch:
         hidden = self._encode()
         streams = []
         for position in range(model.num_latents):
-            thought = model.next_thought(model.final_norm(hidden))
+            thought = model.next_thought(model.final_norm(hidden), position)
             visible = torch.ones(count, 1, position + 1, dtype=torch.bool, device=hidden.device)
             streams.append(self._suffix_pass(thought[:, None], position, visible, self.recorder))
             hidden = streams[-1][-1, :, 0]
