@@ -16,15 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
-
-from codi_patching.analysis.asking import ask
-from codi_patching.analysis.courses import ask_chains
-from codi_patching.analysis.findings import Claim, Finding, StrataFinding
-from codi_patching.analysis.levels import SHARES, label_of
-from codi_patching.analysis.noise import NO_EFFECT
-from codi_patching.analysis.questions import PRIMARY
-from codi_patching.analysis.simulated import (
+from noise import NO_EFFECT
+from simulated import (
     HOLDS,
     Planted,
     expected,
@@ -32,6 +25,13 @@ from codi_patching.analysis.simulated import (
     simulate,
     simulate_strata,
 )
+from tqdm import tqdm
+
+from codi_patching.analysis.asking import ask
+from codi_patching.analysis.courses import ask_chains
+from codi_patching.analysis.findings import Claim, Finding, StrataFinding
+from codi_patching.analysis.levels import SHARES, label_of
+from codi_patching.analysis.questions import PRIMARY
 from codi_patching.analysis.strata import strata_finding
 from codi_patching.analysis.study import studies_of
 from codi_patching.results.dataset import run_of

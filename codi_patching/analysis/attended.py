@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -41,6 +42,12 @@ def last_reader(data: xr.Dataset, measure: str = "attention") -> Array:
     run = run_of(data)
     shares = data[measure].sel(reader=run.readers[-1], attended=list(run.grid.columns))
     return np.asarray(shares.transpose("pair", "layer", "attended").values, dtype=np.float64)
+
+
+def mean_share(data: xr.Dataset, reader: str, measure: str = "attention") -> Array:
+    """What a reader gives each thought, mean over pairs, `(L, K)`; see `last_reader`."""
+    shares = data[measure].sel(reader=reader, attended=list(run_of(data).grid.columns))
+    return np.asarray(shares.mean("pair").values, dtype=np.float64)
 
 
 def even_share(data: xr.Dataset) -> Array:
@@ -76,6 +83,34 @@ def by_length(data: xr.Dataset) -> list[tuple[int | None, Mask]]:
     known = [number for number, pairs in counts.most_common(_LENGTHS) if pairs >= _PAIRS]
     found: list[tuple[int | None, Mask]] = [(number, steps == number) for number in sorted(known)]
     return found or [(None, np.ones(len(steps), dtype=bool))]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where the token before the answer looks, over pairs alike in their number of steps.
+
+    Attributes:
+        length: The number of steps; None of all pairs together.
+        pairs: How many there are.
+        shares: The mean of `last_reader` over them, `(L, K)`.
+    """
+
+    length: int | None
+    pairs: int
+    shares: Array
+
+
+def looks(data: xr.Dataset, measure: str = "attention") -> list[Look]:
+    """Where the token before the answer looks, for each of `by_length`."""
+    shares = last_reader(data, measure)
+    return [
+        Look(length, int(mask.sum()), shares[mask].mean(axis=0)) for length, mask in by_length(data)
+    ]
+
+
+def mean_seen_above(data: xr.Dataset) -> Array:
+    """The mean of `seen_above` over pairs, `(L, K)`."""
+    return np.asarray(seen_above(data).mean(axis=0))
 
 
 def ask_attention(study: Study) -> Iterator[Finding]:

@@ -171,7 +171,8 @@ def once(report: Report) -> str:
     if not report.summaries:
         return "Shares of pairs, beside how often another pair's result of that step is read."
     control = any(has_control(data) for data in report.datasets.values() if patches(data))
-    if all(run_of(summary.data).direction == "noising" for summary in report.summaries.values()):
+    noising = [run_of(s.data).direction == "noising" for s in report.summaries.values()]
+    if all(noising):
         return (
             "Intervals and p hold for all cells of a question together, at a level of 5 % for "
             f"{_whole(report)}. Estimates are falls of the probability of the clean answer."
@@ -184,6 +185,8 @@ def once(report: Report) -> str:
         f"{_whole(report)}. Estimates are rises of the probability of {answer_name(report)} "
         f"relative to {relative}"
     )
+    if any(noising):
+        said += "; those of noising are falls of the probability of the clean answer"
     return f"{said}; between models, of the one minus the other." if report.models else f"{said}."
 
 

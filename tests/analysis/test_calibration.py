@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-
-from codi_patching.analysis.findings import Claim, Comparison, Finding
-from codi_patching.analysis.noise import MEANS, NO_EFFECT
-from codi_patching.analysis.simulated import (
+from noise import MEANS, NO_EFFECT
+from simulated import (
     HOLDS,
     Planted,
     expected,
@@ -13,6 +11,8 @@ from codi_patching.analysis.simulated import (
     simulate,
     simulate_strata,
 )
+
+from codi_patching.analysis.findings import Claim, Comparison, Finding
 from codi_patching.results.dataset import run_of
 from scripts import calibrate
 from scripts.calibrate import Score, claims_of, judged, score, score_strata

@@ -189,7 +189,10 @@ def test_the_usual_run_is_spoken_of_first_whatever_order_folders_come_in():
     runs = [make(run_of(direction="noising"), planted={(1, 1): 0.5}), make(run_of())]
     report = build_report(runs)
     assert next(iter(report.datasets)) == "position, recomputed"
-    assert "Estimates are rises of the probability of the clean answer" in console_text(report)
+    said = " ".join(console_text(report).split())
+    assert "Estimates are rises of the probability of the clean answer" in said
+    assert "those of noising are falls of the probability of the clean answer." in said
+    assert "those of noising" not in console_text(build_report(runs[1:]))
 
 
 def test_every_model_that_does_not_answer_is_warned_of():

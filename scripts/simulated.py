@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-
-from codi_patching.analysis.noise import (
+from noise import (
     GROUPED,
     LAYERS,
     MEANS,
@@ -21,6 +20,7 @@ from codi_patching.analysis.noise import (
     Generator,
     Shape,
 )
+
 from codi_patching.results.dataset import patching_dataset
 from codi_patching.results.description import (
     ALL,
