@@ -240,7 +240,9 @@ function draw() {
   options("layer", [["", "–"], ...now.run.layers.map(name => [name, name])], now.run.layers[now.row] || "");
   byId("layer-label").hidden = !now.run.strata;
   const tied = now.measure[0].startsWith("content") ? Object.values(now.run.claims).filter(claim => claim[5]).length : 0;
-  byId("reading").textContent = `${now.run.title}. Outlined: claimed. ${tied ? `Dots: ${tied} cells not shown to be below the largest. ` : ""}Hatched: zero by construction. ${now.run.strata ? "Beside the map, by the step that changed: pairs with the source answer; dark: more than chance allows. " : ""}Click a cell for its numbers and pairs.`;
+  const claimed = Object.keys(now.run.claims).length ? "Outlined: claimed. " : "";
+  const hatched = now.run.structural.includes("1") ? "Hatched: zero by construction. " : "";
+  byId("reading").textContent = `${now.run.title}. ${claimed}${tied ? `Dots: ${tied} cells not shown to be below the largest. ` : ""}${hatched}${now.run.strata ? "Beside the map, by the step that changed: pairs with the source answer; dark: more than chance allows. " : ""}Click a cell for its numbers and pairs.`;
   [drawMap, drawStrata, drawCell, drawPair].forEach(part => part(now));
   ["cells", "pairs"].filter(id => byId(id).open).forEach(id => folds[id](now));
 }
