@@ -13,8 +13,8 @@ last latent step is not used. CODI: arXiv 2502.21074.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.answers import PairError
-from codi_patching.models.attention import Attend
+from codi_patching.models.attention import Attend, unseen_attention
 from codi_patching.models.families import family_of, outlets_of, part_of
 from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
@@ -347,6 +347,10 @@ class CodiModel(nn.Module):
         start = Context(cache=None, mask=None, length=0, rows=len(prompts))
         hidden, context = self.read(start, ids.to(self.device), padding)
         return hidden[:, -1], context
+
+    def unseen(self, masks: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+        """Take keys away from the queries of one pass of `advance`; see `unseen_attention`."""
+        return unseen_attention(masks)
 
     def next_thought(self, hidden: Tensor) -> Tensor:
         """Z `(…, hidden)` made from hidden states after the final norm `(…, hidden)`."""
