@@ -258,9 +258,12 @@ class CodiModel(nn.Module):
         found = control_tokens(self.tokenizer, question)
         if found:
             raise PairError(f"expected a question in words, got control tokens: {', '.join(found)}")
-        raw = self.settings.raw_question
-        text = question if raw else question.strip().replace("  ", " ")
-        return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
+        return list(self.tokenizer(self.question_text(question))["input_ids"])
+
+    def question_text(self, question: str) -> str:
+        """A question as the tokenizer is given it."""
+        text = question if self.settings.raw_question else question.strip().replace("  ", " ")
+        return text + self.settings.question_suffix
 
     def prompt_ids(self, question: str) -> list[int]:
         """Tokens of the prompt: the question, then bot."""
