@@ -70,7 +70,7 @@ class KnockoutExperiment(Experiment):
     @property
     def runs_of_a_pair(self) -> int:
         """Cut runs of a pair that has a control."""
-        return 2 * self.grid.size
+        return self.grid.size + len(self.edge_grid.controlled)
 
     def configure_model(self) -> None:
         """Load the checkpoint, and what runs questions; check the window."""
