@@ -65,9 +65,13 @@ def falls(data: xr.Dataset) -> dict[Against, Array]:
 
 
 def mean_fall(data: xr.Dataset) -> Array:
-    """The smaller of a cut's mean falls, `(layers, edges)`."""
+    """The smaller of a cut's mean falls, `(layers, edges)`.
+
+    Where the control loses more than the cut that is 0, unless the answer rises with the cut.
+    """
     means = [mean_over(effect) for effect in falls(data).values()]
-    return np.asarray(np.fmin(means[0], means[-1]))
+    smaller = np.fmin(means[0], means[-1])
+    return np.asarray(np.where(smaller < 0, np.minimum(means[0], 0.0), smaller))
 
 
 def ask_knockout(study: Study) -> Iterator[Finding]:
