@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import results_maker
 from conftest import quiet_trainer
+from matplotlib.patches import FancyArrowPatch
 from site_twin import run_site_twin
 
 import codi_patching as cp
@@ -24,6 +25,8 @@ from codi_patching.measuring.knockout import EdgeGrid, Knockout
 from codi_patching.measuring.question_tokens import QuestionTokens
 from codi_patching.patching.edges import Edge, every_edge
 from codi_patching.patching.engine import Readout
+from codi_patching.reporting.knockout_figure import draw_knockout
+from codi_patching.reporting.page_data import knockout_data
 from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import knockout_dataset
@@ -477,3 +480,46 @@ def test_beside_patching_the_question_is_asked_once():
     report = build_report([patched, data])
     assert [f.answer for f in report.findings if f.key == "around"] == ["yes"]
     assert list(report.datasets) == ["position, recomputed", "knockout"]
+
+
+# -- figure and page --------------------------------------------------------------------------
+
+
+def test_the_graph_has_every_edge_as_wide_as_its_fall():
+    data = made({"0->readout": {2: 0.8}, "1->readout": {3: 0.7}, "0->1": {3: 0.5}}, noise=0.0)
+    graphs = draw_knockout(build_report([data])).axes[:2]
+    assert [axes.get_title(loc="left") for axes in graphs] == ["2 steps, n = 30", "3 steps, n = 30"]
+    for axes, falls_of in zip(graphs, ((0.8,), (0.7, 0.5)), strict=True):
+        arrows = [p for p in axes.patches if isinstance(p, FancyArrowPatch)]
+        assert len(arrows) == 6  # question and two thoughts to the readout, to and between thoughts
+        widths = sorted((arrow.get_linewidth() for arrow in arrows), reverse=True)
+        assert widths[: len(falls_of)] == pytest.approx([0.4 + 2.2 * fall for fall in falls_of])
+        assert widths[len(falls_of) :] == pytest.approx([0.4] * (6 - len(falls_of)))
+        names = {text.get_text() for text in axes.texts}
+        assert names == {"z0", "z1", "question", "readout", *(f"{fall:.2f}" for fall in falls_of)}
+
+
+def test_the_layers_below_are_of_what_the_readout_reads():
+    data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
+    axes = draw_knockout(build_report([data])).axes
+    shown = [each.images[0].get_array() for each in axes[2:4]]
+    np.testing.assert_allclose(shown[0], [[0, 0, 0], [0.6, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(shown[1], [[0, 0, 0], [0.6, 0, 0.7]], atol=1e-12)
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["q", "z0", "z1"]
+    assert [label.get_text() for label in axes[2].get_yticklabels()] == ["0", "1"]
+
+
+def test_a_control_that_loses_more_is_no_rise():
+    data = made({}, {"0->readout": 0.4}, noise=0.0)
+    assert mean_fall(data)[0, COLUMNS.index("0->readout")] == 0
+    data = made({"0->readout": -0.05}, noise=0.0)
+    assert mean_fall(data)[0, COLUMNS.index("0->readout")] == pytest.approx(-0.05)
+
+
+def test_the_page_shows_what_is_hidden_from_the_readout():
+    shown = knockout_data(made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0))
+    assert shown["columns"] == ["question", "numbers", "thoughts", "z0", "z1"]
+    assert [key for key, _, _ in shown["measures"]] == ["fall_2", "fall_3", "fall_all"]
+    assert shown["means"]["fall_3"][:5] == [0.6, 0, 0, 0, 0.7]
+    assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
+    assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
