@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     from codi_patching.data.pairs import Pair, Question
     from codi_patching.experiments.attention import AttentionExperiment
     from codi_patching.experiments.iterative import IterativePatching
+    from codi_patching.experiments.knockout import KnockoutExperiment
     from codi_patching.experiments.layer import LayerPatching
     from codi_patching.experiments.lens import LensExperiment
     from codi_patching.experiments.position import PositionPatching
+    from codi_patching.patching.edges import Edge
     from codi_patching.patching.interventions import Site
     from codi_patching.reporting.plot import plot
     from codi_patching.saved_results import Results, compare, load_results
 
 _PLACES = {
     "AttentionExperiment": "experiments.attention",
+    "Edge": "patching.edges",
     "Effect": "api",
     "IterativePatching": "experiments.iterative",
+    "KnockoutExperiment": "experiments.knockout",
     "LayerPatching": "experiments.layer",
     "LensExperiment": "experiments.lens",
     "Model": "api",
@@ -54,8 +58,10 @@ _PLACES = {
 
 __all__ = [
     "AttentionExperiment",
+    "Edge",
     "Effect",
     "IterativePatching",
+    "KnockoutExperiment",
     "LayerPatching",
     "LensExperiment",
     "Model",

@@ -7,6 +7,7 @@ pair = cp.Pair.of("Tom has 5 …", "Tom has 7 …")
 sites = [cp.Site("resid_post", layer=l, position=p) for l in (3, 4, 5) for p in (1, 3)]
 effect = model.patch(pair, sites)               # one patched run: .metrics, .logits, .answer
 effect = model.patch(pair, cp.Site("thought", position=2), value=lambda z: z + vector)
+cut = model.patch(pair, cp.Edge(reader="readout", read=("thought", 3)))   # attention cut
 grid = model.grid(pair, site="kv")              # a frame: grid["recovery"].unstack()
 """
 
@@ -36,10 +37,11 @@ from codi_patching.measuring.by_hand import (
     with_answers,
 )
 from codi_patching.measuring.engine_choice import EngineName, build_engine
+from codi_patching.measuring.hand_edges import cuts_of, without_edges
 from codi_patching.measuring.measurement import Measurement, check_finite
 from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
 from codi_patching.measuring.preparation import PairStart, Preparation
-from codi_patching.measuring.prompts import Direction, Prompts
+from codi_patching.measuring.prompts import Direction, Prompts, roles
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.metrics.table import metric_rows
 from codi_patching.models.accuracy import latent_answers
@@ -47,6 +49,7 @@ from codi_patching.models.codi import CodiModel
 from codi_patching.models.lens import token_text, top_tokens
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.vocabulary import unknown_words
+from codi_patching.patching.edges import Edge
 from codi_patching.patching.interventions import (
     EXTRA_SITES,
     Activations,
@@ -219,7 +222,7 @@ class Model:
     def patch(
         self,
         pair: Pair,
-        sites: Site | Sequence[Site],
+        sites: Site | Edge | Sequence[Site | Edge],
         value: Value | Sequence[Value] = "source",
         latents: Latents = "recomputed",
         direction: Direction = "denoising",
@@ -229,7 +232,8 @@ class Model:
 
         Args:
             pair: The two questions; denoising patches the corrupted one's run.
-            sites: All that is overwritten.
+            sites: All that is overwritten; edges of attention are cut in the base run, which with
+                `noising` is the clean question's.
             value: What with: one for all sites or one for each; see `Value`. Tensors and arguments
                 of functions have the shape of the site's activation, `(hidden,)` or for `kv`
                 `(2, heads, size)`, or that flat.
@@ -241,7 +245,8 @@ class Model:
             InputError: The pair, a site or a value does not fit the model.
         """
         _check_choice("latents", latents, Latents)
-        wanted = _as_sites(sites)
+        sites, edges = without_edges(sites)
+        wanted = [] if edges and not sites else _as_sites(sites)
         value = as_tensor(value)
         values = list(value) if isinstance(value, list | tuple) else [value] * len(wanted)
         if len(values) != len(wanted):
@@ -251,7 +256,9 @@ class Model:
         named = self._named(start, record, questions)
         row = [self._as_patch(site, own, named) for site, own in zip(wanted, values)]
         try:
-            patched = self.engine.patched(start.base, [row], latents)
+            asked = roles(pair, direction)[0].text
+            cuts = partial(cuts_of, self.codi, edges, asked)
+            patched = self.engine.patched(start.base, [row], latents, cuts=cuts(start.base.readout))
         except ValueError as error:
             raise InputError(str(error)) from None
         check_finite(patched.answer_logits, lambda _: "the patched run")
@@ -263,7 +270,7 @@ class Model:
         return Effect(
             {name: float(values[0]) for name, values in metrics.items()},
             {name: logits[0] for name, logits in zip(names, patched.answer_logits)},
-            say(self.engine, self.codi, prompt, row, latents, record),
+            say(self.engine, self.codi, prompt, row, latents, record, cuts),
             *({name: float(v[run]) for name, v in unpatched.items()} for run in (0, 1)),
         )
 

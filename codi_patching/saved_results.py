@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from codi_patching.errors import InputError, brief, path_text
-from codi_patching.results.dataset import OWN, is_attention, pairs_of, patches, run_of
+from codi_patching.results.dataset import OWN, is_attention, is_knockout, pairs_of, patches, run_of
 from codi_patching.results.description import PairDescription, RunDescription
 from codi_patching.results.read import read_results
 from codi_patching.results.tables import cells_frame
@@ -56,9 +56,9 @@ class Results:
         """A row for each pair and cell, with the columns of `results.csv`.
 
         Of the lens a row for each rank, of attention for each share. Layers and columns are whole
-        numbers, but for "thought" and "all".
+        numbers where they are, not "thought", "all", or an edge.
         """
-        if patches(self.data):
+        if patches(self.data) or is_knockout(self.data):
             return cells_frame(self.data)
         if is_attention(self.data):
             shares = self.data[["attention", "strongest"]].reset_coords(drop=True)

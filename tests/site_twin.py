@@ -2,7 +2,8 @@
 
 The whole sequence is run again for every thought. Edits are `{(site, layer, index): value}`,
 `index` being a place in the sequence and `value` a vector or a function of the present one; the
-site `thought` is left to the caller. Keys and values are one vector, `(2, heads, size)` flattened.
+site `thought` is left to the caller; the value of `cut` is the places that `index` does not see.
+Keys and values are one vector, `(2, heads, size)` flattened.
 """
 
 import math
@@ -43,7 +44,7 @@ def rotate(x, theta):
     return torch.cat([one * cosine - two * sine, two * cosine + one * sine], dim=-1)
 
 
-def attend(queries, keys, values):
+def attend(queries, keys, values, edits, layer):
     """Causal attention of `(length, heads, size)`, one head and one token at a time."""
     length, heads, size = queries.shape
     share = heads // keys.shape[1]
@@ -51,7 +52,10 @@ def attend(queries, keys, values):
     for head in range(heads):
         for place in range(length):
             k, v = keys[: place + 1, head // share], values[: place + 1, head // share]
-            weights = (k @ queries[place, head] / math.sqrt(size)).softmax(0)
+            logits = k @ queries[place, head] / math.sqrt(size)
+            for unseen in edits.get(("cut", layer, place), ()):
+                logits[unseen] = -math.inf
+            weights = logits.softmax(0)
             mixed[place, head] = weights @ v
     return mixed.reshape(length, -1)
 
@@ -67,7 +71,8 @@ def llama_block(block, x, layer, edits, config):
     kv = edited(edits, "kv", layer, torch.cat([keys.flatten(1), values], dim=-1))
     keys, values = kv.unflatten(-1, (2, -1, size)).unbind(1)
     theta = config.rope_parameters["rope_theta"]
-    added = attention.o_proj(attend(rotate(queries, theta), rotate(keys, theta), values))
+    queries, keys = rotate(queries, theta), rotate(keys, theta)
+    added = attention.o_proj(attend(queries, keys, values, edits, layer))
     added = edited(edits, "attn_out", layer, added)
     x = x + added
     normed = rms(x, block.post_attention_layernorm)
@@ -83,7 +88,7 @@ def gpt2_block(block, x, layer, edits, config):
     both = layer_norm(x, block.ln_1) @ block.attn.c_attn.weight + block.attn.c_attn.bias
     kv = edited(edits, "kv", layer, both[:, hidden:])
     keys, values = kv.unflatten(-1, (2, -1, size)).unbind(1)
-    mixed = attend(both[:, :hidden].unflatten(-1, (-1, size)), keys, values)
+    mixed = attend(both[:, :hidden].unflatten(-1, (-1, size)), keys, values, edits, layer)
     added = mixed @ block.attn.c_proj.weight + block.attn.c_proj.bias
     added = edited(edits, "attn_out", layer, added)
     x = x + added
@@ -110,12 +115,13 @@ def through(model, x, edits):
 
 
 def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None):
-    """One row of `(site, layer, position, value)`.
+    """One row of `(site, layer, position, value)`; of `cut` the places after the prompt, or before.
 
     Returns thoughts (K, d), sites {name: (L, K, width)}, and a list of answer logits (m, V).
     """
     start, words = len(prompt), model.backbone.get_input_embeddings().weight
     cells = {(s, layer, start + p): v for s, layer, p, v in row if s != "thought"}
+    cells |= {c: [start + place for place in v] for c, v in cells.items() if c[0] == "cut"}
     given = {p: v for s, _, p, v in row if s == "thought"}
     thoughts = []
     for position in range(model.num_latents):

@@ -223,10 +223,11 @@ def test_a_report_waits_for_no_run_but_says_who_writes(program, tmp_path):
 
 def test_a_study_runs_what_patches_nothing_once_and_without_options_of_patching(tmp_path):
     arms = read_arms(SHIPPED_CONFIGS / "study.yaml", tmp_path, ["denoising", "noising"])
-    assert len(arms) == 14
-    lens, attention = (arm for arm in arms if not arm.patches)
-    assert [lens.folder, attention.folder] == [tmp_path / "lens", tmp_path / "attention"]
-    assert not any("direction" in option for option in (*lens.options, *attention.options))
+    assert len(arms) == 15
+    lens, *others = (arm for arm in arms if not arm.patches)
+    assert lens.folder == tmp_path / "lens"
+    assert [arm.folder.name for arm in others] == ["attention", "knockout"]
+    assert not any("direction" in option for arm in (lens, *others) for option in arm.options)
     asked = ["--model.site", "kv", "--model.checkpoint", "c", "--model.control=none", "--data.x=1"]
     assert lens.command(asked)[-3:] == ["--model.checkpoint", "c", "--data.x=1"]
     assert arms[0].command(asked)[-6:] == asked

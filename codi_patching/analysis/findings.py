@@ -257,8 +257,7 @@ class Finding:
 
     Attributes:
         key: Names the question: `ceiling`, `cells`, `strata`, `direct`, `chain`, `read`,
-            `attention`, `needed`,
-            and those of the table below them.
+            `attention`, `needed`, `around`, and those of the table below them.
         number: Of a primary question, from 1; None of the others.
         answer: See `Answer`.
         runs: Labels of the runs that it rests on.

@@ -16,6 +16,7 @@ from codi_patching.analysis.checks import Check
 from codi_patching.analysis.courses import ask_chains, total_claims
 from codi_patching.analysis.described import disruption, from_positions, leading
 from codi_patching.analysis.findings import Answer, Finding
+from codi_patching.analysis.knocked_out import ask_knockout
 from codi_patching.analysis.lens_hits import hit_rates
 from codi_patching.analysis.levels import SHARES, label_of
 from codi_patching.analysis.paired_tests import paired_tests
@@ -26,7 +27,16 @@ from codi_patching.analysis.study import Study, studies_of
 from codi_patching.analysis.summary import Summary, summarise
 from codi_patching.analysis.used import ask_needed, ask_read
 from codi_patching.analysis.validity import check_run, describe_conditions
-from codi_patching.results.dataset import ATTENTION, LENS, is_attention, is_lens, patches, run_of
+from codi_patching.results.dataset import (
+    ATTENTION,
+    KNOCKOUT,
+    LENS,
+    is_attention,
+    is_knockout,
+    is_lens,
+    patches,
+    run_of,
+)
 from codi_patching.results.description import ResultsError, RunDescription
 
 ALL_RUNS = "all runs"
@@ -49,6 +59,7 @@ class Report:
         seed: Of everything drawn.
         models: Names of the models, where there are several.
         attention: Attention's dataset, if it was run; None else.
+        knockout: The dataset of cut edges, if they were run; None else.
     """
 
     summaries: dict[str, Summary]
@@ -60,6 +71,7 @@ class Report:
     seed: int
     models: tuple[str, ...] = ()
     attention: xr.Dataset | None = None
+    knockout: xr.Dataset | None = None
 
     def finding(self, key: str, run: str | None = None) -> Finding | None:
         """The finding of a question, of a run if it is given; None if it was not asked."""
@@ -70,7 +82,7 @@ class Report:
     def datasets(self) -> dict[str, xr.Dataset]:
         """Of each run, those that patch nothing last."""
         found = {label: summary.data for label, summary in self.summaries.items()}
-        unpatched = {LENS: self.lens, ATTENTION: self.attention}
+        unpatched = {LENS: self.lens, ATTENTION: self.attention, KNOCKOUT: self.knockout}
         return {**found, **{name: data for name, data in unpatched.items() if data is not None}}
 
     @property
@@ -89,7 +101,7 @@ def build_report(
     """Everything that is said of runs on one file of pairs.
 
     Args:
-        datasets: Of patching, lens and attention, each experiment of a model once.
+        datasets: Of patching, lens, attention and cut edges, each experiment of a model once.
         seed: Of flips and bootstraps; the runs' own if not given.
         strata: Fields of the file of pairs that tell strata.
         top: How many cells lead at least, if so many have an effect.
@@ -123,6 +135,7 @@ def build_report(
         {label: paired_tests(data) for label, data in patching.items()},
         chosen,
         attention=next((data for data in by_label.values() if is_attention(data)), None),
+        knockout=next((data for data in by_label.values() if is_knockout(data)), None),
     )
 
 
@@ -178,7 +191,7 @@ def _answers(study: Study, summaries: dict[str, Summary]) -> list[Finding]:
     found = [finding for findings in primary.values() for finding in findings]
     found = [_with_total_and_direct(f, [*primary["cells"], *chains], study) for f in found]
     found += [*_strata(study), *chains, *ask_read(study), *ask_attention(study)]
-    found += [*ask_needed(study, primary["cells"])]
+    found += [*ask_needed(study, primary["cells"]), *ask_knockout(study)]
     for question in DESCRIBED:
         found += ask(question, study)
     shown = [disruption(summaries[label]) for label in (*study.labels, *study.noising_labels)]

@@ -9,7 +9,7 @@ import xarray as xr
 
 from codi_patching.analysis.effects import align
 from codi_patching.analysis.levels import kind_of, label_of
-from codi_patching.results.dataset import is_attention, is_lens, patches, run_of
+from codi_patching.results.dataset import is_attention, is_knockout, is_lens, patches, run_of
 
 CONFIGS: Mapping[str, str] = {
     "position, recomputed": "position",
@@ -20,11 +20,12 @@ CONFIGS: Mapping[str, str] = {
     "cumulative": "iterative_cumulative",
     "lens": "lens",
     "attention": "attention",
+    "knockout": "knockout",
 }
 """The configuration that makes each kind of run."""
 
 _USUAL = ("resid_post", "clean", "")
-"""Site and source of the states that lens and attention read."""
+"""Site and source of the states that lens and attention read, and of a run that is cut."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Study:
         seed: Of everything drawn.
         strata: Fields of the file of pairs that tell strata.
         attention: Attention, if it was run and sees what is patched.
+        knockout: Cut edges of attention, if they were run.
     """
 
     runs: Mapping[str, xr.Dataset]
@@ -46,6 +48,7 @@ class Study:
     seed: int
     strata: tuple[str, ...] = ()
     attention: xr.Dataset | None = None
+    knockout: xr.Dataset | None = None
 
     def label(self, kind: str) -> str:
         """What sentences call a run of denoising."""
@@ -76,6 +79,7 @@ def studies_of(datasets: Sequence[xr.Dataset], seed: int, strata: Sequence[str])
     """The studies that runs belong to, in order of appearance; a user's own run is its own."""
     lens = next((data for data in datasets if is_lens(data)), None)
     attention = next((data for data in datasets if is_attention(data)), None)
+    knockout = next((data for data in datasets if is_knockout(data)), None)
     by_setting: dict[tuple[str, str, str], list[xr.Dataset]] = {}
     for data in datasets:
         run = run_of(data)
@@ -87,6 +91,7 @@ def studies_of(datasets: Sequence[xr.Dataset], seed: int, strata: Sequence[str])
         patching = [data for data in members if patches(data)]
         denoising = {kind_of(r): d for d in patching if (r := run_of(d)).clean_is_source}
         noising = {kind_of(r): d for d in patching if not (r := run_of(d)).clean_is_source}
-        reads, sees = (lens, attention) if setting == _USUAL else (None, None)
-        studies.append(Study(denoising, noising, reads, seed, tuple(strata), sees))
+        beside = (lens, attention, knockout) if setting == _USUAL else (None, None, None)
+        reads, sees, cuts = beside
+        studies.append(Study(denoising, noising, reads, seed, tuple(strata), sees, cuts))
     return studies

@@ -21,6 +21,7 @@ from codi_patching.results.dataset import (
     OWN,
     has_control,
     is_attention,
+    is_knockout,
     pairs_of,
     patches,
     run_of,
@@ -43,6 +44,13 @@ def check_run(data: xr.Dataset) -> list[Check]:
     """All checks of one run."""
     if is_attention(data):
         return [check_shares(data), check_unchanged(data)]
+    if is_knockout(data):
+        return [
+            *check_made_again(data),
+            *check_structural_zeros(data),
+            check_unchanged(data),
+            describe_uncut(data),
+        ]
     if not patches(data):
         return [check_unchanged(data)]
     return [
@@ -90,15 +98,16 @@ def check_self_patch(data: xr.Dataset) -> Check:
 
 
 def check_structural_zeros(data: xr.Dataset) -> list[Check]:
-    """Cells that nothing reads have no effect, with the own and with the control's activations."""
+    """Cells that nothing reads have no effect, own and control."""
     cells = int(structural_of(data).sum())
-    expected = f"KL at most {EXACT:g} nats where nothing reads the patched state"
+    expected = f"KL at most {EXACT:g} nats where nothing reads what is changed"
     checks = []
     for arm in (OWN, CONTROL) if has_control(data) else (OWN,):
         name = f"structural zeros, {arm}"
         kl = cells_of(data, "kl_divergence", arm)[:, structural_of(data)]
         if arm == CONTROL:
             kl = kl[data["control_kind"].values != ""]
+            kl = kl[:, np.isfinite(kl).any(axis=0)]  # some edges have no control
         if not kl.size:
             seen = "no pair has a control" if cells else "there are no such cells"
             checks.append(judged(name, expected, seen, None))
@@ -234,6 +243,13 @@ def describe_ceiling(data: xr.Dataset) -> Check:
         f"{source:.3f}{other}); predicted in {np.nanmean(hits):.0%} of pairs"
     )
     return Check(name, expected, seen, "described")
+
+
+def describe_uncut(data: xr.Dataset) -> Check:
+    """How often the run says its answer that edges are cut of."""
+    said = of_run(data, "base", "predicts_clean")
+    seen = f"in {int((said == 1.0).sum())} of {_count(len(said), 'pair')}"
+    return Check("own answer", "said by the run without a cut", seen, "described")
 
 
 def describe_unknown_words(data: xr.Dataset) -> Check:

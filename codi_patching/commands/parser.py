@@ -19,6 +19,7 @@ from codi_patching.commands.one_line import nearest, refuse
 from codi_patching.errors import InputError
 from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
@@ -29,6 +30,7 @@ EXPERIMENTS = (
     IterativePatching,
     LensExperiment,
     AttentionExperiment,
+    KnockoutExperiment,
 )
 """Imported so that `--model PositionPatching` finds them by their short names."""
 

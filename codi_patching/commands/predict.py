@@ -210,8 +210,8 @@ def print_help() -> None:
         epilog="--trainer.… takes every option of lightning.pytorch.Trainer (--trainer.help lists "
         "them), such as --trainer.precision bf16-true, --trainer.devices 2, --trainer.logger "
         "false. --model takes LayerPatching, PositionPatching, IterativePatching, LensExperiment, "
-        "AttentionExperiment, or the path of a class of your own; --model.help CLASS lists its "
-        "options.",
+        "AttentionExperiment, KnockoutExperiment, or the path of a class of your own; "
+        "--model.help CLASS lists its options.",
     )
     parser.add_argument(
         "--config",

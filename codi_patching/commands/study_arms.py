@@ -28,7 +28,8 @@ class Arm:
         name: Of its folder.
         options: Of `predict`.
         folder: Where its results are.
-        patches: Whether it patches; lens and attention do not, and run once in all directions.
+        patches: Whether it patches; lens, attention and knock-out do not, and run once in all
+            directions.
     """
 
     name: str
@@ -90,7 +91,7 @@ def _options(arm: dict[str, Any], *more: str) -> tuple[str, ...]:
 
 def _patches(arm: dict[str, Any]) -> bool:
     name = str(arm["class_path"]).rpartition(".")[2]
-    return name not in ("LensExperiment", "AttentionExperiment")
+    return name not in ("LensExperiment", "AttentionExperiment", "KnockoutExperiment")
 
 
 def _without_patching(options: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from codi_patching.measuring.sources import mean_activations
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.number_text import first_number
+from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, Readout
 from codi_patching.patching.interventions import (
     Activations,
@@ -200,8 +201,19 @@ def say(
     row: Sequence[Patch],
     latents: Latents,
     record: Sequence[SiteName],
+    cuts: Callable[[Readout], Sequence[CutSet]] = lambda _: (),
 ) -> str:
-    """What a patched run answers, its most probable token at a time."""
+    """What a patched run answers, its most probable token at a time.
+
+    Args:
+        engine: Runs questions.
+        model: The model.
+        prompt: Tokens of the question and bot.
+        row: What is patched.
+        latents: See `interventions`.
+        record: Sites that the unpatched run records.
+        cuts: The edges that are cut, from what is read.
+    """
     settings = model.settings
     prefix = model.tokenizer(settings.answer_prefix, add_special_tokens=False)["input_ids"]
     said: list[int] = []
@@ -209,7 +221,7 @@ def say(
     while len(said) < min(_MAX_TOKENS, model.context_length - read + 1):
         readout = Readout((*settings.eot_ids, *prefix), ((*said, settings.eos_id),))
         start = engine.unpatched([(prompt, readout)], record)[0]
-        logits = engine.patched(start, [row], latents).answer_logits[0]
+        logits = engine.patched(start, [row], latents, cuts=cuts(readout)).answer_logits[0]
         token = int(logits[0, -1].argmax())
         if token == settings.eos_id:
             break

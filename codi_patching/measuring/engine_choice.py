@@ -20,6 +20,7 @@ from codi_patching.models import attention
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.row_limit import rows_at_once
+from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Unpatched
 from codi_patching.patching.interventions import Cell, Latents, PatchSet, SiteName
 from codi_patching.patching.reference import Prompt, ReferenceEngine
@@ -122,12 +123,13 @@ class WatchfulSweep(SweepEngine):
         latents: Latents = "recomputed",
         watch: Sequence[Sequence[Cell]] = (),
         on_rows_done: Callable[[int], None] = lambda _: None,
+        cuts: Sequence[CutSet] = (),
     ) -> Patched:
         """Run every row of patches by the engine that made the run without patches."""
         if self._is_reference([start]):
-            return self._reference.patched(start, rows, latents, watch, on_rows_done)
+            return self._reference.patched(start, rows, latents, watch, on_rows_done, cuts)
         latents = self._codi.effective(latents)
-        return super().patched(start, rows, latents, watch, on_rows_done)
+        return super().patched(start, rows, latents, watch, on_rows_done, cuts)
 
     def patched_each(
         self,

@@ -8,7 +8,7 @@ rotations, on tokens of many runs side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -25,7 +25,63 @@ Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """From queries `(heads, tokens, size)`, keys and values `(kv heads, tokens, size)` and the scale of
 the scores to `(tokens, heads, size)`."""
 
+
+class EdgesNotCutError(RuntimeError):
+    """A layer whose edges were to be cut attended more or less often than once."""
+
+
+class _Unseen:
+    """What is not seen in a forward pass, and how often it was taken away."""
+
+    def __init__(self, masks: Mapping[int, Tensor]) -> None:
+        self.masks, self.applied = masks, dict.fromkeys(masks, 0)
+
+    def cut(self, layer: int, mask: Tensor | None, new: int, seen: int) -> Tensor | None:
+        """Where each query may look, `(rows, 1, new, seen)`: what the mask allows, and is not cut.
+
+        Raises:
+            ValueError: The pass has other tokens than the cut is of.
+        """
+        unseen = self.masks.get(layer)
+        if unseen is None:
+            return mask
+        if unseen.shape[1:] != (new, seen):
+            raise ValueError(
+                f"expected a pass of {tuple(unseen.shape[1:])} new and seen tokens, got {new, seen}"
+            )
+        self.applied[layer] += 1
+        if mask is None:
+            mask = torch.ones(new, seen, dtype=torch.bool, device=unseen.device).tril(seen - new)
+        return mask & ~unseen[:, None]
+
+
 _watched: ContextVar[list[Tensor] | None] = ContextVar("watched", default=None)
+_unseen: ContextVar[_Unseen | None] = ContextVar("unseen", default=None)
+
+
+@contextmanager
+def unseen_attention(masks: Mapping[int, Tensor]) -> Iterator[None]:
+    """Take keys away from the queries of exactly one forward pass.
+
+    Args:
+        masks: For each layer `(rows, new, seen)`, true where a query does not see a key; each query
+            must be left one.
+
+    Raises:
+        EdgesNotCutError: A layer attended more or less often than once, as it does where a model's
+            attention was exchanged.
+    """
+    unseen = _Unseen(masks)
+    token = _unseen.set(unseen)
+    try:
+        yield
+        wrong = {layer: count for layer, count in unseen.applied.items() if count != 1}
+        if wrong:
+            raise EdgesNotCutError(
+                f"edges must be cut exactly once in a pass, they were {wrong} times (layer: times)"
+            )
+    finally:
+        _unseen.reset(token)
 
 
 @contextmanager
@@ -75,6 +131,10 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if attend is None:
+        unseen = _unseen.get()
+        if unseen is not None:
+            layer: Any = module.layer_idx
+            attention_mask = unseen.cut(layer, attention_mask, query.shape[2], key.shape[2])
         kept = _watched.get()
         if kept is not None:
             kept.append(attention_probabilities(query, key, attention_mask, scaling))

@@ -13,8 +13,8 @@ last latent step is not used. CODI: arXiv 2502.21074.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.answers import PairError
-from codi_patching.models.attention import Attend
+from codi_patching.models.attention import Attend, unseen_attention
 from codi_patching.models.families import family_of, outlets_of, part_of
 from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
@@ -297,9 +297,12 @@ class CodiModel(nn.Module):
         found = control_tokens(self.tokenizer, question)
         if found:
             raise PairError(f"expected a question in words, got control tokens: {', '.join(found)}")
-        raw = self.settings.raw_question
-        text = question if raw else question.strip().replace("  ", " ")
-        return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
+        return list(self.tokenizer(self.question_text(question))["input_ids"])
+
+    def question_text(self, question: str) -> str:
+        """A question as the tokenizer is given it."""
+        text = question if self.settings.raw_question else question.strip().replace("  ", " ")
+        return text + self.settings.question_suffix
 
     def prompt_ids(self, question: str) -> list[int]:
         """Tokens of the prompt: the question, then bot."""
@@ -386,6 +389,10 @@ class CodiModel(nn.Module):
         start = Context(cache=None, mask=None, length=0, rows=len(prompts))
         hidden, context = self.read(start, ids.to(self.device), padding)
         return hidden[:, -1], context
+
+    def unseen(self, masks: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+        """Take keys away from the queries of one pass of `advance`; see `unseen_attention`."""
+        return unseen_attention(masks)
 
     def next_thought(self, hidden: Tensor, position: int | None = None) -> Tensor:
         """Z `(…, hidden)` made from hidden states after the final norm `(…, hidden)`.

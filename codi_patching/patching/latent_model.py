@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -59,6 +60,13 @@ class LatentModel(Protocol):
 
     def advance(self, context: Any, embeddings: Tensor) -> tuple[Tensor, Any]:
         """Read embeddings `(rows, length, hidden)` after a context, which stays as it was."""
+
+    def unseen(self, masks: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+        """Take keys away from the queries of one pass of `advance`.
+
+        Args:
+            masks: For each layer `(rows, new, seen)`, true where a query does not see a key.
+        """
 
     # -- halves of blocks, on tokens of many runs: the sweep ------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codi_patching.patching.cuts import CutSet, unseen_keys
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Run, Unpatched
 from codi_patching.patching.hooks import capture, patch
 from codi_patching.patching.interventions import (
@@ -83,8 +84,8 @@ class ReferenceEngine(Engine):
     def _run_rows(self, request: PatchRequest, latents: Latents) -> Patched:
         start = request.start
         frozen = start.run.thoughts if latents == "frozen" else None
-        rows = self.with_values(start.state, request.rows, frozen)
-        run = self.run(start.state, rows, start.readout, frozen)
+        rows = self.with_values(start.state, request.rows, frozen, request.cuts)
+        run = self.run(start.state, rows, start.readout, frozen, cuts=request.cuts)
         watched = []
         for index, cells in enumerate(request.cells):
             activations = run.activations(index)
@@ -93,7 +94,11 @@ class ReferenceEngine(Engine):
         return Patched(run.answer_logits, watched)
 
     def with_values(
-        self, prompt: Prompt, rows: Sequence[PatchSet], frozen: Tensor | None
+        self,
+        prompt: Prompt,
+        rows: Sequence[PatchSet],
+        frozen: Tensor | None,
+        cuts: Sequence[CutSet] = (),
     ) -> list[list[Patch]]:
         """Rows with tensors in place of functions, found one after the other along each row."""
         ordered = [sorted(row, key=lambda patch: patch.site.order) for row in rows]
@@ -106,7 +111,7 @@ class ReferenceEngine(Engine):
                 return ordered
             before = [row[:first] for row, first in zip(ordered, firsts)]
             sites = {row[i].site.name for row, i in zip(ordered, firsts) if i is not None}
-            latent, _ = self.think(prompt, before, frozen, extra_sites(sites))
+            latent, _ = self.think(prompt, before, frozen, extra_sites(sites), cuts)
             for index, (row, first) in enumerate(zip(ordered, firsts)):
                 if first is not None:
                     item = row[first]
@@ -121,6 +126,7 @@ class ReferenceEngine(Engine):
         readout: Readout,
         frozen: Tensor | None = None,
         record: Collection[SiteName] = (),
+        cuts: Sequence[CutSet] = (),
     ) -> Run:
         """Run every row after the prompt, all in one batch.
 
@@ -130,15 +136,16 @@ class ReferenceEngine(Engine):
             readout: What is read after the thoughts.
             frozen: See `think`.
             record: See `think`.
+            cuts: See `think`.
         """
-        latent, context = self.think(prompt, rows, frozen, record)
+        latent, context = self.think(prompt, rows, frozen, record, cuts)
         logits: dict[tuple[int, ...], Tensor] = {}
         for answer in readout.answers:
             forced = answer[:-1]
             if forced not in logits:
                 tokens = [[*readout.prefix, *forced]] * len(rows)
                 ids = torch.tensor(tokens, device=latent.thoughts.device)
-                hidden, _ = self.model.advance(context, self.model.embed(ids))
+                hidden, _ = self._advance(context, self.model.embed(ids), cuts)
                 logits[forced] = self.model.logits(hidden[:, -len(answer) :])
         answers = tuple(logits[answer[:-1]] for answer in readout.answers)
         return Run(latent.thoughts, latent.sites["resid_post"], answers, latent.extra())
@@ -149,6 +156,7 @@ class ReferenceEngine(Engine):
         rows: Sequence[PatchSet],
         frozen: Tensor | None = None,
         record: Collection[SiteName] = (),
+        cuts: Sequence[CutSet] = (),
     ) -> tuple[Latent, Any]:
         """Run the latent positions of every row, all in one batch.
 
@@ -157,6 +165,7 @@ class ReferenceEngine(Engine):
             rows: The patches of each row.
             frozen: `(1 or rows, K, hidden)`, the thoughts; recomputed if not given.
             record: Sites to record beside thoughts and `resid_post`.
+            cuts: The edges that are cut in each row; empty for none at all.
 
         Returns:
             What the rows had, and the context that ends with the thoughts.
@@ -165,10 +174,13 @@ class ReferenceEngine(Engine):
         if context.rows != len(rows):
             context = context.expand(len(rows))
         if frozen is None:
-            return self._recompute(prompt, context, rows, record)
-        return self._latent_pass(context, rows, frozen.expand(len(rows), -1, -1), 0, record)
+            return self._recompute(prompt, context, rows, record, cuts)
+        thoughts = frozen.expand(len(rows), -1, -1)
+        return self._latent_pass(context, rows, thoughts, 0, record, cuts)
 
-    def read_each(self, context: Any, readouts: Sequence[Readout]) -> list[tuple[Tensor, ...]]:
+    def read_each(
+        self, context: Any, readouts: Sequence[Readout], cuts: Sequence[CutSet] = ()
+    ) -> list[tuple[Tensor, ...]]:
         """Read after the thoughts, each row its own readout, all of as many answers.
 
         Shorter ones are filled up at the end, where nothing before can read it.
@@ -184,7 +196,7 @@ class ReferenceEngine(Engine):
                 longest = max(map(len, tokens))
                 filled = [[*own, *[own[-1]] * (longest - len(own))] for own in tokens]
                 ids = torch.tensor(filled, device=self.model.device)
-                states[tokens], _ = self.model.advance(context, self.model.embed(ids))
+                states[tokens], _ = self._advance(context, self.model.embed(ids), cuts)
             before = [
                 states[tokens][row, len(own.prefix) - 1 : len(tokens[row])]
                 for row, own in enumerate(readouts)
@@ -194,15 +206,29 @@ class ReferenceEngine(Engine):
                 answers.append(logits)
         return [tuple(answers) for answers in found]
 
+    def _advance(
+        self, context: Any, embeddings: Tensor, cuts: Sequence[CutSet], first: int | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read embeddings whose first is at a place, by default right after the thoughts."""
+        first = self.model.num_latents if first is None else first
+        prompt, new = context.length - first, embeddings.shape[1]
+        with self.model.unseen(unseen_keys(cuts, prompt, first, new, embeddings.device)):
+            return self.model.advance(context, embeddings)
+
     def _recompute(
-        self, prompt: Prompt, context: Any, rows: Sequence[PatchSet], record: Collection[SiteName]
+        self,
+        prompt: Prompt,
+        context: Any,
+        rows: Sequence[PatchSet],
+        record: Collection[SiteName],
+        cuts: Sequence[CutSet],
     ) -> tuple[Latent, Any]:
         """One latent position at a time, each thought made from the patched states before it."""
         hidden = prompt.hidden.expand(len(rows), -1)
         steps = []
         for position in range(self.model.num_latents):
             thought = self.model.next_thought(hidden, position).unsqueeze(1)
-            step, context = self._latent_pass(context, rows, thought, position, record)
+            step, context = self._latent_pass(context, rows, thought, position, record, cuts)
             hidden = step.last[:, 0]
             steps.append(step)
         return Latent.joined(steps), context
@@ -214,6 +240,7 @@ class ReferenceEngine(Engine):
         thoughts: Tensor,
         first: int,
         record: Collection[SiteName],
+        cuts: Sequence[CutSet],
     ) -> tuple[Latent, Any]:
         """Feed the thoughts of positions `first`.. in one pass, with the patches that fall there.
 
@@ -231,7 +258,7 @@ class ReferenceEngine(Engine):
             for site in dict.fromkeys(["resid_post", *record]):  # after the patches: sees them
                 outlets = self.model.outlets(site)
                 records[site] = [hooks.enter_context(capture(part)) for part in outlets]
-            last, context = self.model.advance(context, thoughts)
+            last, context = self._advance(context, thoughts, cuts, first)
         sites = {
             site: torch.cat(
                 [torch.stack([layer[0] for layer in part], dim=1) for part in parts], dim=-1

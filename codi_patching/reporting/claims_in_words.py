@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from codi_patching.analysis.attended import most_attended
 from codi_patching.analysis.findings import Carried, Claim, Finding, StrataFinding, StrataTable
+from codi_patching.analysis.knocked_out import CUT, DIRECT, THROUGH, claim_of, most_needed, needs
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import READ
 from codi_patching.reporting.formats import layers_named, listed, short, with_interval
-from codi_patching.reporting.names import counted, data_name, model_name, title
+from codi_patching.reporting.names import counted, data_name, edge_name, model_name, title
 from codi_patching.reporting.question_texts import BETWEEN, DESCRIBED, SIDES
 from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ALL, RunDescription
@@ -55,6 +56,8 @@ def claim_details(claim: Claim) -> list[str]:
     """Each comparison of a claim in full, for a fold or an appendix."""
     names = {"unpatched": "the unpatched run", "control": "the control's patch"}
     names["chance"] = "another pair's result"
+    if claim.kind.startswith(CUT):
+        names |= {"unpatched": "the uncut run", "control": "the control's cut"}
     shares = [with_interval(c.mean, c.low, c.high) for c in claim.comparisons]
     if any(c.against == "nothing" for c in claim.comparisons):
         return shares
@@ -75,7 +78,41 @@ def described_words(finding: Finding) -> str:
     if finding.key == "needed":
         where = places(finding.claims)
         return f"the answer falls at {where}" if where else "the answer is not shown to fall"
+    if finding.key == "edges" and (said := needed_words(finding)):
+        return said
     return DESCRIBED.get(finding.key, "at {}").format(lead.name if lead else "no cell")
+
+
+def around_words(finding: Finding) -> str:
+    """Whether the readout needs the question, and whether it needs the thoughts."""
+    said = {"yes": "yes", "no": "no", "counts": "counts alone"}.get(finding.answer, "not shown")
+    if finding.answer == "counts":
+        return said
+    through = claim_of(finding, THROUGH)
+    if needs(finding, THROUGH):
+        return f"{said}, and from the thoughts" if finding.answer == "yes" else f"{said}; from them"
+    if through is not None and through.verdict == "no":
+        return f"{said}; the thoughts are not needed"
+    return f"{said}; the thoughts are not shown to be needed"
+
+
+def around_sizes(finding: Finding) -> str:
+    """How far the answer falls without the question, and without the thoughts."""
+    claims = [claim_of(finding, edge) for edge in (DIRECT, THROUGH)]
+    return "; ".join(f"{edge_name(c.column)} {claim_words(c)}" for c in claims if c is not None)
+
+
+def needed_words(finding: Finding) -> str:
+    """Which thought's edge the answer loses most with, by number of steps, and how much."""
+    parts = [
+        (length, f"{edge_name(claim.column)} {short(claim.lead.mean)}")
+        for length, claim in most_needed(finding).items()
+    ]
+    if not parts or parts[0][0] == CUT:
+        return "".join(said for _, said in parts)
+    first, *rest = ((said, length.removesuffix(" steps")) for length, said in parts)
+    told = [f"{first[0]} in problems of {counted(int(first[1]), 'step')}"]
+    return listed([*told, *(f"{said} of {length}" for said, length in rest)])
 
 
 def attention_words(finding: Finding) -> str:

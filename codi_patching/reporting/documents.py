@@ -26,7 +26,14 @@ from codi_patching.reporting.names import counted, data_name, kind, model_name, 
 from codi_patching.reporting.rows import more_rows, once, table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.templates import environment
-from codi_patching.results.dataset import ATTENTION, has_control, pairs_of, patches, run_of
+from codi_patching.results.dataset import (
+    ATTENTION,
+    has_control,
+    is_knockout,
+    pairs_of,
+    patches,
+    run_of,
+)
 from codi_patching.results.description import PairDescription, ResultsError, RunDescription
 from codi_patching.results.files import text_file
 from codi_patching.results.layout import FIGURES, LENS_RESULTS, derived_files, results_file
@@ -50,6 +57,7 @@ CAPTIONS = {
     "trajectories": "effects along the chain, a line for each layer",
     "trajectories_cosine": "generated activations against the clean and the corrupted run's",
     "lens_hit_rates": "how often each step's result is read, beside chance",
+    "knockout": "what the answer loses where an edge of attention is cut",
     "attention": "where the token before the answer looks, beside where patching acts",
     "by_layer": "whole layers, each run",
     "decomposition": "direct, mediated and total effect by layer",
@@ -219,6 +227,12 @@ def _settings(data: xr.Dataset) -> list[tuple[str, Any]]:
             ("control, as asked for", run.control),
             ("cells that cannot have an effect", len(run.grid.structural_zeros)),
             ("patched runs", f"{runs:,}"),
+        ]
+    if is_knockout(data):
+        runs = data.sizes["pair"] * run.grid.size * (2 if has_control(data) else 1)
+        rows += [
+            ("cells that cannot have an effect", len(run.grid.structural_zeros)),
+            ("cut runs", f"{runs:,}"),
         ]
     versions = ", ".join(f"{k} {v}" for k, v in run.versions.items())
     code = f"codi_patching {run.code.version}, sources {run.code.sha256[:12]}…"

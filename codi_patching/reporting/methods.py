@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from codi_patching.reporting.names import counted, data_name, model_name, words
-from codi_patching.results.dataset import is_attention, pairs_of, patches, run_of
+from codi_patching.results.dataset import is_attention, is_knockout, pairs_of, patches, run_of
 from codi_patching.results.description import THOUGHT, RunDescription
 
 _PATCHES = {
@@ -82,9 +82,30 @@ ATTENTION = (
 )
 
 
+KNOCKOUT = (
+    "Nothing is patched: in the run of the clean question an edge of attention is cut, its logits "
+    "being −inf before the softmax, from readers to what they read, in all layers and in each "
+    "window of layers. The readout is every token after the thoughts; the question every token of "
+    "the prompt, bot among them, but one that the tokenizer puts first. Later thoughts are made "
+    "anew. What a thought hands on to the next one, its last state, is no attention and is never "
+    "cut. The control cuts, for the same readers and layers, as many tokens of the question that "
+    "carry no number, drawn by the seed; where the whole question is cut there are not as many, "
+    "and no control."
+)
+KNOCKOUT_STATISTICS = (
+    "The effect is the fall of the probability of the run's own answer, relative to the uncut run "
+    "and to the control, where there is one; both are kept, each with its own interval, and a "
+    "claim needs both. "
+    "Question → readout and thoughts → readout, in all layers, are judged; all other edges are "
+    "described with unadjusted 95 % intervals, by number of steps."
+)
+
+
 def methods(data: xr.Dataset) -> list[str]:
     """The paragraphs of a methods section."""
     if not patches(data):
+        if is_knockout(data):
+            return [_sample(data), KNOCKOUT, KNOCKOUT_STATISTICS]
         return [_sample(data), ATTENTION if is_attention(data) else _lens(run_of(data))]
     return [_sample(data), _intervention(run_of(data)), _control(data), MEASURES, STATISTICS]
 
@@ -184,6 +205,13 @@ def limits(data: xr.Dataset) -> list[str]:
     ]
     if is_attention(data):
         return [*said, "What is attended to need not be used: patching tells."]
+    if is_knockout(data):
+        return [
+            *said,
+            "A run without an edge is one that the model was not trained for: it may fail for that "
+            "alone, which the control shows in part. An edge whose cut changes nothing may have "
+            "another that says the same.",
+        ]
     if not patches(data):
         return [*said, "What can be read need not be used: patching tells."]
     if answered(data, "base") == answered(data, "source") == len(pairs):

@@ -93,6 +93,17 @@ def kind(run: Named) -> str:
     return f"{run.experiment} patching" + (f", {run.strategy}" if run.strategy else "")
 
 
+def edge_name(edge: str | None) -> str:
+    """An edge of attention in words.
+
+    Example:
+        >>> edge_name("question->readout"), edge_name("0->3")
+        ('question → readout', 'z0 → z3')
+    """
+    ends = (edge or "").split("->")
+    return " → ".join(f"z{end}" if end.isdigit() else end for end in ends)
+
+
 HEADS = {"attention": "mean over heads", "strongest": "most attentive head"}
 """Measures of attention in words."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import xarray as xr
 from codi_patching.analysis.attended import by_length, last_reader
 from codi_patching.analysis.effects import content, metric_of, source_probability
 from codi_patching.analysis.findings import StrataFinding, StrataTable
+from codi_patching.analysis.knocked_out import mean_fall
 from codi_patching.analysis.report import Report, Summary
 from codi_patching.analysis.restored import Restored
 from codi_patching.analysis.strata import strata_of as strata_of_pairs
@@ -31,7 +33,7 @@ from codi_patching.reporting.content import (
 from codi_patching.reporting.maps import LEAST, column_names
 from codi_patching.reporting.names import HEADS, counted, kind, reader_name, words
 from codi_patching.results.dataset import pairs_of, run_of, structural_of
-from codi_patching.results.description import Array, PairDescription
+from codi_patching.results.description import Array, Grid, PairDescription, RunDescription
 
 PAIRS = 500
 """So many pairs can be looked at; each is a few kilobytes a run."""
@@ -72,6 +74,8 @@ def page_data(report: Report) -> dict[str, Any]:
         runs.append(lens_data(report.lens, report.hit_rates))
     if report.attention is not None:
         runs.append(attention_data(report.attention))
+    if report.knockout is not None:
+        runs.append(knockout_data(report.knockout))
     found = report.finding("strata") or report.finding("cells")
     first = next(
         (label for label in (found.runs if found else ()) if label in report.summaries), ""
@@ -182,7 +186,32 @@ def attention_data(data: xr.Dataset) -> dict[str, Any]:
             key = f"{measure}_{reader}"
             measures.append([key, f"{reader_name(run.readers, reader)}, {name}", 1.0])
             means[key] = numbers(shares.mean("pair").values, MEANS)
-    return _unpatched(data, "attention: share given to each thought", measures, means)
+    return _unpatched(run, "attention: share given to each thought", measures, means)
+
+
+def knockout_data(data: xr.Dataset) -> dict[str, Any]:
+    """What the answer loses where the readout does not see something, as a run.
+
+    Its measures are the falls, by number of steps first; its columns what is hidden.
+    """
+    run = run_of(data)
+    read = [name for name in run.grid.columns if name.endswith("->readout")]
+    places = [run.grid.columns.index(name) for name in read]
+    measures, means = [], {}
+    lengths = by_length(data)
+    for length, mask in [*(each for each in lengths if each[0]), (None, slice(None))]:
+        key, of = f"fall_{length or 'all'}", counted(length, "step") if length else "all pairs"
+        measures.append([key, f"fall of P(answer), {of}", LEAST["probability"]])
+        means[key] = numbers(mean_fall(data.isel(pair=mask))[:, places], MEANS)
+    hidden = tuple(name.removesuffix("->readout") for name in read)
+    zeros = tuple((row, places.index(at)) for row, at in run.grid.structural_zeros if at in places)
+    shown = replace(run, grid=Grid(run.grid.layers, "place", hidden, zeros))
+    names = [run.label((row, at)) for row in range(run.grid.shape[0]) for at in places]
+    title = "knock-out: hidden from the readout"
+    columns = [f"z{name}" if name.isdigit() else name for name in hidden]
+    return _unpatched(shown, title, measures, means) | {
+        "columns": columns, "column": "place", "names": names,
+    }  # fmt: skip
 
 
 def lens_data(lens: xr.Dataset, rates: xr.Dataset) -> dict[str, Any]:
@@ -196,14 +225,13 @@ def lens_data(lens: xr.Dataset, rates: xr.Dataset) -> dict[str, Any]:
                 measures.append([key, f"{name} {step}", 1.0])
                 means[key] = numbers(rates[arm].sel(step=step).values, MEANS)
     title = f"lens: share of pairs, result among the {run.top} most probable tokens"
-    return _unpatched(lens, title, measures, means)
+    return _unpatched(run, title, measures, means)
 
 
 def _unpatched(
-    data: xr.Dataset, title: str, measures: list[list[Any]], means: dict[str, Any]
+    run: RunDescription, title: str, measures: list[list[Any]], means: dict[str, Any]
 ) -> dict[str, Any]:
     """A run that patches nothing."""
-    run = run_of(data)
     return {
         "id": run.experiment,
         "title": title,

@@ -15,13 +15,14 @@ from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts
 from codi_patching.reporting.content import main_run
 from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
 from codi_patching.reporting.figures import first_figure
+from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.layer_tables import draw_carried
 from codi_patching.reporting.lens_figure import draw_hit_rates
 from codi_patching.reporting.trajectories import draw_cosines, draw_trajectories
 
 Kind = Literal[
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "by_layer", "decomposition", "lens_hit_rates", "attention",
+    "by_layer", "decomposition", "lens_hit_rates", "attention", "knockout",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -70,13 +71,18 @@ def plot(
         raise InputError(f"these results have no figure {kind!r}: {error}") from error
 
 
+_OF_REPORT = {
+    "lens_hit_rates": draw_hit_rates,
+    "attention": draw_attention,
+    "knockout": draw_knockout,
+    "by_layer": draw_by_layer,
+}
+"""Figures that are of no single run of patching."""
+
+
 def _draw(report: Report, kind: Kind, width: Width, label: str) -> Figure:
-    if kind == "lens_hit_rates":
-        return draw_hit_rates(report, width)
-    if kind == "attention":
-        return draw_attention(report, width)
-    if kind == "by_layer":
-        return draw_by_layer(report, width)
+    if kind in _OF_REPORT:
+        return _OF_REPORT[kind](report, width)
     if kind == "decomposition":
         finding = parts_finding(report)
         if finding is None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-NUMBERED = ("ceiling", "cells", "strata", "direct", "chain", "read", "attention", "needed")
+NUMBERED = (
+    "ceiling",
+    "cells",
+    "strata",
+    "direct",
+    "chain",
+    "read",
+    "attention",
+    "needed",
+    "around",
+)
 """Keys of the primary questions, in the order of the table."""
 
 BETWEEN = ("between_ceilings", "between_models")
@@ -19,6 +29,7 @@ QUESTIONS = {
     "read": "Is what can be read used?",
     "attention": "Is what acts attended to?",
     "needed": "Is what restores the answer also needed for it?",
+    "around": "Does the answer come from the question directly?",
     "early_or_late_layers": "Early or late layers?",
     "early_or_late_positions": "Early or late positions?",
     "thoughts": "Do some thoughts carry more than the others?",
@@ -33,6 +44,7 @@ QUESTIONS = {
     "layers_from_positions": "Are layer effects predictable from single positions?",
     "leading": "Do the layers that lead here lead there?",
     "disruption": "Where do patches disrupt most, whatever their content?",
+    "edges": "Which thought does the answer need to see?",
 }
 """By the key of their finding."""
 
@@ -55,5 +67,6 @@ DESCRIBED = {
     "layers_from_positions": "predicted in held-out pairs",
     "leading": "by rank",
     "disruption": "most at {}",
+    "edges": "most: {}",
 }
 """Of what is described, what its estimate is of."""

@@ -8,10 +8,13 @@ from typing import Literal
 
 from codi_patching.analysis.attended import most_attended
 from codi_patching.analysis.findings import Finding
+from codi_patching.analysis.knocked_out import most_needed
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH, read_and_acting
 from codi_patching.reporting.claims_in_words import (
     answer_name,
+    around_sizes,
+    around_words,
     attention_sizes,
     attention_words,
     best_carried,
@@ -30,6 +33,13 @@ from codi_patching.reporting.claims_in_words import (
 from codi_patching.reporting.formats import listed, p_value, short, with_interval
 from codi_patching.reporting.question_texts import BETWEEN, NUMBERED, QUESTIONS
 from codi_patching.results.dataset import has_control, patches, run_of
+
+_ANSWERS = {"direct": direct_words, "around": around_words}
+_SIZES = {"direct": direct_sizes, "attention": attention_sizes, "around": around_sizes}
+"""By question, what is said of a finding in place of its lead."""
+
+_BY_LENGTH = {"attention": most_attended, "edges": most_needed}
+"""By question, the claims that are told by number of steps."""
 
 _TESTED = ("yes", "no", "at most", "counts")
 
@@ -96,8 +106,8 @@ def as_row(finding: Finding, report: Report) -> Row:
         command = "; ".join(map(_command, finding.missing))
         return Row(finding.key, question, "not run", "off", "", "", "", command, finding)
     lead, pairs = finding.lead, finding.n
-    if finding.key == "attention":  # told by number of steps
-        pairs = sum(claim.lead.n for claim in most_attended(finding).values())
+    if finding.key in _BY_LENGTH:
+        pairs = sum(claim.lead.n for claim in _BY_LENGTH[finding.key](finding).values())
     tone: Tone = "open"
     if finding.answer in ("yes", "no"):
         tone = "yes" if finding.answer == "yes" else "no"
@@ -120,8 +130,8 @@ def answer_words(finding: Finding, report: Report) -> str:
         return strata_words(finding.strata)
     if finding.courses:
         return courses_named(finding) or "no change along the chain is claimed"
-    if finding.key == "direct":
-        return direct_words(finding)
+    if finding.key in _ANSWERS:
+        return _ANSWERS[finding.key](finding)
     if finding.key == "cells" and finding.answer == "yes":
         return places(finding.claims)
     if finding.key == "read" and finding.answer == "yes":
@@ -144,16 +154,14 @@ def estimate_words(finding: Finding) -> str:
         return ", ".join(f"{c.restored}/{c.n}" for c in best_carried(finding.strata.main).values())
     if finding.courses:
         return course_words(finding)
-    if finding.key == "direct":
-        return direct_sizes(finding)
+    if finding.key in _SIZES and finding.claims:
+        return _SIZES[finding.key](finding)
     if finding.key == "read" and finding.numbers:
         numbers = dict(finding.numbers)
         return f"read in {numbers['read']:.0f} cells, acting in {numbers['read and used']:.0f}"
     if finding.key == "layers_from_positions":
         known = dict(finding.numbers)
         return f"r² {with_interval(known['r squared'], known['low'], known['high'])}"
-    if finding.key == "attention" and finding.claims:
-        return attention_sizes(finding)
     if finding.lead is None:
         return ", ".join(f"{name} {short(value)}" for name, value in finding.numbers[:4])
     words = claim_words(finding.lead)
@@ -166,6 +174,13 @@ def estimate_words(finding: Finding) -> str:
 
 def once(report: Report) -> str:
     """What is the same for all lines of the table."""
+    falls = "falls of the probability of the run's own answer where an edge of attention is cut"
+    if not report.summaries and report.knockout is not None:
+        return (
+            "Intervals and p hold for question and thoughts together, at 0.16 % of the 5 % that "
+            f"belong to a study. Estimates are {falls}: relative to the uncut run, and but for the "
+            "question to a cut of as many words that carry no number, whichever is smaller."
+        )
     if not report.summaries and report.lens is None:
         return "Shares of attention, means over pairs; every reader's shares sum to 1."
     if not report.summaries:
@@ -187,6 +202,8 @@ def once(report: Report) -> str:
     )
     if any(noising):
         said += "; those of noising are falls of the probability of the clean answer"
+    if report.knockout is not None:
+        said += f"; in the line on the question, {falls}"
     return f"{said}; between models, of the one minus the other." if report.models else f"{said}."
 
 

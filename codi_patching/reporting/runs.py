@@ -26,7 +26,7 @@ from codi_patching.reporting.names import check_report_name
 from codi_patching.reporting.rows import more_rows, table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.table_files import write_table
-from codi_patching.results.dataset import pairs_of, patches, run_of
+from codi_patching.results.dataset import is_knockout, pairs_of, patches, run_of
 from codi_patching.results.description import PairDescription, ResultsError
 from codi_patching.results.files import make_folder, write_csv, write_json
 from codi_patching.results.folder import check_writable
@@ -119,8 +119,9 @@ def report_folder(
     report = build_report([data], strata=options.strata, top=options.top)
     for stale in derived_files(folder):
         stale.unlink()
-    if patches(data):
+    if patches(data) or is_knockout(data):
         write_csv(folder / CELLS_CSV, cell_rows(data), cell_columns(data))
+    if patches(data):
         for label, summary in report.summaries.items():
             write_json(folder / AGGREGATE, aggregate_json(summary))
             write_csv(folder / PAIRED_TESTS, report.tests[label], TEST_COLUMNS)
@@ -161,7 +162,7 @@ def compare_folders(
     """Compare results folders, and write what they say together.
 
     Args:
-        folders: Of experiments on one model and file of pairs, lens and attention among them.
+        folders: Of experiments on one model and file of pairs, those that patch nothing too.
         out: Where it is written.
         options: What to make.
 

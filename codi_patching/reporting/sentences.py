@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import xarray as xr
 
 from codi_patching.analysis.findings import Claim, Finding, StrataFinding
+from codi_patching.analysis.knocked_out import DIRECT, THROUGH, claim_of, needs
 from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import BOTH
 from codi_patching.reporting.claims_in_words import (
@@ -24,6 +25,7 @@ from codi_patching.reporting.claims_in_words import (
     courses_named,
     later_layers,
     models_of,
+    needed_words,
     of_kind,
     places,
     side,
@@ -48,7 +50,7 @@ def headline(report: Report) -> list[str]:
     said = [*_not_fed_back(report), *_ceiling_said(report), *(carried or _cells_said(report))]
     if direct:
         said = [*said[:3], direct]
-    for more in (_chain_said, _read_said, _needed_said, _attention_said):
+    for more in (_chain_said, _read_said, _needed_said, _around_said, _attention_said):
         said += more(report) if len(said) < 3 else []
     return said[:4] or [_nothing_said(report)]
 
@@ -300,8 +302,35 @@ def _needed_said(report: Report) -> list[str]:
     return said[:1]
 
 
+def _around_said(report: Report) -> list[str]:
+    """What the answer loses where the readout does not see the question, or the thoughts."""
+    finding, edges = report.finding("around"), report.finding("edges")
+    if finding is None or not finding.claims:
+        return []
+    found = [
+        f"With {what} hidden from the readout {_fallen(shown)}."
+        for edge, what in ((DIRECT, "the question"), (THROUGH, "the thoughts"))
+        if needs(finding, edge) and (shown := claim_of(finding, edge)) is not None
+    ]
+    if edges is not None and (most := needed_words(edges)):
+        found.append(f"Of single thoughts the answer loses most without {most}.")
+    return found
+
+
+def _fallen(claim: Claim) -> str:
+    if claim.verdict == "rises":
+        return f"the answer's probability falls by {short(claim.lead.mean)}"
+    return f"the answer becomes less probable in {claim.lead.up} of {claim.lead.n} pairs"
+
+
 def _nothing_said(report: Report) -> str:
     bounds = [f for f in report.findings if f.key == "cells" and f.claims]
+    around = report.finding("around")
+    if not bounds and around is not None and around.answer in ("at most", "no") and around.lead:
+        return (
+            "Nothing is claimed: with the question hidden from the readout the answer's "
+            f"probability falls by at most {short(max(around.lead.bound, 0.0))}."
+        )
     if not bounds:
         counts = [f for f in report.findings if f.answer == "counts"]
         return (

@@ -19,9 +19,16 @@ Attention of the clean run, shares that sum to 1 over what is attended to:
     strongest         (pair, reader, layer, attended)   the head that looks there most
     tokens            (pair, attended)                  how many there are
 
-All have the coordinates `group` and `description` (`PairDescription`, `LensPair` or
-`AttentionPair`) along `pair`; patching and attention also `num_steps`, patching `changed_step`,
-NaN where unknown, and `control_kind`, "" without one.
+Cut edges of attention, the columns being edges; arm: own, and control, in which the same readers do
+not see as many tokens of the question that carry no number, NaN where the question itself is cut:
+
+    <metric>          (pair, layer, column, arm)
+    run_<metric>      (pair, run)                  run: base, the run without a cut
+    structural_zero   (layer, column)              coordinate: nothing reads what the cut changes
+
+All have the coordinates `group` and `description` (`PairDescription`, or what `PAIR_KINDS` has)
+along `pair`; all but the lens also `num_steps`, patching and cut edges `changed_step`, NaN where
+unknown, and `control_kind`, "" without one.
 Undefined values are NaN. `data.attrs` has `run`, the `RunDescription`; `folder`, where it was read
 from, or None; `changed`, names of measured files that are not as they were written.
 
@@ -41,6 +48,7 @@ from numpy.typing import NDArray
 from codi_patching.results.description import (
     Array,
     AttentionPair,
+    KnockoutPair,
     LensPair,
     PairDescription,
     RunDescription,
@@ -50,10 +58,10 @@ OWN, CONTROL, CHANCE = "own", "control", "chance"
 RUNS = ("base", "source", "ceiling", "ceiling_control")
 """The runs of a pair in which no single cell is patched."""
 
-LENS, ATTENTION = "lens", "attention"
+LENS, ATTENTION, KNOCKOUT = "lens", "attention", "knockout"
 """Names of the experiments that patch nothing."""
 
-PAIR_KINDS = {LENS: LensPair, ATTENTION: AttentionPair}
+PAIR_KINDS = {LENS: LensPair, ATTENTION: AttentionPair, KNOCKOUT: KnockoutPair}
 """What is known of a pair of these."""
 
 
@@ -77,27 +85,75 @@ def patching_dataset(
         folder: Where they were read from.
         changed: Measured files that are not as they were written.
     """
-    arms = [OWN, CONTROL] if control else [OWN]
+    of_runs = [{name: getattr(pair, name) for name in RUNS} for pair in pairs]
+    variables = _of_cells(run, values, control, of_runs)
+    variables["self_patch"] = ("pair", np.array([_number(p.self_patch) for p in pairs]))
+    kinds = [p.control.kind if p.control else "" for p in pairs]
+    coordinates = _of_grid(run, pairs, control, kinds)
+    return _dataset(run, pair_ids, pairs, variables, coordinates, folder, changed)
+
+
+def knockout_dataset(
+    run: RunDescription,
+    pair_ids: Sequence[str],
+    pairs: Sequence[KnockoutPair],
+    values: Mapping[str, Array],
+    control: Mapping[str, Array],
+    folder: Path | None = None,
+    changed: Sequence[str] = (),
+) -> xr.Dataset:
+    """Results of cut edges.
+
+    Args:
+        run: What was run.
+        pair_ids: Names of the pairs.
+        pairs: What is known of them.
+        values: For each metric `(pairs, layers, columns)`, the edge cut.
+        control: The same with words of the question cut in its place; empty if there was none.
+        folder: Where they were read from.
+        changed: Measured files that are not as they were written.
+    """
+    variables = _of_cells(run, values, control, [{"base": pair.uncut} for pair in pairs])
+    kinds = ["words" if pair.control_tokens else "" for pair in pairs]
+    coordinates = _of_grid(run, pairs, control, kinds)
+    return _dataset(run, pair_ids, pairs, variables, coordinates, folder, changed)
+
+
+def _of_cells(
+    run: RunDescription,
+    values: Mapping[str, Array],
+    control: Mapping[str, Array],
+    runs: Sequence[Mapping[str, Mapping[str, float | None]]],
+) -> dict[str, Any]:
+    """Every metric of all cells, and of each pair's runs of which no single cell is part."""
     cells = ("pair", "layer", "column", "arm")
     variables: dict[str, Any] = {
         metric: (cells, np.stack([values[metric], *([control[metric]] if control else [])], -1))
         for metric in run.metrics
     }
     for metric in run.metrics:
-        of_runs = [[_number(getattr(pair, name).get(metric)) for name in RUNS] for pair in pairs]
+        of_runs = [[_number(pair.get(name, {}).get(metric)) for name in RUNS] for pair in runs]
         variables[f"run_{metric}"] = (("pair", "run"), np.array(of_runs).reshape(-1, len(RUNS)))
-    variables["self_patch"] = ("pair", np.array([_number(p.self_patch) for p in pairs]))
-    coordinates = {
+    return variables
+
+
+def _of_grid(
+    run: RunDescription,
+    pairs: Sequence[PairDescription] | Sequence[KnockoutPair],
+    control: Mapping[str, Array],
+    kinds: Sequence[str],
+) -> dict[str, Any]:
+    """The coordinates of cells and of pairs that have them."""
+    return {
         "layer": list(run.grid.layers),
         "column": list(run.grid.columns),
-        "arm": arms,
+        "arm": [OWN, CONTROL] if control else [OWN],
         "run": list(RUNS),
         "structural_zero": (("layer", "column"), run.grid.structural),
         "num_steps": ("pair", np.array([_number(p.num_steps) for p in pairs])),
         "changed_step": ("pair", np.array([_number(p.changed_step) for p in pairs])),
-        "control_kind": ("pair", [p.control.kind if p.control else "" for p in pairs]),
+        "control_kind": ("pair", list(kinds)),
     }
-    return _dataset(run, pair_ids, pairs, variables, coordinates, folder, changed)
 
 
 def lens_dataset(
@@ -184,7 +240,7 @@ def attention_dataset(
 def _dataset(
     run: RunDescription,
     pair_ids: Sequence[str],
-    pairs: Sequence[PairDescription | LensPair | AttentionPair],
+    pairs: Sequence[PairDescription | LensPair | AttentionPair | KnockoutPair],
     variables: Mapping[str, Any],
     coordinates: Mapping[str, Any],
     folder: Path | None,
@@ -225,6 +281,11 @@ def is_lens(data: xr.Dataset) -> bool:
 def is_attention(data: xr.Dataset) -> bool:
     """Whether a dataset is of attention, which patches nothing."""
     return run_of(data).experiment == ATTENTION
+
+
+def is_knockout(data: xr.Dataset) -> bool:
+    """Whether a dataset is of cut edges, which patch nothing."""
+    return run_of(data).experiment == KNOCKOUT
 
 
 def patches(data: xr.Dataset) -> bool:

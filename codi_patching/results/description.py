@@ -23,6 +23,9 @@ T = TypeVar("T")
 ALL = "all"
 """The one column of a grid in which a layer is one cell."""
 
+EDGE = "edge"
+"""What a column is where edges of attention are cut."""
+
 THOUGHT = "thought"
 """The row of the latent thoughts themselves, what enters layer 0."""
 
@@ -36,9 +39,11 @@ class Grid:
     """The cells of an experiment, always layers × columns.
 
     Attributes:
-        layers: Names of the rows: "thought" first if it is there, then "0", "1", ….
-        column: What a column is: `position` or `iteration`.
-        columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell.
+        layers: Names of the rows: "thought" first if it is there, then "0", "1", …; where edges are
+            cut "all" first, then "0", "1", … or windows of layers, "0-2", "1-3", ….
+        column: What a column is: `position`, `iteration` or `edge`.
+        columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell; of
+            edges "question->readout", "0->readout", "0->1", ….
         structural_zeros: Row and column of the cells whose patched state nothing reads.
     """
 
@@ -83,6 +88,11 @@ class Grid:
         """A row in words: `layer 3`, `the thoughts themselves`; whether it makes the next ones."""
         if self.layers[row] == THOUGHT:
             return "the thoughts themselves"
+        if self.layers[row] == ALL:
+            return "all layers"
+        first, _, last = self.layers[row].partition("-")
+        if last:
+            return f"layers {first} to {last}"
         name = f"layer {self.layers[row]}"
         return f"{name} (makes the next thoughts)" if makes_thoughts else name
 
@@ -97,6 +107,9 @@ class Grid:
             return "all thoughts" if column == ALL else f"thought {column}"
         if column == ALL:
             return self.row_label(row, makes_thoughts)
+        if self.column == EDGE:
+            ends = (f"z{end}" if end.isdigit() else end for end in column.split("->"))
+            return f"{' → '.join(ends)}, {self.row_label(row)}"
         name = f"layer {layer}, {self.column} {column}"
         if not makes_thoughts or place == len(self.columns) - 1:
             return name
@@ -146,7 +159,8 @@ class RunDescription:
     """All that the numbers of a run depend on, and nothing that changes from run to run.
 
     Attributes:
-        experiment: `layer`, `position`, `iterative`, `lens`, or the name of a user's own.
+        experiment: `layer`, `position`, `iterative`, `lens`, `attention`, `knockout`, or the name
+            of a user's own.
         strategy: Of iterative patching: `relay` or `cumulative`.
         latents: `frozen` or `recomputed`.
         direction: `denoising` or `noising`.
@@ -441,6 +455,52 @@ class AttentionPair:
 
     @classmethod
     def from_json(cls, content: Any) -> AttentionPair:
+        """From `to_json`.
+
+        Raises:
+            ValueError: A key is missing, unknown or of another type.
+        """
+        return typed(cls, content, "pair")
+
+
+@dataclass(frozen=True)
+class KnockoutPair:
+    """A pair of whose clean question's run edges of attention were cut.
+
+    Attributes:
+        question: Its clean question, whose run is cut.
+        answer: Its answer, whose fall is measured.
+        corrupted_answer: The corrupted question's answer.
+        uncut: Each metric of the run without a cut.
+        prompt_tokens: Length of the prompt.
+        question_tokens: Places in the prompt that are cut where the question is.
+        number_tokens: Those of them that carry a number.
+        control_tokens: By edge those that the control cuts; none of edges without one.
+        group: Pairs of one group share a question.
+        num_steps: Reasoning steps of the question, if known.
+        changed_step: The first step that differs between the questions, from 1, if known.
+        verified: Runs that were made again another way.
+    """
+
+    question: str
+    answer: str
+    corrupted_answer: str
+    uncut: dict[str, float | None]
+    prompt_tokens: int
+    question_tokens: tuple[int, ...]
+    number_tokens: tuple[int, ...]
+    control_tokens: dict[str, tuple[int, ...]]
+    group: str = ""
+    num_steps: int | None = None
+    changed_step: int | None = None
+    verified: tuple[VerifiedRun, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Any) -> KnockoutPair:
         """From `to_json`.
 
         Raises:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codi_patching.results.dataset import ATTENTION, LENS
+from codi_patching.results.dataset import ATTENTION, KNOCKOUT, LENS
 from codi_patching.results.description import ResultsError
 
 LENS_RESULTS, ATTENTION_RESULTS = "lens_results.json", "attention_results.json"
-UNPATCHED_RESULTS = {LENS: LENS_RESULTS, ATTENTION: ATTENTION_RESULTS}
+KNOCKOUT_RESULTS = "knockout_results.json"
+UNPATCHED_RESULTS = {
+    LENS: LENS_RESULTS,
+    ATTENTION: ATTENTION_RESULTS,
+    KNOCKOUT: KNOCKOUT_RESULTS,
+}
 """Results files of the experiments that patch nothing."""
 
 ACTIVATIONS = "activations.safetensors"
@@ -26,7 +31,7 @@ PAIR_SHEETS = "pairs"
 TABLES = "tables"
 FIGURES = (
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "lens_hit_rates", "attention",
+    "lens_hit_rates", "attention", "knockout",
 )  # fmt: skip
 """Figures over all pairs, in their order, without the ending."""
 

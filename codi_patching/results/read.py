@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ijson
 import numpy as np
@@ -15,6 +15,7 @@ import xarray as xr
 from codi_patching.results.dataset import (
     LENS,
     attention_dataset,
+    knockout_dataset,
     lens_dataset,
     patching_dataset,
     run_of,
@@ -23,13 +24,22 @@ from codi_patching.results.description import (
     Array,
     AttentionPair,
     Grid,
+    KnockoutPair,
     LensPair,
     PairDescription,
     ResultsError,
     RunDescription,
 )
 from codi_patching.results.files import changed_files
-from codi_patching.results.layout import ATTENTION_RESULTS, LENS_RESULTS, results_file, results_name
+from codi_patching.results.layout import (
+    ATTENTION_RESULTS,
+    KNOCKOUT_RESULTS,
+    LENS_RESULTS,
+    results_file,
+    results_name,
+)
+
+P = TypeVar("P", PairDescription, KnockoutPair)
 
 
 def read_results(folder: Path) -> xr.Dataset:
@@ -66,10 +76,25 @@ def cell_of(cells: Mapping[str, Any], grid: Grid, layer: str, column: str) -> An
 
 
 def _read_patching(path: Path) -> xr.Dataset:
+    run, pair_ids, pairs, values, control = _read_cells(path, PairDescription)
+    changed = changed_files(path.parent)
+    return patching_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
+
+
+def _read_knockout(path: Path) -> xr.Dataset:
+    run, pair_ids, pairs, values, control = _read_cells(path, KnockoutPair)
+    changed = changed_files(path.parent)
+    return knockout_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
+
+
+def _read_cells(
+    path: Path, kind: type[P]
+) -> tuple[RunDescription, list[str], list[P], dict[str, Array], dict[str, Array]]:
+    """The run, its pairs, and for each metric `(pairs, layers, columns)`, own and control."""
     run = RunDescription.from_json(dict(entries(path, "metadata")))
     if not run.metrics:
         raise ValueError("expected metrics in its metadata")
-    described = {k: PairDescription.from_json(v) for k, v in entries(path, "baseline")}
+    described = {k: kind.from_json(v) for k, v in entries(path, "baseline")}
     pair_ids, values, control = _read_values(path, run)
     lacking = [pair_id for pair_id in pair_ids if pair_id not in described]
     if lacking:
@@ -77,9 +102,7 @@ def _read_patching(path: Path) -> xr.Dataset:
     if unmeasured := described.keys() - pair_ids:
         raise ValueError(f"expected results of each baseline, got none for {min(unmeasured)!r}")
     _check_count(run, pair_ids)
-    pairs = [described[pair_id] for pair_id in pair_ids]
-    changed = changed_files(path.parent)
-    return patching_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
+    return run, pair_ids, [described[pair_id] for pair_id in pair_ids], values, control
 
 
 def _check_count(run: RunDescription, pair_ids: Sequence[str]) -> None:
@@ -197,5 +220,9 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-_READERS = {LENS_RESULTS: _read_lens, ATTENTION_RESULTS: _read_attention}
+_READERS = {
+    LENS_RESULTS: _read_lens,
+    ATTENTION_RESULTS: _read_attention,
+    KNOCKOUT_RESULTS: _read_knockout,
+}
 """Of the experiments that patch nothing."""

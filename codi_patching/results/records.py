@@ -10,6 +10,7 @@ from torch import Tensor
 from codi_patching.results.description import (
     Array,
     AttentionPair,
+    KnockoutPair,
     LensPair,
     PairDescription,
 )
@@ -30,9 +31,9 @@ class PairRecord:
     Attributes:
         pair_id: The pair.
         description: What is known of it.
-        values: Of patching, for each metric a value for each cell, `(layers, columns)`; of the
-            lens `rank`, `(S, L, K)`, and `whole_rank`, `(S, K)`; of attention `attention` and
-            `strongest`, `(readers, L, attended)`. NaN where undefined.
+        values: Of patching and of cut edges, for each metric a value for each cell, `(layers,
+            columns)`; of the lens `rank`, `(S, L, K)`, and `whole_rank`, `(S, K)`; of attention
+            `attention` and `strongest`, `(readers, L, attended)`. NaN where undefined.
         control: The same with the control's activations, or `rank` of chance; empty without one.
         activations: Generated activations worth keeping, in the model's dtype; of attention the
             shares of every head.
@@ -40,7 +41,7 @@ class PairRecord:
     """
 
     pair_id: str
-    description: PairDescription | LensPair | AttentionPair
+    description: PairDescription | LensPair | AttentionPair | KnockoutPair
     values: dict[str, Array]
     control: dict[str, Array] = field(default_factory=dict)
     activations: Tensor | None = None

@@ -32,6 +32,7 @@ from codi_patching.results.dataset import PAIR_KINDS
 from codi_patching.results.description import (
     Array,
     AttentionPair,
+    KnockoutPair,
     LensPair,
     PairDescription,
     ResultsError,
@@ -239,7 +240,7 @@ def _restored(
     pair: dict[str, Any],
     index: int,
     tensors: Mapping[str, Tensor],
-    kind: type[PairDescription | LensPair | AttentionPair],
+    kind: type[PairDescription | LensPair | AttentionPair | KnockoutPair],
 ) -> PairRecord | ExcludedPair:
     """The index-th pair of a batch."""
     if "reason" in pair:

@@ -4,6 +4,7 @@
                                          every pair; one line a pair
     lens_results.json                    the lens: metadata, and for each pair the ranks
     attention_results.json               attention: metadata, and for each pair the shares
+    knockout_results.json                cut edges: as patching, each cell being an edge
     activations.safetensors              iterative: for each pair the activations that its
                                          iterations generated, (layers, iterations - 1, hidden);
                                          attention: every head, (readers, layers, heads, attended)

@@ -215,7 +215,7 @@ const folds = {
     make("span", {}, ...marked(pair.source)), pair.answers[0], make("span", {}, ...marked(pair.base)), pair.answers[1]]))),
   cells: ({run}) => byId("all-cells").replaceChildren(table(["mean over pairs", ...run.measures.map(([, label]) => label)],
     run.names.map((name, place) => [name, ...run.measures.map(([key]) => shown(run.means[key][place]))]))),
-  maps: () => byId("all-maps").replaceChildren(...data.runs.flatMap(run => run.measures.filter(([name], place) => ["content_effect", "kl_divergence", "recovery"].includes(name) || run.id === "lens" || (run.id === "attention" && place < 8))
+  maps: () => byId("all-maps").replaceChildren(...data.runs.flatMap(run => run.measures.filter(([name], place) => ["content_effect", "kl_divergence", "recovery"].includes(name) || run.id === "lens" || (run.id === "attention" && place < 8) || (run.id === "knockout" && place < 4))
     .map(measure => make("div", {}, grid(run, run.means[measure[0]], measure, -1, `${run.id}: ${measure[1]}`,
       (r, c) => choose({run: run.id, measure: measure[0], layer: run.layers[r], position: run.columns[c]}))[0])))),
 };

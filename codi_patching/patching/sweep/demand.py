@@ -44,7 +44,7 @@ class Demand:
         below = [(node, state - 1)]
         layer = (state - 1) // 2
         if state % 2 and node.given("attn_out", layer) is None:
-            for seen in node.chain:
+            for seen in node.attended(layer):
                 below += self._keys(seen.keys_of(layer), layer)
         return below
 

@@ -38,6 +38,7 @@ class Part:
         vectors: How many vectors are among its values.
         kvs: How many keys and values are.
         functions: How many functions are.
+        hidden: How many sets of prompt tokens are.
     """
 
     plan: Plan
@@ -45,6 +46,7 @@ class Part:
     vectors: int
     kvs: int
     functions: int
+    hidden: int = 0
 
 
 @lru_cache(maxsize=16)
@@ -64,6 +66,7 @@ class _Placed:
         vectors: Its vectors among the values.
         kvs: Its keys and values.
         functions: Its functions.
+        hidden: Its sets of prompt tokens.
         watched: Its watched cells.
         nodes: Its nodes in the present wave.
         outputs: Its present outputs, one by one.
@@ -75,6 +78,7 @@ class _Placed:
     vectors: int
     kvs: int
     functions: int
+    hidden: int
     watched: int
     nodes: int
     outputs: Tensor
@@ -88,18 +92,21 @@ class _Joining:
         self.tokens = sum(tokens_of.values())
         self.slots, self.watched, self.count = self.tokens, 0, 0
         self.placed: list[_Placed] = []
-        vectors = kvs = functions = 0
+        vectors = kvs = functions = hidden = 0
         for part in parts:
             first = sum(count for start, count in tokens_of.items() if start < part.start)
             none = torch.arange(0)
             self.placed.append(
-                _Placed(part, first, self.slots, vectors, kvs, functions, self.watched, 0, none)
+                _Placed(
+                    part, first, self.slots, vectors, kvs, functions, hidden, self.watched, 0, none
+                )
             )
             self.slots += part.plan.num_slots - part.plan.tokens
             self.watched += part.plan.watched
             vectors += part.vectors
             kvs += part.kvs
             functions += part.functions
+            hidden += part.hidden
 
     def plan(self) -> Plan:
         """All waves, and where the logits of all requests are."""
@@ -208,6 +215,7 @@ class _Joining:
             self._segments(steps),
             put([self._slots(p, step.slots) for p, step in parts], projected),
             *padded([(self._slots(p, step.keys), step.mask, p.tokens) for p, step in parts]),
+            self._hidden(steps),
             (
                 torch.cat([slots for slots, _, _ in written]),
                 torch.cat([nodes for _, nodes, _ in written]),
@@ -217,6 +225,16 @@ class _Joining:
             self._functions([step.functions for step in steps], places),
             self._functions([step.key_functions for step in steps], places),
         )
+
+    def _hidden(self, steps: Sequence[AttentionStep]) -> Tensor | None:
+        """The labels of all attending nodes; None if all see all."""
+        if all(step.hidden is None for step in steps):
+            return None
+        labels = []
+        for placed, step in zip(self.placed, steps, strict=True):
+            own = torch.full((step.attending,), -1) if step.hidden is None else step.hidden
+            labels.append(torch.where(own < 0, own, own + placed.hidden))
+        return torch.cat(labels)
 
     def _segments(self, steps: Sequence[AttentionStep]) -> tuple[tuple[int, int], ...]:
         """How many attend to each start's prompt, whichever requests they are of."""

@@ -78,6 +78,7 @@ class LayerSteps:
             ((0, len(attending)),) if attending else (),
             as_tensor([n.slot for n in (*attending, *kv_only)]),
             *self._keys(attending, layer),
+            _hidden(attending, layer),
             (
                 as_tensor([n.slot for n in written]),
                 as_tensor([number[n] for n in written]),
@@ -108,12 +109,18 @@ class LayerSteps:
 
     def _keys(self, nodes: Sequence[Node], layer: int) -> tuple[Tensor, Tensor | None]:
         """Slots of the keys and values that each node attends to, and which are meant."""
-        chains = [[seen.keys_of(layer).slot for seen in node.chain] for node in nodes]
+        chains = [[seen.keys_of(layer).slot for seen in node.attended(layer)] for node in nodes]
         longest = max(map(len, chains), default=0)
         mask = [[True] * len(c) + [False] * (longest - len(c)) for c in chains]
         padded = [c + [0] * (longest - len(c)) for c in chains]
         ragged = any(len(c) < longest for c in chains)
         return as_tensor(padded), as_tensor(mask, torch.bool) if ragged else None
+
+
+def _hidden(nodes: Sequence[Node], layer: int) -> Tensor | None:
+    """Labels of the prompt tokens that each node does not see; None if all see all."""
+    labels = [node.hidden(layer) for node in nodes]
+    return as_tensor(labels) if any(label >= 0 for label in labels) else None
 
 
 def _label(node: Node, site: str, layer: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from codi_patching.patching.sweep.patch_shape import PatchShape
+from codi_patching.patching.sweep.patch_shape import CUT, PatchShape
 
 
 @dataclass(eq=False)
@@ -19,7 +19,7 @@ class Node:
         fork: The node whose states it shares up to `fork_state`; None for the unpatched run's.
         fork_state: See `fork`; -1 if every state is its own.
         patches: By place.
-        chain: The nodes that it attends to, itself included.
+        chain: The nodes from the first thought to itself, which it attends to unless they are cut.
         thought: Number of its new thought in the wave; None if its input is not a new one.
     """
 
@@ -40,6 +40,16 @@ class Node:
         """The patch at a site that is a function of what is there."""
         patch = self.patches.get((site, layer))
         return patch if patch is not None and patch.computed else None
+
+    def attended(self, layer: int) -> list[Node]:
+        """The nodes that it attends to in a layer: its chain, but for what is cut."""
+        cut = self.patches.get((CUT, layer))
+        return [node for place, node in enumerate(self.chain) if not cut or place not in cut.unseen]
+
+    def hidden(self, layer: int) -> int:
+        """The label of the prompt tokens that it does not see in a layer; -1 if it sees all."""
+        cut = self.patches.get((CUT, layer))
+        return cut.label if cut else -1
 
     def replaced(self, state: int) -> PatchShape | None:
         """The patch that says what a state is, whatever is below it."""

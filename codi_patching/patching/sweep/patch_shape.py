@@ -1,30 +1,39 @@
-"""A patch without its value: where it is, and what it changes of the sweep's states."""
+"""A patch or cut without its value: where it is, and what it changes of the sweep's states.
+
+A cut of what a token reads in layer l changes what attention adds there, as a function of the
+patched run's own states, so it forks where a computed patch of `attn_out` does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from codi_patching.patching.interventions import THOUGHT, SiteName
+from codi_patching.patching.interventions import THOUGHT
+
+CUT = "cut"
+"""The site of a cut, beside those that patches have."""
 
 
 class PatchShape(NamedTuple):
-    """A patch without its value.
+    """A patch without its value, or what a token does not see in a layer.
 
     Attributes:
         layer: Decoder block, or `THOUGHT`.
-        position: Latent position.
-        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, or functions),
-            -1 - r what row r generates.
-        site: What is overwritten.
-        computed: Whether the value is a function of what is there.
+        position: Latent position; of a cut the reader's place, which may be of the readout.
+        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, functions, or
+            sets of prompt tokens), -1 - r what row r generates; -1 of a cut that leaves the prompt.
+        site: What is overwritten; `CUT` of a cut.
+        computed: Whether the value is a function of what is there, as it is of a cut.
+        unseen: Of a cut, the places after the prompt that are not seen.
     """
 
     layer: int
     position: int
     label: int
-    site: SiteName = "resid_post"
+    site: str = "resid_post"
     computed: bool = False
+    unseen: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, patch: Sequence[object]) -> PatchShape:

@@ -34,6 +34,8 @@ class AttentionStep:
         slots: Slots in the pool for keys and values of the inputs before those with `added`.
         keys: Slots that each attending node attends to, `(attending, longest)`.
         mask: Which of `keys` are meant, `(attending, longest)`; None for all.
+        hidden: Label of the prompt tokens that each attending node does not see, -1 if it sees
+            all, `(attending,)`; None if all do.
         written: Slots, node numbers and labels of keys and values that are given.
         added: Labels of the values that are added.
         functions: Of what attention adds, by attending node.
@@ -47,6 +49,7 @@ class AttentionStep:
     slots: Tensor
     keys: Tensor
     mask: Tensor | None
+    hidden: Tensor | None
     written: tuple[Tensor, Tensor, Tensor]
     added: Tensor
     functions: Functions

@@ -22,7 +22,10 @@ state and all below are the other's. Where a patch forks:
     mlp_out     2 l + 2, by adding    l + 1
     resid_post  2 l + 2, as it is     l + 1
 
-A value that is a function of the present one needs that made, so the node then owns its block.
+    cut          2 l + 1 (attention)   l + 1
+
+A value that is a function of the present one needs that made, so the node then owns its block. A
+cut may be of a reader in the readout: rows of one end of thoughts and the same cuts there share it.
 Nodes that can be computed side by side are a *wave*: with frozen latents all of them, with
 recomputed ones a wave for each latent position, then one for the readout.
 
@@ -84,13 +87,16 @@ class _Planner:
             node.chain = tuple(self.base[t] for t in suffix.path(node.token))
         self.num_slots = len(self.base)
         shapes = [[PatchShape.of(patch) for patch in row] for row in rows]
-        self.histories: list[_History] = [
+        length = max(map(len, (node.chain for node in self.base)))
+        every: list[_History] = [
             tuple(
                 tuple(sorted(patch for patch in row if patch.position == position))
-                for position in range(suffix.num_latents)
+                for position in range(length)
             )
             for row in shapes
         ]
+        self.histories = [history[: suffix.num_latents] for history in every]
+        self.endings = [history[suffix.num_latents :] for history in every]
         self.latents: dict[_History, Node] = {}
 
     def recomputed(self) -> PlannedSweep:
@@ -103,38 +109,54 @@ class _Planner:
                 nodes.append(self._latent(wave, history[: position + 1]))
             waves.append(PlannedWave(wave, [position]))
         readout: list[Node] = []
-        ends: dict[Node, list[Node]] = {}
-        for nodes in row_nodes:
-            if nodes[-1] not in ends:
-                ends[nodes[-1]] = self._readout(readout, nodes[-1])
+        ends: dict[tuple[Node, _History], list[Node]] = {}
+        reached = [(nodes[-1], ending) for nodes, ending in zip(row_nodes, self.endings)]
+        for end in reached:
+            if end not in ends:
+                ends[end] = self._readout(readout, *end)
         waves.append(PlannedWave(readout, []))
-        rows = [ends[nodes[-1]] for nodes in row_nodes]
+        rows = [ends[end] for end in reached]
         return PlannedSweep(self.base, waves, rows, self.num_slots, True)
 
     def frozen(self) -> PlannedSweep:
         """All in one wave: every token of a row from its first patched position on."""
         wave: list[Node] = []
         shared: dict[_History, list[Node]] = {}
-        for history in self.histories:
+        whole = [latents + ending for latents, ending in zip(self.histories, self.endings)]
+        for history in whole:
             if history not in shared:
-                shared[history] = self._frozen_row(wave, history)
-        rows = [shared[history] for history in self.histories]
+                shared[history] = list(self.base)
+                self._follow(wave, shared[history], self.base, history, self.top)
+        rows = [shared[history] for history in whole]
         only = PlannedWave(wave, range(self.suffix.num_latents))
         return PlannedSweep(self.base, [only], rows, self.num_slots, False)
 
-    def _frozen_row(self, wave: list[Node], history: _History) -> list[Node]:
-        """A row's nodes, each above the lowest state that differs."""
-        made = list(self.base)
-        seen = self.top
-        """The state above which a change at an earlier token is read."""
-        for base in self.base:
-            patches = history[base.token] if base.token < len(history) else ()
+    def _follow(
+        self,
+        wave: list[Node],
+        made: list[Node],
+        tokens: Sequence[Node],
+        history: _History,
+        before: int,
+    ) -> None:
+        """Put in a row's nodes at some tokens, each above the lowest state that differs.
+
+        Args:
+            wave: What they go up with.
+            made: The row's nodes so far, by token.
+            tokens: The unpatched run's nodes there, which they fork off.
+            history: The patches of each place.
+            before: The state above which a change at a token before these is read.
+        """
+        read: dict[int, int] = {}
+        for base in tokens:
+            patches = history[len(base.chain) - 1]
+            seen = read.get(self.suffix.parents[base.token], before)
             lowest = min([seen, *(patch.shared for patch in patches)])
             if lowest < self.top:
                 made[base.token] = self._fork(wave, base, lowest, patches)
                 made[base.token].chain = tuple(made[t] for t in self.suffix.path(base.token))
-            seen = min([seen, *(2 * patch.read_from for patch in patches)])
-        return made
+            read[base.token] = min([seen, *(2 * patch.read_from for patch in patches)])
 
     def _fork(
         self, wave: list[Node], fork: Node, state: int, patches: Sequence[PatchShape] = ()
@@ -166,14 +188,12 @@ class _Planner:
         self.latents[history] = node
         return node
 
-    def _readout(self, wave: list[Node], end: Node) -> list[Node]:
+    def _readout(self, wave: list[Node], end: Node, ending: _History) -> list[Node]:
         """A row's nodes, by token of the suffix, after its last latent node."""
-        made = [*end.chain, *self.base[self.suffix.num_latents :]]
-        if end.fork is None:
-            return made
-        early = any(node.fork is not None for node in end.chain[:-1])
-        state = 0 if early else 2 * min(patch.read_from for patch in end.patches.values())
-        for base in self.base[self.suffix.num_latents :]:
-            made[base.token] = self._fork(wave, base, state)
-            made[base.token].chain = tuple(made[t] for t in self.suffix.path(base.token))
+        latents = self.suffix.num_latents
+        made, seen = [*end.chain, *self.base[latents:]], self.top
+        if end.fork is not None:
+            early = any(node.fork is not None for node in end.chain[:-1])
+            seen = 0 if early else 2 * min(patch.read_from for patch in end.patches.values())
+        self._follow(wave, made, self.base[latents:], ((),) * latents + ending, seen)
         return made

@@ -54,7 +54,8 @@ class SweepEngine(Engine):
         for first, last in groups_within(rows, self.max_rows):
             if rows[first] > self.max_rows:
                 asked, told = requests[first], partial(on_rows_done, first)
-                yield self.patched(asked.start, asked.rows, latents, asked.watch, told)
+                start, cuts = asked.start, asked.cuts
+                yield self.patched(start, asked.rows, latents, asked.watch, told, cuts)
             else:
                 told_share = _spread(on_rows_done, first, rows[first:last])
                 yield from self._together(requests[first:last], latents, told_share)
@@ -73,7 +74,8 @@ class SweepEngine(Engine):
         for request in requests:
             if not states or states[-1] is not request.start.state:
                 states.append(request.start.state)
-            values.append(Values.of(request.rows, states[-1].stream))
+            state = states[-1]
+            values.append(Values.of(request.rows, state.stream, request.cuts, state.length))
             parts.append(self._part(request, values[-1], len(states) - 1, latents))
         plan = on_device(join(tuple(parts)), states[0].stream.device)
         starts, given = Starts.of(states), Values.joined(values)
@@ -106,7 +108,8 @@ class SweepEngine(Engine):
             latents,
         )
         kvs = 0 if values.kv is None else len(values.kv)
-        return Part(plan, start, len(values.vectors), kvs, len(values.functions))
+        hidden = len(values.hidden) - 1
+        return Part(plan, start, len(values.vectors), kvs, len(values.functions), hidden)
 
     # -- unpatched runs -------------------------------------------------------------------------
 

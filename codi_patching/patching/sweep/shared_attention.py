@@ -39,7 +39,11 @@ class OwnKeys:
 
 
 def shared_attention(
-    query: Tensor, segments: Sequence[Segment], own: OwnKeys, scaling: float
+    query: Tensor,
+    segments: Sequence[Segment],
+    own: OwnKeys,
+    scaling: float,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """Attention of tokens to a prompt and to keys of their own, in float32 at least.
 
@@ -48,6 +52,8 @@ def shared_attention(
         segments: Prompts, and how many tokens of the query, one segment after the other, attend.
         own: Keys and values that tokens do not share.
         scaling: Of the scores.
+        hidden: True where a token does not see one of its prompt, `(tokens, longest prompt)`; None
+            if all see all.
 
     Returns:
         `(tokens, heads, size)`, in the query's dtype.
@@ -62,7 +68,9 @@ def shared_attention(
     for count in cache_pieces(tokens, width, query.device):
         last = first + count
         there = _between(segments, first, last)
-        mixed.append(_attention(query[:, first:last], there, *own.of(first, last), scaling))
+        gone = None if hidden is None else hidden[first:last]
+        part = _attention(query[:, first:last], there, *own.of(first, last), scaling, gone)
+        mixed.append(part)
         first = last
     return joined(mixed)
 
@@ -79,7 +87,12 @@ def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment
 
 
 def _attention(
-    query: Tensor, segments: Sequence[Segment], own: Tensor, mask: Tensor | None, scaling: float
+    query: Tensor,
+    segments: Sequence[Segment],
+    own: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    hidden: Tensor | None,
 ) -> Tensor:
     """The attention of a few tokens, with their own keys and values.
 
@@ -101,6 +114,8 @@ def _attention(
         length = prompt.shape[2]
         found[..., length:longest].fill_(-torch.inf)
         found[..., :length].baddbmm_(asking, prompt[0].to(wide).transpose(1, 2))
+    if hidden is not None:
+        scores[..., :longest].masked_fill_(hidden[:, None, :longest], -torch.inf)
     weights = scores.softmax(dim=-1)
     mixed = weights[..., longest:] @ own_values
     for prompt, answer, given in _by_segment(segments, mixed, weights):

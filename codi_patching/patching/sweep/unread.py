@@ -1,4 +1,4 @@
-"""Which patched runs nothing can come of: what they overwrite is read by nothing.
+"""Which patched runs nothing can come of: what they overwrite, or cut, is read by nothing.
 
 Frozen latents, `resid_post` of the last layer: the readout reads keys and values of the blocks
 below, and no thought is made from it. Whatever the model and the values, such a run's logits are
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.interventions import Latents, PatchSet
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.suffix import Suffix
@@ -18,17 +19,22 @@ from codi_patching.patching.sweep.values import Values
 
 
 def unread_rows(
-    rows: Sequence[PatchSet], num_layers: int, num_latents: int, latents: Latents
+    rows: Sequence[PatchSet],
+    num_layers: int,
+    num_latents: int,
+    latents: Latents,
+    cuts: Sequence[CutSet] = (),
 ) -> list[bool]:
-    """For each row whether no logits that are read depend on any of its patches.
+    """For each row whether no logits that are read depend on any of its patches or cuts.
 
     Args:
         rows: The patches of each row; their values make no difference.
         num_layers: L.
         num_latents: K.
         latents: See `interventions`.
+        cuts: The cuts of each row, after a prompt of one token and of one readout token.
     """
-    shapes = Values.of(rows, torch.zeros(1, 1, 1)).shapes
+    shapes = Values.of(rows, torch.zeros(1, 1, 1), cuts, prompt=1).shapes
     suffix = Suffix.of(num_latents, (0,), ((0,),))  # one token is read, after all thoughts
     (reads,) = make_plan(suffix, num_layers, shapes, ((),) * len(rows), latents).reads
     return [bool((row >= reads.outputs).all()) for row in reads.answers[0]]

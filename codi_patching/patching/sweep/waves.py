@@ -179,7 +179,8 @@ class Sweep:
             prompts = self.starts.prompt_kv
             segments = [(prompts[start][layer], count) for start, count in step.segments]
             own = OwnKeys(self.pool[layer], step.keys, step.mask)
-            return shared_attention(query, segments, own, scaling)
+            hidden = None if step.hidden is None else self.values.hidden[step.hidden]
+            return shared_attention(query, segments, own, scaling, hidden)
 
         return attend
 

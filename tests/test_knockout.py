@@ -1,0 +1,525 @@
+"""Knock-out: cells against brute force, its checks, and codi-tiny's known truth."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import results_maker
+from conftest import quiet_trainer
+from matplotlib.patches import FancyArrowPatch
+from site_twin import run_site_twin
+
+import codi_patching as cp
+from codi_patching.analysis.knocked_out import falls, mean_fall, most_needed
+from codi_patching.analysis.report import build_report
+from codi_patching.analysis.validity import check_run
+from codi_patching.callbacks.results import ResultsWriter
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.errors import InputError
+from codi_patching.experiments.knockout import KnockoutExperiment
+from codi_patching.measuring import knockout as measured
+from codi_patching.measuring.engine_choice import build_engine
+from codi_patching.measuring.knockout import EdgeGrid, Knockout
+from codi_patching.measuring.question_tokens import QuestionTokens
+from codi_patching.patching.edges import Edge, every_edge
+from codi_patching.patching.engine import Readout
+from codi_patching.reporting.knockout_figure import draw_knockout
+from codi_patching.reporting.page_data import knockout_data
+from codi_patching.reporting.rows import table_rows
+from codi_patching.reporting.sentences import headline
+from codi_patching.results.dataset import knockout_dataset
+from codi_patching.results.description import Grid, KnockoutPair
+
+MADE_AGAIN = "cells made again"
+
+
+# -- edges and tokens -------------------------------------------------------------------------
+
+
+def test_edges_have_names_and_layers():
+    edges = [edge.name for edge in every_edge(2)]
+    assert edges == [
+        "question->readout", "numbers->readout", "thoughts->readout", "question->thoughts",
+        "numbers->thoughts", "question->0", "question->1", "0->readout", "1->readout", "0->1",
+    ]  # fmt: skip
+    assert len(list(every_edge(5))) == 5 + 5 + 5 + 10
+    assert list(EdgeGrid(4, 2, 1).rows.values()) == [(0, 1, 2, 3), (0,), (1,), (2,), (3,)]
+    assert EdgeGrid(4, 2, 3).rows == {"all": (0, 1, 2, 3), "0-2": (0, 1, 2), "1-3": (1, 2, 3)}
+    assert list(EdgeGrid(4, 2, 4).rows) == ["all"]
+    grid = EdgeGrid(4, 2, 3).grid
+    assert grid.label((1, 9)) == "z0 → z1, layers 0 to 2"
+    assert grid.label((0, 0)) == "question → readout, all layers"
+    with pytest.raises(InputError, match="a window of 1 to 4 layers, got 5: set window"):
+        EdgeGrid(4, 2, 5)
+
+
+def test_structural_zeros_are_the_last_layer_of_the_last_thought_alone():
+    """What thought K - 1 reads in the last layer makes no thought, and its keys are lower."""
+    grid = EdgeGrid(3, 2, 1).grid
+    zeros = [(grid.layers[row], grid.columns[column]) for row, column in grid.structural_zeros]
+    assert zeros == [("2", "question->1"), ("2", "0->1")]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"reader": "readout", "read": "answer"}, "expected read to be 'question'"),
+        ({"reader": "bot", "read": "question"}, "expected reader to be 'readout'"),
+        ({"reader": ("thought", 1), "read": ("thought", 1)}, "a reader after what it reads"),
+        ({"reader": "thoughts", "read": ("thought", 1)}, "a reader after what it reads"),
+        ({"reader": "readout", "read": ("thought", -1)}, "read of at least 0"),
+        ({"reader": "readout", "read": "question", "layers": []}, "at least one layer"),
+        ({"reader": "readout", "read": "question", "layers": 1.5}, "layers to be a whole number"),
+    ],
+)
+def test_edges_that_are_none_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        Edge(**given)
+
+
+def test_tokens_that_carry_numbers(model):
+    tokens = QuestionTokens.of(model, "Tom has 16 pears. He eats 3.")
+    words = ["<bos>", "Tom", "has", "16", "pears", ".", "He", "eats", "3", ".", "<bot>"]
+    assert (
+        model.tokenizer.convert_ids_to_tokens(model.prompt_ids("Tom has 16 pears. He eats 3."))[:-1]
+        == words[:-1]
+    )
+    assert tokens.length == len(words)
+    assert tokens.question == tuple(range(1, 11))
+    assert tokens.numbers == (3, 8)
+    assert tokens.plain == (1, 2, 4, 5, 6, 7, 9)
+    assert tokens.before_thoughts["numbers"] == (-8, -3)
+    assert tokens.before_thoughts["question"] == tuple(range(-10, 0))
+
+
+# -- a pair, by hand --------------------------------------------------------------------------
+
+
+def own_probability(logits, ids):
+    return float(logits.softmax(-1)[range(len(ids)), list(ids)].prod())
+
+
+def test_every_kind_of_cell_is_brute_force_on_the_whole_sequence(model, pair):
+    grid = EdgeGrid(3, 3, 2)
+    knockout = Knockout(model=model, engine=build_engine(model, "sweep", 7), cells=grid, seed=1)
+    (record,) = knockout.pairs([pair])
+    prompt = model.prompt_ids(pair.clean.text)
+    bot, described = len(prompt) - 1, record.description
+    assert bot == 10  # as in the test of tokens: one bot
+    question, numbers = list(range(-10, 0)), [-8, -3]
+    words = model.tokenizer(["The answer is: 13", "The answer is: 15"], add_special_tokens=False)
+    *prefix, own = words["input_ids"][0]
+    eot = model.settings.eot_ids
+    readout = Readout((*eot, *prefix), ((own,), (words["input_ids"][1][-1],)))
+    places = range(3, 3 + len(readout.prefix))
+    cells = {
+        ("all", "question->readout"): (places, question),
+        ("all", "thoughts->readout"): (places, [0, 1, 2]),
+        ("all", "question->thoughts"): (range(3), question),
+        ("1-2", "numbers->readout"): (places, numbers),
+        ("1-2", "question->1"): ([1], question),
+        ("1-2", "1->readout"): (places, [1]),
+        ("0-1", "0->2"): ([2], [0]),
+    }
+    _, _, uncut = run_site_twin(model, prompt, [], readout)
+    base = own_probability(uncut[0], (own,))
+    assert described.uncut["clean_probability"] == pytest.approx(base, abs=1e-12)
+    layers = {"all": range(3), "0-1": (0, 1), "1-2": (1, 2)}
+    for (layer, edge), (readers, read) in cells.items():
+        at = grid.grid.layers.index(layer), grid.grid.columns.index(edge)
+        drawn = described.control_tokens.get(edge)
+        assert (drawn is None) == edge.startswith("question")
+        arms = {"own": read} | ({"control": [p - len(prompt) for p in drawn]} if drawn else {})
+        for arm, hidden in arms.items():
+            row = [("cut", one, reader, hidden) for one in layers[layer] for reader in readers]
+            _, _, logits = run_site_twin(model, prompt, row, readout)
+            values = record.values if arm == "own" else record.control
+            expected = own_probability(logits[0], (own,))
+            assert values["clean_probability"][at] == pytest.approx(expected, abs=1e-9)
+            log_p, log_q = (x[0][0].log_softmax(-1) for x in (logits, uncut))
+            kl = float((log_p.exp() * (log_p - log_q)).sum())
+            assert values["kl_divergence"][at] == pytest.approx(kl, abs=1e-9)
+    assert np.isnan(record.control["kl_divergence"][:, 0]).all()
+    for edge, drawn in described.control_tokens.items():
+        assert not set(drawn) & {0, 3, 8, bot}
+        assert len(drawn) == {"numbers->readout": 2, "numbers->thoughts": 2}.get(
+            edge, 3 if edge.startswith("thoughts") else 1
+        )
+
+
+def test_the_control_is_drawn_by_the_seed(model, pair):
+    engine = build_engine(model, "sweep", None)
+
+    def drawn(seed):
+        knockout = Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 3), seed=seed)
+        return knockout.pairs([pair])[0].description.control_tokens
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+# -- a run ------------------------------------------------------------------------------------
+
+
+def test_a_run_passes_its_checks_and_is_read_as_it_was_written(predict, checkpoint, pair):
+    experiment = KnockoutExperiment(checkpoint=checkpoint)
+    found = predict(experiment)
+    assert {check.status for check in check_run(found.data)} <= {"pass", "described"}
+    assert [c.name for c in check_run(found.data) if c.status == "pass"] == [
+        MADE_AGAIN, "cells with the control made again", "whole runs made again",
+        "structural zeros, own", "structural zeros, control", "unchanged files",
+    ]  # fmt: skip
+    again = experiment.knockout.pairs(experiment.pairs)
+    for record in again:
+        assert record.description == replace(
+            next(p for p in found.pairs if p.question == record.description.question), verified=()
+        )
+        for name, values in record.values.items():
+            kept = found.data[name].sel(pair=record.pair_id, arm="own").values
+            np.testing.assert_allclose(kept, values, rtol=1e-5, atol=1e-6)
+    frame = cp.load_results(predict.folder).frame()
+    assert set(frame["edge"]) == set(found.run.grid.columns)
+    kl = again[0].control["kl_divergence"]
+    assert experiment.runs_of_a_pair == kl.size + int(np.isfinite(kl).sum())
+
+
+class Stop(pl.Callback):
+    """Ends a run after its first batch, as a kill would."""
+
+    def on_predict_batch_end(self, *_):
+        raise KeyboardInterrupt
+
+
+def contents(folder):
+    kept = (p for p in folder.rglob("*") if p.is_file() and p.name not in (".lock", ".owner"))
+    return {path.relative_to(folder): path.read_bytes() for path in kept}
+
+
+def test_a_run_that_was_stopped_is_resumed_with_the_same_bytes(checkpoint, pairs_file, tmp_path):
+    def run(name, *callbacks):
+        trainer = quiet_trainer(ResultsWriter(str(tmp_path / name)), *callbacks)
+        data = PairsDataModule(pairs_file, batch_size=1)
+        experiment = KnockoutExperiment(checkpoint=checkpoint, window=3)
+        trainer.predict(experiment, data, return_predictions=False)
+
+    run("whole")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run("out", Stop())
+    run("out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def _swapped_rows(monkeypatch):
+    rows = EdgeGrid.rows.func
+    shifted = property(lambda grid: dict(zip(rows(grid), [*list(rows(grid).values())[1:], (0,)])))
+    monkeypatch.setattr(EdgeGrid, "rows", shifted)
+
+
+def _swapped_edges(monkeypatch):
+    own = EdgeGrid.cut
+
+    def cut(grid, edge, layers, prompt, readout):
+        others = {"0->readout": "1->readout", "1->readout": "0->readout"}
+        named = {each.name: each for each in grid.edges}
+        return own(grid, named[others.get(edge.name, edge.name)], layers, prompt, readout)
+
+    monkeypatch.setattr(EdgeGrid, "cut", cut)
+
+
+def _lost_bot(monkeypatch):
+    own = QuestionTokens.from_end
+    monkeypatch.setattr(
+        QuestionTokens, "from_end", lambda tokens, places: own(tokens, places)[:-1] or (-2,)
+    )
+
+
+def _wrong_metric(monkeypatch):
+    name = "clean_probability"
+    monkeypatch.setitem(
+        measured.KNOCKOUT_METRICS, name, measured.KNOCKOUT_METRICS["corrupted_probability"]
+    )
+
+
+@pytest.mark.parametrize("tamper", [_swapped_rows, _swapped_edges, _lost_bot, _wrong_metric])
+def test_a_run_that_cuts_something_else_fails_a_check(predict, checkpoint, monkeypatch, tamper):
+    tamper(monkeypatch)
+    found = predict(KnockoutExperiment(checkpoint=checkpoint), max_pairs=2)
+    failed = {check.name for check in check_run(found.data) if check.status == "fail"}
+    assert MADE_AGAIN in failed
+
+
+def test_a_control_that_cuts_something_else_fails_a_check(predict, checkpoint, monkeypatch):
+    own = measured.CutPair.of.__func__
+
+    def moved(cls, *args):
+        pair = own(cls, *args)
+        cuts = [(replace(cut, read=(-1,)),) for (cut,) in pair.cuts["control"]]
+        return replace(pair, cuts={**pair.cuts, "control": cuts})
+
+    monkeypatch.setattr(measured.CutPair, "of", classmethod(moved))
+    found = predict(KnockoutExperiment(checkpoint=checkpoint, window=3), max_pairs=2)
+    failed = {check.name for check in check_run(found.data) if check.status == "fail"}
+    assert failed == {"cells with the control made again"}
+
+
+# -- codi-tiny --------------------------------------------------------------------------------
+
+
+@lru_cache
+def tiny():
+    """codi-tiny in Python, and two shipped pairs of each number of steps."""
+    data = PairsDataModule()
+    data.setup("predict")
+    chosen = {
+        steps: [pair for pair in data.kept if pair.num_steps == steps][:2] for steps in (2, 3, 4)
+    }
+    return cp.load("codi-tiny"), chosen
+
+
+def said(question, rows):
+    """Distributions at the answer, `(rows, vocabulary)`, with edges cut, one row without first."""
+    codi, engine = tiny()[0].codi, tiny()[0].engine
+    ids = codi.prompt_ids(question.text)
+    tokens = codi.tokenizer("The answer is:", add_special_tokens=False)["input_ids"]
+    readout = Readout((*codi.settings.eot_ids, *tokens), ((0,),))
+    (start,) = engine.unpatched([(ids, readout)])
+    places = QuestionTokens.of(codi, question.text).before_thoughts
+    cuts = [[edge.cut(16, 5, places, readout.length) for edge in row] for row in rows]
+    logits = engine.patched(start, [()] * (1 + len(rows)), cuts=[[], *cuts]).answer_logits[0]
+    return logits[:, 0].double().softmax(-1)
+
+
+def fallen(pair, *rows):
+    """How far the clean answer's probability falls, by row of cut edges."""
+    number = f"{pair.clean.answer:.0f}"
+    found = said(pair.clean, rows)[:, tiny()[0].codi.tokenizer.convert_tokens_to_ids(number)]
+    return (found[0] - found[1:]).tolist()
+
+
+def test_codi_tiny_reads_the_thought_that_its_card_says():
+    """z1 in problems of 2 steps, z3 of 3, z4 of 4, and no other."""
+    for steps, read in ((2, 1), (3, 3), (4, 4)):
+        for pair in tiny()[1][steps]:
+            rows = [[Edge("readout", ("thought", thought))] for thought in range(5)]
+            for thought, fall in enumerate(fallen(pair, *rows)):
+                assert (fall > 0.9) if thought == read else (abs(fall) < 0.02), (steps, thought)
+
+
+def test_codi_tinys_idle_thoughts_are_needed_by_nothing():
+    for pair in tiny()[1][2]:
+        idle = [("thought", place) for place in (2, 3, 4)]
+        edges = [Edge("readout", thought) for thought in idle]
+        edges += [Edge(reader, ("thought", 1)) for reader in idle]
+        assert abs(fallen(pair, edges)[0]) < 0.02
+
+
+def test_codi_tiny_takes_from_the_question_what_its_last_step_takes_and_no_more():
+    """Readouts without the question tell questions apart by what the thoughts carry alone.
+
+    Of two questions that differ in the last step's number, nothing is left to tell them apart; of
+    two that differ before, what the thoughts carry still does.
+    """
+    data = PairsDataModule()
+    data.setup("predict")
+    told = {True: [], False: []}
+    for pair in data.kept:
+        own = told[pair.changed_step == pair.num_steps]
+        if pair.num_steps == 2 and len(own) < 3:
+            both = (pair.clean, pair.corrupted)
+            one, other = (said(q, [[Edge("readout", "question")]])[1] for q in both)
+            own.append(float((one - other).abs().sum() / 2))
+    assert max(told[True]) < 0.05
+    assert np.mean(told[False]) > 0.5
+
+
+def test_an_edge_by_hand_is_a_cell_of_the_experiment_and_may_stand_beside_a_site(model, pair):
+    by_hand, grid = cp.Model(model), EdgeGrid(3, 3, 1)
+    knockout = Knockout(model=model, engine=by_hand.engine, cells=grid, seed=1)
+    (record,) = knockout.pairs([pair])
+    answers = set()
+    for edge, name in (
+        (Edge("readout", ("thought", 1)), "1->readout"),
+        (Edge("readout", "numbers", layers=1), "numbers->readout"),
+        (Edge(("thought", 2), ("thought", 0), layers=(0, 1, 2)), "0->2"),
+    ):
+        row = "1" if edge.layers == 1 else "all"
+        at = grid.grid.layers.index(row), grid.grid.columns.index(name)
+        effect = by_hand.patch(pair, edge, direction="noising")
+        for metric, values in record.values.items():
+            assert effect.metrics[metric] == pytest.approx(values[at], abs=1e-9)
+        answers.add(effect.answer)
+    assert len(answers) > 1  # what is said is said with the edge cut
+    site, hidden = cp.Site("thought", position=1), cp.Edge("readout", ("thought", 1))
+    patched, both = by_hand.patch(pair, site), by_hand.patch(pair, [site, hidden])
+    assert both.metrics["kl_divergence"] != pytest.approx(patched.metrics["kl_divergence"])
+    with pytest.raises(InputError, match="layers under 3, got 3"):
+        by_hand.patch(pair, Edge("readout", "question", layers=3))
+    with pytest.raises(InputError, match="thoughts under 3, got thought 3"):
+        by_hand.patch(pair, Edge("readout", ("thought", 3)))
+
+
+# -- what is said -----------------------------------------------------------------------------
+
+COLUMNS = tuple(edge.name for edge in every_edge(2))
+
+
+def made(planted=None, stranger=None, pairs=60, noise=0.01, seed=0):
+    """Falls of the own answer from 0.9, by edge and number of steps, in all layers and in layer 1.
+
+    Args:
+        planted: Of the cut, by edge: a number, or by number of steps.
+        stranger: Of the control, by edge.
+        pairs: How many, of 2 and 3 steps in turn.
+        noise: Deviation of probabilities.
+        seed: Of the noise.
+    """
+    rng = np.random.default_rng(seed)
+    grid = Grid(("all", "0", "1"), "edge", COLUMNS)
+    metrics = ("clean_probability", "predicts_clean", "kl_divergence")
+    run = replace(
+        results_maker.run_of("knockout"), grid=grid, metrics=metrics, num_latents=2,
+        num_pairs=pairs, control="words",
+    )  # fmt: skip
+    steps = [2 + index % 2 for index in range(pairs)]
+    values = {arm: np.full((pairs, *grid.shape), 0.9) for arm in ("own", "control")}
+    for arm, planned in (("own", planted or {}), ("control", stranger or {})):
+        values[arm] += rng.normal(0, noise, values[arm].shape)
+        for edge, fall in planned.items():
+            of = [fall if isinstance(fall, float) else fall.get(n, 0.0) for n in steps]
+            for row in (0, 2):
+                values[arm][:, row, COLUMNS.index(edge)] -= of
+    asked = [name.startswith("question") for name in COLUMNS]
+    values["control"][:, :, asked] = np.nan
+    described = [
+        KnockoutPair("?", "1", "2", {"clean_probability": 0.9, "predicts_clean": 1.0}, 9,
+                     (1, 2), (1,), {"0->1": (2,)}, "", n)
+        for n in steps
+    ]  # fmt: skip
+    both = {a: dict.fromkeys(metrics, v) for a, v in values.items()}
+    ids = [f"p{index}" for index in range(pairs)]
+    return knockout_dataset(run, ids, described, both["own"], both["control"])
+
+
+def test_falls_are_relative_to_the_uncut_run_and_to_the_control():
+    data = made({"0->readout": 0.5, "question->readout": 0.3}, {"0->readout": 0.2}, noise=0.0)
+    found = falls(data)
+    at = COLUMNS.index("0->readout")
+    np.testing.assert_allclose(found["unpatched"][:, 0, at], 0.5)
+    np.testing.assert_allclose(found["control"][:, 0, at], 0.3)
+    np.testing.assert_allclose(mean_fall(data)[[0, 1, 2], at], [0.3, 0.0, 0.3], atol=1e-12)
+    assert mean_fall(data)[0, 0] == pytest.approx(0.3)  # without a control
+
+
+def test_two_ways_to_the_answer_are_judged():
+    data = made({"question->readout": 0.6, "thoughts->readout": 0.4})
+    report = build_report([data])
+    finding = report.finding("around")
+    assert finding.answer == "yes"
+    assert {c.column: c.verdict for c in finding.claims} == {
+        "question->readout": "rises", "thoughts->readout": "rises",
+    }  # fmt: skip
+    assert finding.lead.lead.mean == pytest.approx(0.6, abs=0.01)
+    assert [c.against for c in finding.claims[0].comparisons] == ["unpatched"]
+    assert [c.against for c in finding.claims[1].comparisons] == ["unpatched", "control"]
+    (row,) = (row for row in table_rows(report) if row.key == "around")
+    assert row.answer == "yes, and from the thoughts"
+    assert headline(report) == [
+        "With the question hidden from the readout the answer's probability falls by 0.60.",
+        "With the thoughts hidden from the readout the answer's probability falls by 0.40.",
+    ]
+
+
+def test_a_fall_that_the_control_shares_is_not_claimed():
+    """Cutting as many words does as much: nothing is said of the thoughts."""
+    report = build_report([made({"thoughts->readout": 0.4}, {"thoughts->readout": 0.4})])
+    finding = report.finding("around")
+    assert finding.answer == "at most"
+    assert {c.verdict for c in finding.claims} <= {"at most", "no"}
+    (said,) = headline(report)
+    assert said.startswith("Nothing is claimed: with the question hidden from the readout")
+
+
+def test_nothing_is_claimed_without_any_effect_and_much_is_ruled_out_at_100_pairs():
+    claimed = 0
+    for seed in range(8):
+        finding = build_report([made(pairs=60, noise=0.1, seed=seed)]).finding("around")
+        claimed += any(claim.claimed for claim in finding.claims)
+    assert claimed == 0
+    report = build_report([made(pairs=100, noise=0.001)])
+    assert report.finding("around").answer == "no"
+    (row,) = (row for row in table_rows(report) if row.key == "around")
+    assert row.answer == "no; the thoughts are not needed"
+    assert most_needed(report.finding("edges")) == {}
+
+
+def test_the_thought_that_is_needed_is_told_by_number_of_steps():
+    data = made({"0->readout": {2: 0.8}, "1->readout": {3: 0.7}, "question->readout": 0.9})
+    report = build_report([data])
+    edges = report.finding("edges")
+    assert {k: (c.column, c.lead.n) for k, c in most_needed(edges).items()} == {
+        "2 steps": ("0->readout", 30), "3 steps": ("1->readout", 30),
+    }  # fmt: skip
+    assert headline(report)[1] == (
+        "Of single thoughts the answer loses most without z0 → readout 0.80 in problems of 2 "
+        "steps and z1 → readout 0.70 of 3."
+    )
+
+
+def test_few_pairs_are_counted():
+    report = build_report([made({"question->readout": 0.6}, pairs=8)])
+    assert report.finding("around").answer == "counts"
+    assert headline(report) == ["Too few pairs for any claim: counts stand alone."]
+
+
+def test_beside_patching_the_question_is_asked_once():
+    patched = results_maker.make(results_maker.run_of("position", columns=2), pairs=24)
+    alone = build_report([patched]).finding("around")
+    assert (alone.answer, alone.missing) == ("missing", (("knockout",),))
+    data = made({"question->readout": 0.6}, pairs=24).assign_coords(pair=patched["pair"].values)
+    report = build_report([patched, data])
+    assert [f.answer for f in report.findings if f.key == "around"] == ["yes"]
+    assert list(report.datasets) == ["position, recomputed", "knockout"]
+
+
+# -- figure and page --------------------------------------------------------------------------
+
+
+def test_the_graph_has_every_edge_as_wide_as_its_fall():
+    data = made({"0->readout": {2: 0.8}, "1->readout": {3: 0.7}, "0->1": {3: 0.5}}, noise=0.0)
+    graphs = draw_knockout(build_report([data])).axes[:2]
+    assert [axes.get_title(loc="left") for axes in graphs] == ["2 steps, n = 30", "3 steps, n = 30"]
+    for axes, falls_of in zip(graphs, ((0.8,), (0.7, 0.5)), strict=True):
+        arrows = [p for p in axes.patches if isinstance(p, FancyArrowPatch)]
+        assert len(arrows) == 6  # question and two thoughts to the readout, to and between thoughts
+        widths = sorted((arrow.get_linewidth() for arrow in arrows), reverse=True)
+        assert widths[: len(falls_of)] == pytest.approx([0.4 + 2.2 * fall for fall in falls_of])
+        assert widths[len(falls_of) :] == pytest.approx([0.4] * (6 - len(falls_of)))
+        names = {text.get_text() for text in axes.texts}
+        assert names == {"z0", "z1", "question", "readout", *(f"{fall:.2f}" for fall in falls_of)}
+
+
+def test_the_layers_below_are_of_what_the_readout_reads():
+    data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
+    axes = draw_knockout(build_report([data])).axes
+    shown = [each.images[0].get_array() for each in axes[2:4]]
+    np.testing.assert_allclose(shown[0], [[0, 0, 0], [0.6, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(shown[1], [[0, 0, 0], [0.6, 0, 0.7]], atol=1e-12)
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["q", "z0", "z1"]
+    assert [label.get_text() for label in axes[2].get_yticklabels()] == ["0", "1"]
+
+
+def test_a_control_that_loses_more_is_no_rise():
+    data = made({}, {"0->readout": 0.4}, noise=0.0)
+    assert mean_fall(data)[0, COLUMNS.index("0->readout")] == 0
+    data = made({"0->readout": -0.05}, noise=0.0)
+    assert mean_fall(data)[0, COLUMNS.index("0->readout")] == pytest.approx(-0.05)
+
+
+def test_the_page_shows_what_is_hidden_from_the_readout():
+    shown = knockout_data(made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0))
+    assert shown["columns"] == ["question", "numbers", "thoughts", "z0", "z1"]
+    assert [key for key, _, _ in shown["measures"]] == ["fall_2", "fall_3", "fall_all"]
+    assert shown["means"]["fall_3"][:5] == [0.6, 0, 0, 0, 0.7]
+    assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
+    assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
