@@ -69,7 +69,7 @@ def whole_number(value: Any, name: str, least: int | None = None) -> int:
     Example:
         >>> whole_number(True, "data.max_pairs")
         Traceback (most recent call last):
-        codi_patching.errors.InputError: expected max_pairs to be a whole number, got True: ...
+        codi_patching.errors.InputError: expected max_pairs to be a whole number, got True: set max_pairs
     """
     what = name.rpartition(".")[2]
     try:

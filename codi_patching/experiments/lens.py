@@ -22,6 +22,12 @@ class LensExperiment(Experiment):
     Args:
         top: How many tokens are kept as text for each cell; hits are counted among them.
         kwargs: All arguments of `Experiment`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.LensExperiment(top=3)
+        >>> experiment.name, experiment.top
+        ('lens', 3)
     """
 
     name = LENS
