@@ -18,7 +18,8 @@ def _where_examples_run(
         return
     folder = tmp_path_factory.mktemp("example")
     (folder / "results").mkdir()
-    for name, arm in {"position": "position_recomputed", "layer": "layer_frozen", "lens": "lens"}.items():
+    shipped = {"position": "position_recomputed", "layer": "layer_frozen", "lens": "lens"}
+    for name, arm in shipped.items():
         (folder / "results" / name).symlink_to(_SHIPPED / arm)
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)

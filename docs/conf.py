@@ -43,6 +43,7 @@ default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Value": "Value"}
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 nitpicky = True

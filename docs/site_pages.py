@@ -1,4 +1,4 @@
-"""What the site has beside its pages: help texts, the shipped results' own pages, links to files."""
+"""What the site has beside its pages: help texts, the shipped results' own pages, links to them."""
 
 import contextlib
 import io
@@ -10,6 +10,7 @@ from unittest import mock
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -96,20 +97,17 @@ def make_result_pages(app: Sphinx) -> None:
     write_index(out)
 
 
-def link_to_file(
-    app: Sphinx, env: object, node: nodes.Element, content: nodes.Element
-) -> nodes.reference | None:
-    """A link to a folder of results leads to its page; to a file of the repository, to its name."""
-    target, document = node.get("reftarget", ""), node.get("refdoc", "")
-    if node.get("reftype") != "myst":
-        return None
-    path = Path(os.path.normpath(ROOT / "docs" / Path(document).parent / target))
-    up = "../" * document.count("/")
-    if path == RESULTS or path.parent == RESULTS:
-        name = path.relative_to(ROOT / "docs").as_posix()
-        address = f"{up}{name}/{'index.html' if path == RESULTS else PAGE}"
-        return nodes.reference("", "", content, refuri=address, internal=True)
-    return None
+def link_to_pages(app: Sphinx, document: nodes.document) -> None:
+    """A link to a folder of results leads to its page."""
+    name = app.env.docname
+    for node in list(document.findall(pending_xref)):
+        place = ROOT / "docs" / Path(name).parent / node.get("reftarget", "")
+        path = Path(os.path.normpath(place))
+        if node.get("reftype") != "myst" or RESULTS not in (path, path.parent):
+            continue
+        page = "index.html" if path == RESULTS else PAGE
+        address = f"{'../' * name.count('/')}{path.relative_to(ROOT / 'docs').as_posix()}/{page}"
+        node.replace_self(nodes.reference("", "", *node.children, refuri=address, internal=True))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -118,5 +116,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-help", CommandHelp)
     app.add_directive("known-models", KnownModels)
     app.connect("builder-inited", make_result_pages)
-    app.connect("missing-reference", link_to_file)
+    app.connect("doctree-read", link_to_pages)
     return {"parallel_read_safe": True}
