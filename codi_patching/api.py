@@ -196,12 +196,9 @@ class Model:
         >>> pair = model.pair(clean, clean.replace("21", "20"))
         >>> pair.clean.answer, pair.corrupted.answer
         (13.0, 14.0)
-        >>> grid = model.grid(pair)
-        >>> print(grid["clean_probability"].unstack().loc[[0, 15], [0, 3, 4]].round(2))
-        position     0    3    4
-        layer
-        0         0.99  0.0  0.0
-        15        0.99  0.0  0.0
+        >>> grid = model.grid(pair, site="thought")
+        >>> [round(probability, 2) for probability in grid["clean_probability"]]
+        [0.99, 0.99, 0.0, 0.0, 0.0]
     """
 
     def __init__(self, codi: CodiModel, engine: EngineName = "sweep") -> None:
