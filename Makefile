@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE = # empty: modules are compiled once, not at each of many starts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough mutants check reproduce train clean
+.PHONY: help demo test thorough mutants check docs links picture reproduce train clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,19 @@ check: $(VENV)/.installed-dev ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs ## the site, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
+
+links: $(VENV)/.installed-docs ## whether the site's links to other sites lead somewhere
+	$(BIN)/python -m sphinx -b linkcheck docs docs/_build/links
+
+picture: $(VENV)/.installed ## the picture of the README, of docs/results
+	$(BIN)/python scripts/readme_picture.py
 
 reproduce: $(VENV)/.installed ## make docs/results and the reports again (some minutes)
 	$(BIN)/codi-patching study --dir docs/results --docs docs \

@@ -81,7 +81,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it is."""
+    """Import a public name from where it is; the version is the installed package's."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version(__name__)
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -85,6 +85,11 @@ def load(
 
     Raises:
         InputError: The checkpoint cannot be loaded, every weight in its place.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> cp.load("codi-tiny")
+        Model(llama, 16 layers, 5 thoughts, hidden size 96)
     """
     _check_choice("engine", engine, EngineName)
     codi, _ = load_checkpoint(
@@ -103,6 +108,12 @@ class QuestionRun:
         thoughts: z as fed, `(K, hidden)`.
         activations: By site: `resid_post`, `attn_out`, `mlp_out` of `(L, K, hidden)`, and `kv` of
             `(L, K, 2, heads, size)`, keys before rotation, then values.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> run = cp.load("codi-tiny").run("Raj has 53 stamps. He gives 21. He loses 19. How many?")
+        >>> run.answer, tuple(run.thoughts.shape), tuple(run.activations["kv"].shape)
+        ('13', (5, 96), (16, 5, 2, 2, 24))
     """
 
     question: str
@@ -150,6 +161,17 @@ class Effect:
         answer: What the patched run says, as text.
         base: Metrics of the run that was patched, without patches.
         source: Metrics of the source run.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> model = cp.load("codi-tiny")
+        >>> clean = "Raj has 53 stamps. He gives 21 to Zoe. He loses 19. How many stamps are left?"
+        >>> pair = cp.Pair.of(clean, clean.replace("21", "20"))
+        >>> effect = model.patch(pair, cp.Site("resid_post", layer=3, position=1))
+        >>> effect.answer, {name: tuple(logits.shape) for name, logits in effect.logits.items()}
+        ('13', {'corrupted': (1, 508), 'clean': (1, 508)})
+        >>> [round(run["clean_probability"], 2) for run in (effect.base, effect.metrics)]
+        [0.0, 0.99]
     """
 
     metrics: dict[str, float]
@@ -169,6 +191,17 @@ class Model:
     Args:
         codi: The model.
         engine: See `load`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> model = cp.load("codi-tiny")
+        >>> clean = "Raj has 53 stamps. He gives 21 to Zoe. He loses 19. How many stamps are left?"
+        >>> pair = model.pair(clean, clean.replace("21", "20"))
+        >>> pair.clean.answer, pair.corrupted.answer
+        (13.0, 14.0)
+        >>> grid = model.grid(pair, site="thought")
+        >>> [round(probability, 2) for probability in grid["clean_probability"]]
+        [0.99, 0.99, 0.0, 0.0, 0.0]
     """
 
     def __init__(self, codi: CodiModel, engine: EngineName = "sweep") -> None:

@@ -30,6 +30,7 @@ _COMMANDS = {
     "study": "measure all, then compare:  study --dir results/study",
     "compare": "what results say together:  compare results/layer results/position --dir out",
     "report": "figures and page again:     report results/position",
+    "index": "a page over many runs:      index results",
     "evaluate": "how often it is right:      evaluate --checkpoint zen-E/CODI-gpt2 --data F",
     "pairs": "pairs from questions:       pairs --questions test.jsonl --output pairs.json",
     "fit": "train a small CODI model:   fit --config train_codi_tiny",
@@ -79,7 +80,7 @@ def main() -> None:
         sys.exit(2)
     if args[0] not in _COMMANDS:
         refuse(f"unknown command {args[0]}{nearest(args[0], list(_COMMANDS))}")
-    if sys.flags.optimize > 1 and args[0] not in ("compare", "report"):
+    if sys.flags.optimize > 1 and args[0] not in ("compare", "report", "index"):
         refuse("transformers cannot be imported without docstrings: run Python without -OO")
     _quieten()
     if hasattr(sys.stdout, "reconfigure"):  # a console may have no ≥

@@ -67,9 +67,9 @@ def whole_number(value: Any, name: str, least: int | None = None) -> int:
         InputError: It is none, or too small.
 
     Example:
-        >>> whole_number(True, "data.max_pairs")
+        >>> whole_number(True, "max")
         Traceback (most recent call last):
-        codi_patching.errors.InputError: expected max_pairs to be a whole number, got True: ...
+        codi_patching.errors.InputError: expected max to be a whole number, got True: set max
     """
     what = name.rpartition(".")[2]
     try:

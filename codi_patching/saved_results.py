@@ -35,6 +35,15 @@ class Results:
 
     Attributes:
         data: Every number, with named axes; see `results.dataset`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> results = cp.load_results("results/position")
+        >>> probability = results.data["clean_probability"].sel(layer="3", arm="own").mean("pair")
+        >>> print(probability.values.round(2))
+        [0.47 0.47 0.46 0.45 0.28]
+        >>> len(results.frame())  # 57 pairs of 16 x 5 cells
+        4560
     """
 
     data: xr.Dataset
@@ -125,6 +134,11 @@ def load_results(folder: str | Path) -> Results:
 
     Raises:
         ResultsError: There are no whole results in it.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> dict(cp.load_results("results/layer").data["recovery"].sizes)
+        {'pair': 57, 'layer': 16, 'column': 1, 'arm': 2}
     """
     folder = Path(path_text(folder, "folder"))
     data = read_results(folder)
@@ -149,6 +163,12 @@ def compare(
 
     Raises:
         InputError: There are none, or two do not belong together.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> report = cp.compare(["results/layer", "results/lens"])
+        >>> list(report.datasets), report.finding("ceiling").answer
+        (['layer, frozen', 'lens'], 'yes')
     """
     from codi_patching.analysis.report import build_report
 

@@ -1,4 +1,4 @@
-"""The experiment in docs/own_experiment.md, as it stands there."""
+"""The experiment in docs/howto/experiment.md, as it stands there."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from codi_patching.results.layout import FINDINGS, VALIDITY
 from codi_patching.results.layout import PAGE as REPORT
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "own_experiment.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "howto" / "experiment.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -23,13 +23,15 @@ from codi_patching.results.read import read_results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-PAGES = {
-    "README.md": README,
-    "options.md": DOCS["options.md"],
+DOCS = {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text()
+    for folder in (".", "howto", "reference")
+    for path in sorted((ROOT / "docs" / folder).glob("*.md"))
 }
+RUN = ("reference/options.md", "howto/loggers.md", "howto/pairs.md", "howto/resume.md")
+PAGES = {"README.md": README, **{name: DOCS[name] for name in RUN}}
 """Pages whose commands all run; some need what others made."""
-EXAMPLES = re.findall(r"^\| `(--\S+ \S+)` \|", DOCS["options.md"], re.MULTILINE)
+EXAMPLES = re.findall(r"^\| `(--\S+ \S+)` \|", DOCS["reference/options.md"], re.MULTILINE)
 FEW = ["--data.max_pairs=2", "--model.self_patch_pairs=1", "--model.verify_pairs=1"]
 PLAIN = ["--report.pair_sheets=false", "--report.figures=false", "--report.page=false"]
 ELSEWHERE = ("hf ", "zen-E/", "wandb sweep", "pip install")
@@ -43,6 +45,11 @@ def commands_of(text):
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def blocks_of(page):
+    """The Python of a page of the docs."""
+    return re.findall(r"```python\n(.*?)```", DOCS[page], re.DOTALL)
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", pytest.param("options.md", marks=pytest.mark.thorough)]
+    "page", ["README.md", *(pytest.param(page, marks=pytest.mark.thorough) for page in RUN)]
 )
 def test_every_command_runs(page, program, files, tmp_path):
     run = []
@@ -98,23 +105,25 @@ def test_every_command_runs(page, program, files, tmp_path):
 def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an empty folder
     for name, arm in {"position": "position_recomputed", "layer": "layer_frozen"}.items():
         shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results" / name)
-    (first, rest, third) = re.findall(r"```python\n(.*?)```", DOCS["python.md"], re.DOTALL)
+    (first, rest, third) = blocks_of("howto/python.md")
     page = {"__name__": "page"}
     for code in (first, rest, third):
-        exec(compile(code, "python.md", "exec"), page)
+        exec(compile(code, "howto/python.md", "exec"), page)
     assert (tmp_path / "out" / "position_patching_results.json").exists()
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(block[1], "README.md", "exec"), {"__name__": "page"})
-    block = re.search(r"```python\n(.*?)```", DOCS["files.md"], re.DOTALL)
-    exec(compile(block[1], "files.md", "exec"), {"__name__": "page"})
+    for name in ("reference/files.md", "howto/figures.md", "howto/family.md"):
+        for code in blocks_of(name):
+            exec(compile(code, name, "exec"), {"__name__": "page"})
+    assert (tmp_path / "carried.pdf").exists()
 
 
 def test_links_lead_somewhere():
     for name, text in {"README.md": README, **DOCS}.items():
-        here = ROOT if name == "README.md" else ROOT / "docs"
-        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if "://" not in link:
-                assert (here / link).exists(), f"{name}: {link}"
+        here = ROOT if name == "README.md" else (ROOT / "docs" / name).parent
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"", text):
+            if "://" not in "".join(link):
+                assert (here / "".join(link)).exists(), f"{name}: {link}"
 
 
 def test_the_readme_is_short():

@@ -39,6 +39,16 @@ class ResultsWriter(pl.Callback):
         folder: The output folder, known from `setup` on.
         finished: Whether its results are complete.
         released_later: Whether another callback calls `release`, after it has used the folder.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> from lightning.pytorch import Trainer
+        >>> writer = cp.ResultsWriter("out")
+        >>> trainer = Trainer(callbacks=[writer], logger=False, enable_progress_bar=False)
+        >>> experiment, data = cp.LensExperiment(), cp.PairsDataModule(max_pairs=2)
+        >>> trainer.predict(experiment, datamodule=data, return_predictions=False)
+        >>> writer.finished, sorted(path.name for path in writer.folder.iterdir())
+        (True, ['.lock', 'SHA256SUMS', 'lens_results.json'])
     """
 
     def __init__(

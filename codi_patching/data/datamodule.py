@@ -68,6 +68,13 @@ class PairsDataModule(pl.LightningDataModule):
         by_default: Whether nobody chose the pairs.
         filtered: Ids of those left out because their answers are equal.
         sha256: Of the file.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> data = cp.PairsDataModule(max_pairs=2)
+        >>> data.setup("predict")
+        >>> len(data.usable), len(data.filtered), len(data.kept)
+        (57, 9, 2)
     """
 
     def __init__(

@@ -31,6 +31,10 @@ class Question:
 
     Raises:
         InputError: The text is none or has control characters, or the answer is no number.
+
+    Example:
+        >>> Question("Tom has 16 pears. He eats 3.", "$13", ("<<16-3=13>>",)).answer
+        13.0
     """
 
     text: str

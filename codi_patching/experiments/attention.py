@@ -15,6 +15,12 @@ class AttentionExperiment(ReadingExperiment):
 
     Args:
         kwargs: All arguments of `Experiment`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.AttentionExperiment(checkpoint="codi-tiny")
+        >>> experiment.name, experiment.runs_of_a_pair
+        ('attention', 1)
     """
 
     name = ATTENTION

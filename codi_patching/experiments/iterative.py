@@ -51,6 +51,12 @@ class IterativePatching(PatchingExperiment):
         trace_pair: Id of a pair whose every patch is written to a table.
         kwargs: All arguments of `PatchingExperiment`, but `latents` is always `recomputed` here and
             `site` always `resid_post`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.IterativePatching(strategy="cumulative")
+        >>> experiment.strategy, experiment.latents, experiment.site
+        ('cumulative', 'recomputed', 'resid_post')
     """
 
     name = "iterative"

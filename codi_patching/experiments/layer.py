@@ -17,6 +17,12 @@ class LayerPatching(PatchingExperiment):
         latents: As in `PatchingExperiment`; `frozen` by default, the effect through attention to
             the patched positions.
         kwargs: All other arguments of `PatchingExperiment`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.LayerPatching(site="kv")
+        >>> experiment.latents, experiment.site, experiment.columns
+        ('frozen', 'kv', ('all',))
     """
 
     name = "layer"

@@ -19,6 +19,12 @@ class LensExperiment(ReadingExperiment):
     Args:
         top: How many tokens are kept as text for each cell; hits are counted among them.
         kwargs: All arguments of `Experiment`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.LensExperiment(top=3)
+        >>> experiment.name, experiment.top
+        ('lens', 3)
     """
 
     name = LENS

@@ -12,6 +12,12 @@ class PositionPatching(PatchingExperiment):
 
     Takes the arguments of `PatchingExperiment`; latents are `recomputed` by default, the total
     effect of a cell.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.PositionPatching(site="attn_out")
+        >>> experiment.name, experiment.latents, experiment.site
+        ('position', 'recomputed', 'attn_out')
     """
 
     name = "position"

@@ -55,6 +55,13 @@ def plot(
 
     Raises:
         InputError: There is no such figure, width or run, or these results do not have it.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> axes = cp.plot(cp.load_results("results/layer"), width="column")
+        >>> print(axes[0].figure.get_figwidth(), "inches")
+        3.3 inches
+        >>> axes[0].figure.savefig("content.pdf")
     """
     if not isinstance(results, Report) and not hasattr(results, "report"):
         raise InputError(f"expected results, as load_results gives them, got {brief(results)}")

@@ -33,6 +33,7 @@ from codi_patching.results.folder import check_writable
 from codi_patching.results.layout import (
     AGGREGATE,
     CELLS_CSV,
+    COMPARISON,
     FINDINGS,
     FORMATS,
     PAGE,
@@ -183,7 +184,7 @@ def compare_folders(
     figures = {path for ending in FORMATS for path in out.glob(f"*.{ending}")}
     for stale in figures.union(derived_files(out)):
         stale.unlink()  # of what was compared here before
-    write_json(out / "comparison.json", comparison_json(report))
+    write_json(out / COMPARISON, comparison_json(report))
     _write_tables(out / TABLES, report)
     if options.figures:
         _write_figures(out, report, options)

@@ -59,6 +59,24 @@ def read_results(folder: Path) -> xr.Dataset:
         raise ResultsError(f"{path} is not a complete results file: {reason}") from error
 
 
+def read_description(folder: Path) -> RunDescription:
+    """Read what was run alone, the first thing in a results file.
+
+    Raises:
+        ResultsError: There is not exactly one results file, or it does not begin so.
+    """
+    path = results_file(folder)
+    try:
+        with path.open("rb") as file:
+            metadata = next(ijson.items(file, "metadata", use_float=True))
+        return RunDescription.from_json(
+            _lens_metadata(metadata) if path.name == LENS_RESULTS else metadata
+        )
+    except (ValueError, KeyError, TypeError, OSError, StopIteration, ijson.JSONError) as error:
+        reason = " ".join(str(error).split()) or "it has no metadata"
+        raise ResultsError(f"{path} is not a complete results file: {reason}") from error
+
+
 def entries(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     """The entries of `metadata`, `baseline`, `results` or `pairs`, one at a time."""
     seen: set[str] = set()

@@ -1,0 +1,161 @@
+"""The index over a folder of runs: what it says is what the reports in it say, as text."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from results_maker import records_of, run_of, write
+
+from codi_patching import cli
+from codi_patching.errors import InputError
+from codi_patching.reporting.index_page import thumbnail, write_index
+
+SHIPPED = Path(__file__).parents[2] / "docs" / "results"
+BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"
+
+
+def measured(folder, run=None):
+    run = run or run_of(layers=2, columns=2)
+    return write(folder, run, records_of(run, pairs=2, verified=0))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two runs with reports, their comparison, a run without report, and what is no run."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, shipped in {"layer": "layer_frozen", "position": "position_frozen"}.items():
+        shutil.copytree(SHIPPED / shipped, root / "a" / name)
+    shutil.copytree(SHIPPED / "comparison", root / "a" / "together")
+    (root / "a" / "layer" / "report.html").touch()
+    measured(root / "b", run_of(layers=2, columns=2, model="/m/other", checkpoint_sha256="0" * 64))
+    (root / "empty").mkdir()
+    (root / "unfinished" / "partial").mkdir(parents=True)
+    (root / "a" / "layer" / "content.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture")
+    write_index(root)
+    return root
+
+
+def claims_of(root):
+    return json.loads((root / "index.json").read_text(encoding="utf-8"))
+
+
+def test_every_claim_of_every_report_is_in_the_file(root):
+    entries = {entry["folder"]: entry for entry in claims_of(root)["entries"]}
+    assert list(entries) == ["a/layer", "a/position", "a/together", "b"]
+    for folder, name in {
+        "a/layer": "findings", "a/position": "findings", "a/together": "comparison",
+    }.items():  # fmt: skip
+        report = json.loads((root / folder / f"{name}.json").read_text())
+        said = [
+            (finding["key"], claim["name"], claim["verdict"], claim["p"])
+            for finding in report["findings"]
+            for claim in finding["claims"]
+            if claim["verdict"] != "described"
+        ]
+        own = entries[folder]
+        assert own["answer"] == report["answer"]
+        assert own["answer"]
+        found = [(c["question"], c["name"], c["verdict"]) for c in own["claims"]]
+        assert found == [claim[:3] for claim in said]
+        assert found
+        for claim, (*_, p) in zip(own["claims"], said):
+            assert claim["p"] is None if p is None else claim["p"] == pytest.approx(p, rel=1e-3)
+    assert entries["b"]["answer"] == entries["b"]["claims"] == []
+
+
+def test_the_page_says_what_the_reports_say_and_opens_alone(root):
+    page = (root / "index.html").read_text(encoding="utf-8")
+    for entry in claims_of(root)["entries"]:
+        assert all(sentence in page for sentence in entry["answer"])
+    assert "3 runs, 1 comparison" in page
+    assert page.count("No report yet") == 1
+    assert page.count("<h2>") == 3  # codi-tiny, the other model, what is left out
+    assert "<li>unfinished: not finished" in page
+    assert "<script" not in page
+    assert "://" not in page
+    assert re.findall(r'<img src="(.{22})', page) == 2 * ["data:image/png;base64,"]
+
+
+def test_links_lead_to_what_is_there(root):
+    page = (root / "index.html").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r'href="([^"]+)"', page) if link != "data:,"]
+    assert "a/layer/report.html" in links
+    assert "a/position/report.html" not in links
+    assert all((root / link).exists() for link in links)
+
+
+def test_the_same_folder_gives_the_same_bytes(root):
+    files = [root / "index.html", root / "index.json"]
+    before = [path.read_bytes() for path in files]
+    write_index(root)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_picture_that_is_none_is_left_out(tmp_path, root):
+    assert thumbnail(root / "a" / "layer") == thumbnail(tmp_path) == ""
+
+
+def test_text_that_is_not_ours_stays_text(tmp_path):
+    name = BAD.replace("/", "_")
+    folder = tmp_path / "it's <b>&"
+    run = run_of(layers=2, columns=2, model=f"/m/{name}", data=f"/d/{name}.json", precision=BAD)
+    measured(folder, run)
+    (folder / "findings.json").write_text(
+        json.dumps({"answer": [BAD], "findings": []}), encoding="utf-8"
+    )
+    check = {"name": BAD, "expected": BAD, "seen": BAD, "status": "fail", "kind": "measured"}
+    (folder / "validity.json").write_text(json.dumps({"checks": [check]}), encoding="utf-8")
+    assert write_index(tmp_path).failed
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>&amp;" not in page
+    assert "&lt;script&gt;x" in page
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
+    assert claims_of(tmp_path)["entries"][0]["answer"] == [BAD]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"answer": [1], "findings": []}', "[" * 2000])
+def test_a_report_that_is_none_leaves_its_folder_out_by_name(tmp_path, content):
+    for name in ("good", "bad"):
+        measured(tmp_path / name)
+    (tmp_path / "bad" / "findings.json").write_text(content)
+    index = write_index(tmp_path)
+    assert [entry.folder for entry in index.entries] == ["good"]
+    assert "findings.json is not as reports write it" in index.left_out["bad"]
+
+
+def test_results_that_changed_since_fail_whatever_their_report_says(tmp_path, monkeypatch, capsys):
+    folder = measured(tmp_path / "run")
+    good = {"name": "unchanged files", "expected": "", "seen": "", "status": "pass", "kind": "file"}
+    (folder / "validity.json").write_text(json.dumps({"checks": [good]}))
+    monkeypatch.setattr("sys.argv", ["codi-patching", "index", str(tmp_path)])
+    for status in (0, 3):
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
+        path = folder / "position_patching_results.json"
+        path.write_text(path.read_text() + " ")
+    assert "checks fail in 1 of them" in capsys.readouterr().out
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "seen position_patching_results.json changed" in page
+
+
+def test_a_folder_without_results_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "unfinished" / "partial").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"expected results folders inside .*unfinished: not fini"):
+        write_index(tmp_path)
+    with pytest.raises(InputError, match=r"expected a folder of results folders, got .*/none"):
+        write_index(tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["unfinished"]
+
+
+@pytest.mark.parametrize("name", ["index.html", "index.json"])
+def test_a_file_of_another_kind_is_not_overwritten(tmp_path, name):
+    measured(tmp_path / "run")
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"expected no file of another kind at .*{name}"):
+        write_index(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "run"]
