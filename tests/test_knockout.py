@@ -480,6 +480,13 @@ def test_beside_patching_the_question_is_asked_once():
     report = build_report([patched, data])
     assert [f.answer for f in report.findings if f.key == "around"] == ["yes"]
     assert list(report.datasets) == ["position, recomputed", "knockout"]
+    of_both = {check.name: check.status for check in report.checks["all runs"]}
+    assert of_both["knockout and position, recomputed, clean question's run"] == "fail"  # 0.9
+    source = patched["run_clean_probability"].sel(run="source").values
+    same = data["run_clean_probability"].copy()
+    same.loc[{"run": "base"}] = source
+    checks = build_report([patched, data.assign(run_clean_probability=same)]).checks["all runs"]
+    assert checks[0].status == "pass"
 
 
 # -- figure and page --------------------------------------------------------------------------
