@@ -489,8 +489,8 @@ def test_runs_of_the_arms_have_folders_of_their_own():
         c.get("results", {}).get("dir") or f"results/{name.partition('_')[0]}"
         for name, c in arms.items()
     ]
-    assert len(arms) == 11
-    assert len(set(folders)) == 11
+    assert len(arms) == 12
+    assert len(set(folders)) == 12
     assert configs["noising"]["results"] == {"dir": "results/noising", "folder_by_run": True}
 
 
@@ -572,7 +572,7 @@ def test_ctrl_c_gives_one_line_while_modules_are_imported(tmp_path):
 
 def test_ctrl_c_gives_one_line_in_a_study_which_ends_its_arm(tmp_path):
     with started("study", f"--dir={tmp_path}/out", NO_LOGGER) as process:
-        assert process.stderr.readline() == "study: arm 1 of 8, layer_frozen\n"
+        assert process.stderr.readline() == "study: arm 1 of 9, layer_frozen\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         said = interrupted(process, children.read_text)
     assert said == (130, "", "codi-patching: interrupted; the same command resumes\n")

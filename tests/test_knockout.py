@@ -24,7 +24,7 @@ from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.measuring.knockout import EdgeGrid, Knockout
 from codi_patching.measuring.question_tokens import QuestionTokens
 from codi_patching.patching.edges import Edge, every_edge
-from codi_patching.patching.engine import Readout
+from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.page_data import knockout_data
 from codi_patching.reporting.rows import table_rows
@@ -268,50 +268,44 @@ def test_a_control_that_cuts_something_else_fails_a_check(predict, checkpoint, m
 
 @lru_cache
 def tiny():
-    """codi-tiny in Python, and two shipped pairs of each number of steps."""
+    """codi-tiny in Python, and the shipped pairs."""
     data = PairsDataModule()
     data.setup("predict")
-    chosen = {
-        steps: [pair for pair in data.kept if pair.num_steps == steps][:2] for steps in (2, 3, 4)
-    }
-    return cp.load("codi-tiny"), chosen
+    return cp.load("codi-tiny"), data.kept
 
 
-def said(question, rows):
-    """Distributions at the answer, `(rows, vocabulary)`, with edges cut, one row without first."""
+def said(questions, rows):
+    """Distributions at each question's answer, `(1 + rows, vocabulary)`, the first without cuts."""
     codi, engine = tiny()[0].codi, tiny()[0].engine
-    ids = codi.prompt_ids(question.text)
     tokens = codi.tokenizer("The answer is:", add_special_tokens=False)["input_ids"]
     readout = Readout((*codi.settings.eot_ids, *tokens), ((0,),))
-    (start,) = engine.unpatched([(ids, readout)])
-    places = QuestionTokens.of(codi, question.text).before_thoughts
-    cuts = [[edge.cut(16, 5, places, readout.length) for edge in row] for row in rows]
-    logits = engine.patched(start, [()] * (1 + len(rows)), cuts=[[], *cuts]).answer_logits[0]
-    return logits[:, 0].double().softmax(-1)
-
-
-def fallen(pair, *rows):
-    """How far the clean answer's probability falls, by row of cut edges."""
-    number = f"{pair.clean.answer:.0f}"
-    found = said(pair.clean, rows)[:, tiny()[0].codi.tokenizer.convert_tokens_to_ids(number)]
-    return (found[0] - found[1:]).tolist()
+    starts = engine.unpatched([(codi.prompt_ids(q.text), readout) for q in questions])
+    requests = []
+    for question, start in zip(questions, starts, strict=True):
+        places = QuestionTokens.of(codi, question.text).before_thoughts
+        cuts = [[edge.cut(16, 5, places, readout.length) for edge in row] for row in rows]
+        requests.append(PatchRequest(start, [()] * (1 + len(rows)), (), [[], *cuts]))
+    found = engine.patched_each(requests)
+    return [patched.answer_logits[0][:, 0].double().softmax(-1) for patched in found]
 
 
 def test_codi_tiny_reads_the_thought_that_its_card_says():
-    """z1 in problems of 2 steps, z3 of 3, z4 of 4, and no other."""
-    for steps, read in ((2, 1), (3, 3), (4, 4)):
-        for pair in tiny()[1][steps]:
-            rows = [[Edge("readout", ("thought", thought))] for thought in range(5)]
-            for thought, fall in enumerate(fallen(pair, *rows)):
-                assert (fall > 0.9) if thought == read else (abs(fall) < 0.02), (steps, thought)
-
-
-def test_codi_tinys_idle_thoughts_are_needed_by_nothing():
-    for pair in tiny()[1][2]:
-        idle = [("thought", place) for place in (2, 3, 4)]
-        edges = [Edge("readout", thought) for thought in idle]
-        edges += [Edge(reader, ("thought", 1)) for reader in idle]
-        assert abs(fallen(pair, edges)[0]) < 0.02
+    """z1 in problems of 2 steps, z3 of 3, z4 of 4, and no other; idle thoughts need nothing."""
+    thoughts = [("thought", thought) for thought in range(5)]
+    rows = [[Edge("readout", thought)] for thought in thoughts]
+    idle = [Edge("readout", thought) for thought in thoughts[2:]]
+    idle += [Edge(reader, thoughts[1]) for reader in thoughts[2:]]
+    of_steps = {steps: next(p for p in tiny()[1] if p.num_steps == steps) for steps in (2, 3, 4)}
+    found = said([pair.clean for pair in of_steps.values()], [*rows, idle])
+    for (steps, pair), distributions in zip(of_steps.items(), found, strict=True):
+        number = tiny()[0].codi.tokenizer.convert_tokens_to_ids(f"{pair.clean.answer:.0f}")
+        uncut, *cut = distributions[:, number].tolist()
+        read = {2: 1, 3: 3, 4: 4}[steps]
+        for thought in range(5):
+            fall = uncut - cut[thought]
+            assert (fall > 0.9) if thought == read else (abs(fall) < 0.02), (steps, thought)
+        if steps == 2:
+            assert abs(uncut - cut[-1]) < 0.02
 
 
 def test_codi_tiny_takes_from_the_question_what_its_last_step_takes_and_no_more():
@@ -320,17 +314,13 @@ def test_codi_tiny_takes_from_the_question_what_its_last_step_takes_and_no_more(
     Of two questions that differ in the last step's number, nothing is left to tell them apart; of
     two that differ before, what the thoughts carry still does.
     """
-    data = PairsDataModule()
-    data.setup("predict")
-    told = {True: [], False: []}
-    for pair in data.kept:
-        own = told[pair.changed_step == pair.num_steps]
-        if pair.num_steps == 2 and len(own) < 3:
-            both = (pair.clean, pair.corrupted)
-            one, other = (said(q, [[Edge("readout", "question")]])[1] for q in both)
-            own.append(float((one - other).abs().sum() / 2))
-    assert max(told[True]) < 0.05
-    assert np.mean(told[False]) > 0.5
+    pairs = [pair for pair in tiny()[1] if pair.num_steps == 2]
+    for step, apart in ((2, False), (1, True)):
+        chosen = [pair for pair in pairs if pair.changed_step == step][:3]
+        both = [question for pair in chosen for question in (pair.clean, pair.corrupted)]
+        cut = [found[1] for found in said(both, [[Edge("readout", "question")]])]
+        between = [float((a - b).abs().sum() / 2) for a, b in zip(cut[::2], cut[1::2])]
+        assert np.mean(between) > 0.5 if apart else max(between) < 0.05
 
 
 def test_an_edge_by_hand_is_a_cell_of_the_experiment_and_may_stand_beside_a_site(model, pair):
@@ -339,7 +329,6 @@ def test_an_edge_by_hand_is_a_cell_of_the_experiment_and_may_stand_beside_a_site
     (record,) = knockout.pairs([pair])
     answers = set()
     for edge, name in (
-        (Edge("readout", ("thought", 1)), "1->readout"),
         (Edge("readout", "numbers", layers=1), "numbers->readout"),
         (Edge(("thought", 2), ("thought", 0), layers=(0, 1, 2)), "0->2"),
     ):
@@ -480,6 +469,13 @@ def test_beside_patching_the_question_is_asked_once():
     report = build_report([patched, data])
     assert [f.answer for f in report.findings if f.key == "around"] == ["yes"]
     assert list(report.datasets) == ["position, recomputed", "knockout"]
+    of_both = {check.name: check.status for check in report.checks["all runs"]}
+    assert of_both["knockout and position, recomputed, clean question's run"] == "fail"  # 0.9
+    source = patched["run_clean_probability"].sel(run="source").values
+    same = data["run_clean_probability"].copy()
+    same.loc[{"run": "base"}] = source
+    checks = build_report([patched, data.assign(run_clean_probability=same)]).checks["all runs"]
+    assert checks[0].status == "pass"
 
 
 # -- figure and page --------------------------------------------------------------------------

@@ -36,6 +36,27 @@ def check_agreement(runs: Mapping[str, xr.Dataset]) -> list[Check]:
     return checks
 
 
+def check_uncut(cut: xr.Dataset, runs: Mapping[str, xr.Dataset]) -> list[Check]:
+    """The run of which edges are cut is the clean question's run that patching has.
+
+    Args:
+        cut: Of cut edges.
+        runs: Of patching, by label.
+    """
+    checks = []
+    for label, data in runs.items():
+        if run_of(data).precision != run_of(cut).precision:
+            continue
+        name = "source" if run_of(data).clean_is_source else "base"
+        pairs = [pair for pair in cut["pair"].values if pair in data["pair"].values]
+        both = ((cut, "base"), (data, name))
+        values = [
+            d["run_clean_probability"].sel(pair=pairs, run=run).values[None] for d, run in both
+        ]
+        checks.append(_check_equal(f"knockout and {label}, clean question's run", *values))
+    return checks
+
+
 def _same_setting(one: xr.Dataset, other: xr.Dataset) -> bool:
     keys = ("checkpoint_sha256", "data_sha256", "direction", "source", "site", "precision")
     return all(getattr(run_of(one), key) == getattr(run_of(other), key) for key in keys)

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from codi_patching.analysis.agreement import check_agreement
+from codi_patching.analysis.agreement import check_agreement, check_uncut
 from codi_patching.analysis.asking import ask
 from codi_patching.analysis.attended import ask_attention
 from codi_patching.analysis.between import by_model, compare_models, named_run
@@ -120,12 +120,16 @@ def build_report(
     chosen = first.seed if seed is None else seed
     patching = {label: data for label, data in by_label.items() if patches(data)}
     lens = next((data for data in by_label.values() if is_lens(data)), None)
+    knockout = next((data for data in by_label.values() if is_knockout(data)), None)
     summaries = {label: summarise(data, label, chosen, top) for label, data in patching.items()}
     studies = studies_of(list(by_label.values()), chosen, strata)
     findings = [f for study in studies for f in _answers(study, summaries)]
     checks = {label: tuple(check_run(data)) for label, data in by_label.items()}
     if len(by_label) > 1:
-        checks[ALL_RUNS] = (*check_agreement(patching), describe_conditions(by_label))
+        agree = check_agreement(patching)
+        if knockout is not None:
+            agree += check_uncut(knockout, patching)
+        checks[ALL_RUNS] = (*agree, describe_conditions(by_label))
     return Report(
         summaries,
         lens,
@@ -135,7 +139,7 @@ def build_report(
         {label: paired_tests(data) for label, data in patching.items()},
         chosen,
         attention=next((data for data in by_label.values() if is_attention(data)), None),
-        knockout=next((data for data in by_label.values() if is_knockout(data)), None),
+        knockout=knockout,
     )
 
 

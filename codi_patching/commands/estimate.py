@@ -18,6 +18,7 @@ from codi_patching.commands.predict import PredictCLI
 from codi_patching.commands.study_arms import Arm
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.base import Experiment
+from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.patching import PatchingExperiment
 
 _TOGETHER = 2
@@ -103,6 +104,8 @@ def _measure(cli: PredictCLI) -> tuple[int, int, float]:
     assert isinstance(experiment, Experiment)
     if isinstance(experiment, PatchingExperiment):  # its checks are of the first pairs alone
         experiment.self_patch_pairs = experiment.verify_pairs = 0
+    if isinstance(experiment, KnockoutExperiment):
+        experiment.verify_pairs = 0
     data.setup("predict")
     few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, len(data.kept)), _TOGETHER)
     watch = _Stopwatch()

@@ -20,6 +20,15 @@ RISES, FALLS = ("rises", "more often"), ("falls", "less often")
 """Verdicts that something goes up, or down."""
 
 
+CUT_VERDICTS = {
+    "rises": "the answer falls",
+    "falls": "the answer rises",
+    "more often": "the answer falls in more pairs",
+    "less often": "the answer rises in more pairs",
+}
+"""Verdicts on how far the answer falls where an edge is cut."""
+
+
 def claim_words(claim: Claim) -> str:
     """A claim's numbers: of the comparison with the smaller gain."""
     lead, unit = claim.lead, {"logits": " logits", "nats": " nats"}.get(claim.unit, "")
@@ -39,6 +48,8 @@ def verdict_words(claim: Claim, finding: Finding) -> str:
 
     Example: `rises`, `codi-tiny carries more`.
     """
+    if claim.kind.startswith(CUT):
+        return CUT_VERDICTS.get(claim.verdict, claim.verdict)
     if finding.key not in BETWEEN or not claim.claimed:
         return claim.verdict
     first, second = models_of(finding)
@@ -56,13 +67,16 @@ def claim_details(claim: Claim) -> list[str]:
     """Each comparison of a claim in full, for a fold or an appendix."""
     names = {"unpatched": "the unpatched run", "control": "the control's patch"}
     names["chance"] = "another pair's result"
+    up, down = "up", "down"
     if claim.kind.startswith(CUT):
         names |= {"unpatched": "the uncut run", "control": "the control's cut"}
+        up, down = "lower", "higher"
     shares = [with_interval(c.mean, c.low, c.high) for c in claim.comparisons]
     if any(c.against == "nothing" for c in claim.comparisons):
         return shares
     return [
-        f"relative to {names[c.against]} {share}, up in {c.up} and down in {c.down} of {c.n} pairs"
+        f"relative to {names[c.against]} {share}, {up} in {c.up} and {down} in {c.down} of {c.n} "
+        "pairs"
         for c, share in zip(claim.comparisons, shares, strict=True)
     ]
 

@@ -216,7 +216,8 @@ def _strata(report: Report) -> list[dict[str, Any]]:
 def _settings(data: xr.Dataset) -> list[tuple[str, Any]]:
     run = run_of(data)
     rows: list[tuple[str, Any]] = [("experiment", kind(run))]
-    rows += [(key, getattr(run, key)) for key in ("site", "seed", "precision")]
+    keys = ("seed", "precision") if is_knockout(data) else ("site", "seed", "precision")
+    rows += [(key, getattr(run, key)) for key in keys]
     rows += [
         ("grid", f"{run.grid.shape[0]} layers × {counted(run.grid.shape[1], run.grid.column)}")
     ]
@@ -229,7 +230,7 @@ def _settings(data: xr.Dataset) -> list[tuple[str, Any]]:
             ("patched runs", f"{runs:,}"),
         ]
     if is_knockout(data):
-        runs = data.sizes["pair"] * run.grid.size * (2 if has_control(data) else 1)
+        runs = int(data[run.metrics[0]].notnull().sum())  # some edges have no control
         rows += [
             ("cells that cannot have an effect", len(run.grid.structural_zeros)),
             ("cut runs", f"{runs:,}"),

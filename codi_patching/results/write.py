@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codi_patching.results.dataset import ATTENTION, LENS
-from codi_patching.results.description import Grid, LensPair, ResultsError, RunDescription
+from codi_patching.results.dataset import ATTENTION, KNOCKOUT, LENS
+from codi_patching.results.description import Array, Grid, LensPair, ResultsError, RunDescription
 from codi_patching.results.files import (
     as_json,
     atomic_write,
@@ -155,6 +155,20 @@ def _read_steps(record: PairRecord, _: RunDescription) -> dict[str, Any]:
     return {"pair_id": record.pair_id, **known}
 
 
+def _cut_cells(record: PairRecord, run: RunDescription) -> dict[str, Any]:
+    """A pair's cells to seven digits, what float32 has: there are several hundred of them."""
+    values, control = (
+        {name: _seven_digits(of_all) for name, of_all in part.items()}
+        for part in (record.values, record.control)
+    )
+    return nested_cells(replace(record, values=values, control=control), run)
+
+
+def _seven_digits(values: Array) -> Array:
+    rounded = [float(f"{value:.7g}") for value in values.ravel()]
+    return np.array(rounded, dtype=np.float64).reshape(values.shape)
+
+
 def _attended(record: PairRecord, _: RunDescription) -> dict[str, Any]:
     """A pair of attention, its shares to seven decimals: what float32 has."""
     shares = {name: np.round(values, 7) for name, values in record.values.items()}
@@ -167,6 +181,7 @@ _PATCHING_SECTIONS: dict[str, Entry] = {"baseline": _baseline, "results": nested
 _SECTIONS: dict[str, dict[str, Entry]] = {
     LENS: {"pairs": _read_steps},
     ATTENTION: {"pairs": _attended},
+    KNOCKOUT: {"baseline": _baseline, "results": _cut_cells},
 }
 """Sections of a results file, and what stands there for a pair."""
 
