@@ -4,6 +4,8 @@ from pathlib import Path
 
 import codi_patching as cp
 from codi_patching.reporting.canvas import save_figure
+from codi_patching.reporting.content import main_run
+from codi_patching.reporting.figures import first_figure
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURE = DOCS / "codi_tiny" / "content.svg"
@@ -11,8 +13,8 @@ PICTURE = DOCS / "codi_tiny" / "content.svg"
 
 def main() -> None:
     """Draw it, as SVG: sharp at any width."""
-    results = cp.load_results(DOCS / "results" / "position_recomputed")
-    save_figure(cp.plot(results)[0].get_figure(root=True), PICTURE, ("svg",))
+    report = cp.load_results(DOCS / "results" / "position_recomputed").report()
+    save_figure(first_figure(report, main_run(report)), PICTURE, ("svg",))
 
 
 if __name__ == "__main__":

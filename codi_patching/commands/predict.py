@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,7 @@ def _refuse_options(config: Namespace) -> None:
         value = config.trainer.get(option)
         # 1 is one batch, 1.0 is all of them, though they are equal.
         if (type(value), value) not in [(type(v), v) for v in (usual, other, None)]:
-            raise InputError(
-                f"--trainer.{option} {value} would leave the results incomplete: {advice}"
-            )
+            raise _incomplete(option, value, advice)
     if config.trainer.get("use_distributed_sampler") is False:
         raise InputError(
             "--trainer.use_distributed_sampler false would run every pair in every process: "
@@ -130,6 +130,23 @@ def _refuse_options(config: Namespace) -> None:
         )
     if config.get("ckpt_path"):
         raise InputError("--ckpt_path is not of use here: set --model.checkpoint")
+
+
+def _incomplete(option: str, value: object, advice: str) -> InputError:
+    """The error of an option under which a run would not be complete."""
+    return InputError(f"--trainer.{option} {value} would leave the results incomplete: {advice}")
+
+
+def _refuse_one_batch(args: Sequence[str]) -> None:
+    """Refuse to run one batch: once it is parsed, with some packages 1 is 1.0, which is all.
+
+    Raises:
+        InputError: It is asked for.
+    """
+    option = "--trainer.limit_predict_batches"
+    if f"{option}=1" in args or (option, "1") in pairwise(args):
+        name = option.rpartition(".")[2]
+        raise _incomplete(name, 1, _REFUSED[name][2])
 
 
 def _as_seed(seed: object) -> int:
@@ -155,6 +172,7 @@ def run(args: list[str]) -> int:
         return 0
     if any(arg.partition("=")[0] in _SEEDS for arg in args):
         refuse("--model.seed is the run's: set --seed_everything")
+    _refuse_one_batch(args)
     enable_mkl_reproducibility()
     warnings.formatwarning = _show_warning
     args, loggers = apply_to_defaults(with_files(args), _LOGGERS)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from codi_patching.analysis.checks import Check, count_checks
+from codi_patching.analysis.checks import Check, count_checks, judged
 from codi_patching.errors import plain_text
 from codi_patching.reporting.names import data_name, model_name, tags, title
 from codi_patching.results.dataset import PAIR_KINDS
@@ -218,8 +218,7 @@ def _checks_of(folder: Path) -> tuple[Check, ...]:
     changed = changed_files(folder)
     seen = f"{', '.join(changed)} changed" if changed else "none is missing, changed or not listed"
     expected = "every measured file has its SHA-256 in SHA256SUMS"
-    status = "fail" if changed else "pass"
-    return (*checks, Check(unchanged, expected, seen, status, "file"))
+    return (*checks, judged(unchanged, expected, seen, not changed, "file"))
 
 
 def _comparison(folder: Path, name: str) -> Entry:
