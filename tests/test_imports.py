@@ -13,7 +13,8 @@ import codi_patching
 ROOT = Path(codi_patching.__file__).parent
 ORDER = [
     *("errors", "results", "patching", "metrics", "models", "data", "measuring", "experiments"),
-    *("analysis", "reporting", "saved_results", "api", "callbacks", "training", "commands", "cli"),
+    *("analysis", "reporting", "saved_results", "hand_runs", "hand_calls", "api", "callbacks"),
+    *("training", "commands", "cli"),
 ]
 """Each may import only what stands before it. `__init__` and `__main__` are above all."""
 
