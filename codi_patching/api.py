@@ -139,6 +139,8 @@ class Model:
         if not isinstance(place, str | torch.device | torch.dtype):
             raise InputError(f"expected a device or a dtype, got {brief(place)}: set [[place]]")
         try:
+            if not isinstance(place, torch.dtype) and torch.device(place).type == "meta":
+                raise ValueError("nothing can be run there")
             self.codi.to(place)
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             reason = plain_text(str(error)).partition(". ")[0]
@@ -176,7 +178,7 @@ class Model:
     # -- questions ------------------------------------------------------------------------------
 
     @overload
-    def run(self, question: str | Question) -> QuestionRun: ...
+    def run(self, question: str | Question) -> QuestionRun: ...  # type: ignore[overload-overlap]
 
     @overload
     def run(self, question: Sequence[str | Question]) -> list[QuestionRun]: ...

@@ -98,10 +98,11 @@ class Calls:
 
     def said(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens that the model says to some questions."""
-        ask = partial(latent_answer_ids, self.codi, max_tokens=TOKENS)
         if len(texts) > 2:
-            return [said for group in groups(texts) for said in ask(group)]
-        return [self.kept.of(("said", text), lambda t=text: ask([t])[0]) for text in texts]
+            asked = [latent_answer_ids(self.codi, group, TOKENS) for group in groups(texts)]
+            return [said for group in asked for said in group]
+        ask = partial(latent_answer_ids, self.codi, max_tokens=TOKENS)
+        return [self.once(("said", text), partial(ask, [text]))[0] for text in texts]
 
     def texts(self, texts: Sequence[str]) -> list[str]:
         """What the model says to some questions, in words."""
@@ -274,18 +275,15 @@ class Patching:
     def _effect(self, run: HandPatched, say: Callable[[], str]) -> Effect:
         """What a patched run gave, with the metric of one's own."""
         measured = run.measured()
-        patched, base, *source = (
-            {name: values[row] for name, values in measured.items()}
-            for row in range(1 + len(run.start.runs))
-        )
-        base, source = as_floats(base), as_floats(source[0]) if source else {}
-        own = patched if self.calls.differentiable else as_floats(patched)
-        effect = Effect(own, run.logits, base, source, say)
+        each = [{n: v[row] for n, v in measured.items()} for row in range(1 + len(run.start.runs))]
+        base, source = as_floats(each[1]), as_floats(each[2]) if len(each) > 2 else {}
+        own = each[0] if self.calls.differentiable else as_floats(each[0])
+        effect = Effect(dict(own), run.logits, base, source, say)
         if self.metric is None:
             return effect
         value = one_number(self.metric(effect))
         if not self.calls.differentiable:
-            value = float(value)
+            value = as_floats({METRIC: value})[METRIC]
         return replace(effect, metrics={**own, METRIC: value})
 
     def dataset(self, subjects: Sequence[Subject], seed: int) -> xr.Dataset:
@@ -343,18 +341,24 @@ def as_dataset(
     along = "pair" if isinstance(subjects[0], Pair) else "question"
     names = [s.pair_id if isinstance(s, Pair) else s.text for s in subjects]
     table: dict[str, Any] = {
-        name: (along, np.array([float(effect.metrics[name]) for effect in effects]))
+        name: (along, np.array([effect.numbers[name] for effect in effects]))
         for name in effects[0].metrics
     }
-    table["said"] = (along, np.array([effect.answer for effect in effects], dtype=object))
+    table["said"] = (along, as_array([effect.answer for effect in effects]))
     runs = ["base", "source"] if effects[0].source else ["base"]
     for name in effects[0].base:
         values = [[getattr(effect, run)[name] for run in runs] for effect in effects]
         table[f"run_{name}"] = ((along, "run"), np.array(values))
-    coordinates: dict[str, Any] = {along: np.array(names, dtype=object), "run": runs}
+    coordinates: dict[str, Any] = {along: as_array(names), "run": runs}
     if along == "pair":
-        coordinates["group"] = (along, np.array([s.group for s in subjects], dtype=object))
+        grouped = [subject.group for subject in subjects if isinstance(subject, Pair)]
+        coordinates["group"] = (along, as_array(grouped))
     return xr.Dataset(table, coordinates, {"excluded": excluded})
+
+
+def as_array(words: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Texts as an array of any lengths."""
+    return np.array(words, dtype=object)
 
 
 def with_own_ids(pairs: Sequence[Pair]) -> list[Pair]:
@@ -430,8 +434,8 @@ def plain(value: Any) -> Any:
 
 
 def as_floats(values: dict[str, Any]) -> dict[str, float]:
-    """Numbers of tensors."""
-    return {name: float(value) for name, value in values.items()}
+    """Numbers of tensors, of whatever they may be differentiated by."""
+    return {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
 
 
 def groups(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

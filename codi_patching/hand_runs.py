@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from codi_patching.errors import InputError, brief, whole_number
@@ -116,19 +117,23 @@ class Effect:
         """What the patched run says, as text."""
         return self.say()
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics as numbers, whether they can be differentiated or not."""
+        return {name: float(torch.as_tensor(v).detach()) for name, v in self.metrics.items()}
+
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}={float(value):.4g}" for name, value in self.metrics.items())
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.numbers.items())
         return f"Effect(answer={self.answer!r}, {metrics})"
 
     def _repr_html_(self) -> str:
-        runs = {"base": self.base, "patched": self.metrics, "source": self.source}
-        names = [name for name in self.metrics if name.endswith("_probability")]
+        numbers = self.numbers
+        runs = {"base": self.base, "patched": numbers, "source": self.source}
+        names = [name for name in numbers if name.endswith("_probability")]
         bars = {
-            name: {run: float(values[name]) for run, values in runs.items() if values}
-            for name in names
+            name: {run: values[name] for run, values in runs.items() if values} for name in names
         }
-        others = [name for name in self.metrics if name not in names]
-        facts = {name: f"{float(self.metrics[name]):.4g}" for name in others}
+        facts = {name: f"{value:.4g}" for name, value in numbers.items() if name not in names}
         return framed("Effect", {"answer": self.answer, **facts}, [bars_svg(bars)])
 
 
