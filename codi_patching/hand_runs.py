@@ -153,9 +153,7 @@ class Grid(pd.DataFrame):
             maps.append(
                 cells_svg(numbers, values.index, values.columns, title=name, zeros=structural)
             )
-        most = {name: f"{np.nanmax(self[name].to_numpy(dtype=float)):.4g}" for name in _DRAWN[:1]}
-        facts = {f"largest {name}": value for name, value in most.items()}
-        return framed(f"Grid: {len(self)} cells", facts, maps)
+        return framed(f"Grid: {len(self)} cells", {}, maps)
 
 
 def one_number(value: Any) -> Any:

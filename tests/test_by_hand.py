@@ -288,6 +288,15 @@ def test_a_question_alone_is_read_at_what_the_model_says_or_at_its_answer(hand, 
     assert text != CORRUPTED
 
 
+def test_thoughts_held_at_the_base_runs_are_frozen_ones(hand):
+    site, later = cp.Site("resid_post", layer=0, position=0), [1, 2]
+    sites = [site, *(cp.Site("thought", position=p) for p in later)]
+    held = hand.patch(PAIR, sites, value=["source", "base", "base"])
+    frozen = hand.patch(PAIR, site, latents="frozen")
+    assert held.metrics == pytest.approx(frozen.metrics, abs=1e-6)
+    assert held.metrics["kl_divergence"] > 1e-4
+
+
 def test_lists_of_questions_run_as_one_by_one(hand):
     texts = [text for pair in PAIRS for text in (pair.clean.text, pair.corrupted.text)]
     together = hand.run(texts)

@@ -98,15 +98,22 @@ def test_every_command_runs(page, program, files, tmp_path):
 def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an empty folder
     for name, arm in {"position": "position_recomputed", "layer": "layer_frozen"}.items():
         shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results" / name)
-    (first, rest, third) = re.findall(r"```python\n(.*?)```", DOCS["python.md"], re.DOTALL)
     page = {"__name__": "page"}
-    for code in (first, rest, third):
+    for code in re.findall(r"```python\n(.*?)```", DOCS["python.md"], re.DOTALL):
         exec(compile(code, "python.md", "exec"), page)
     assert (tmp_path / "out" / "position_patching_results.json").exists()
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(block[1], "README.md", "exec"), {"__name__": "page"})
     block = re.search(r"```python\n(.*?)```", DOCS["files.md"], re.DOTALL)
     exec(compile(block[1], "files.md", "exec"), {"__name__": "page"})
+
+
+def test_short_answers_are_short():
+    """Each want of a user in at most three lines."""
+    answers = DOCS["python.md"].partition("## Short answers")[2].partition("## Results")[0]
+    blocks = re.findall(r"```python\n(.*?)```", answers, re.DOTALL)
+    assert len(blocks) == 8
+    assert all(len(block.splitlines()) <= 3 for block in blocks)
 
 
 def test_links_lead_somewhere():

@@ -41,20 +41,21 @@ def cells_svg(
     *,
     title: str,
     texts: Sequence[Sequence[str]] | None = None,
-    zeros: Array | None = None,
+    zeros: np.ndarray[Any, Any] | None = None,
 ) -> str:
-    """A map as a picture, the first row at the bottom.
+    """A map as a picture, layers × positions, the first layer at the bottom.
 
     Args:
-        values: `(rows, columns)`; the largest size has the darkest colour, at least 1e-6.
-        rows: Their names.
-        columns: Their names.
-        title: Above it.
+        values: `(rows, columns)`; the largest size has the darkest colour.
+        rows: Names of the layers.
+        columns: Names of the positions.
+        title: Above it; the end of the scale follows.
         texts: In the cells.
         zeros: True where nothing can come of a cell, `(rows, columns)`: drawn as a dash.
     """
     known = np.abs(values[np.isfinite(values)])
     most = max(1e-6, float(known.max(initial=0.0)))
+    title = f"{title}, to {short(most)}"
     kept = range(0, len(rows), -(-len(rows) // _MOST_ROWS))
     width, height, left = (44 if texts else 22), (15 if texts or len(kept) < 8 else 11), 46
     drawn = []
@@ -75,7 +76,7 @@ def cells_svg(
     bottom = 18 + len(kept) * height
     for column, name in enumerate(columns):
         drawn.append(_text(left + (column + 0.5) * width, bottom + 11, str(name), "middle"))
-    drawn.append(_text(2, 11, title))
+    drawn += [_text(left - 4, bottom + 11, "position", "end"), _text(2, 11, title)]
     wide = max(left + len(columns) * width + 4, 6 * len(title) + 8)
     return _svg(wide, bottom + 16, drawn)
 
