@@ -324,13 +324,14 @@ class Words:
     """What patched runs say, made together when one is asked for the first time."""
 
     def __init__(self, codi: CodiModel, runs: Sequence[HandPatched], most: int) -> None:
-        self.codi, self.runs, self.most = codi, runs, most
+        self.codi, self.most = codi, most
+        self.runs: Sequence[HandPatched] = runs
         self.words: list[str] = []
 
     def of(self, number: int) -> str:
         """What one of them says."""
-        if not self.words:
-            self.words = words_of(self.codi, self.runs, self.most)
+        if not self.words:  # then the runs, with all that they hold, can go
+            self.words, self.runs = words_of(self.codi, self.runs, self.most), ()
         return self.words[number]
 
 

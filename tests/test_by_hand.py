@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUESTIONS, random_model
+from random_families import CLASSES, family_model
 
 import codi_patching as cp
 from codi_patching.errors import InputError
+from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.measuring.kept_runs import fingerprint
 from codi_patching.measuring.own_cache import said_by
 from codi_patching.metrics.functional import compute_kl_divergence
 from codi_patching.models.answers import answer_tokens
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import Patch
 
 PAIRS = [
     cp.Pair(f"p{n}", cp.Question(clean, a), cp.Question(corrupted, b))
@@ -339,10 +343,44 @@ def test_what_forced_answers_tell_is_what_is_generated(hand, model):
         hand._calls.hand("recomputed", "denoising", ()),
         [hand._calls.hand("recomputed", "denoising", ()).of_pair(pair)],
     )[0]
-    from codi_patching.patching.interventions import Patch
-
     generated = said_by(model, [start.runs[0]], [[Patch(site, value)]], "recomputed", 1)
     assert model.tokenizer.decode(generated[0]).strip() == asked == words
+
+
+def test_where_forced_answers_tell_what_is_said_nothing_is_run_for_it(hand, monkeypatch):
+    """Read at what the model says, an unpatched run tells all of it."""
+    text = PAIR.clean.text
+    words = hand.run(text).answer
+    monkeypatch.setattr("codi_patching.measuring.hand_patches.said_by", None)
+    effect = hand.patch(text, cp.Site("thought", position=1), value="base")
+    assert effect.answer == words != ""
+    with pytest.raises(TypeError):
+        hand.patch(text, cp.Site("thought", position=1), value="base", say=20)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_every_family_goes_on_from_the_keys_and_values_of_its_prompts(family, monkeypatch):
+    model = family_model(family, 2, 3)
+    monkeypatch.setattr(model, "settings", replace(model.settings, answer_prefix="", eos_id=39))
+    site, value = cp.Site("thought", position=1), torch.randn(32, dtype=torch.float64)
+    prompts = [[0, 11, 12, 13, 1], [0, 14, 15, 1], [0, 21, 22, 23, 24, 25, 26, 1]]
+    engine = build_engine(model, "sweep", None)
+    starts = engine.unpatched([(ids, Readout((2,), ((7,),))) for ids in prompts])
+    found = said_by(model, starts, [[Patch(site, value)]] * 3, "recomputed", 5)
+    decoder = model.backbone.base_model
+    for ids, said in zip(prompts, found, strict=True):
+        sequence = model.embed(torch.tensor(ids))
+        for position in range(3):
+            made = model.next_thought(decoder(inputs_embeds=sequence[None])[0][0, -1])
+            sequence = torch.cat([sequence, (value if position == 1 else made)[None]])
+        tokens = [2]
+        for _ in range(5):
+            sequence = torch.cat([sequence, model.embed(torch.tensor(tokens[-1:]))])
+            state = decoder(inputs_embeds=sequence[None])[0][0, -1]
+            tokens.append(int(model.logits(state[None])[0].argmax()))
+            if tokens[-1] == 39:
+                break
+        assert said == [token for token in tokens[1:] if token != 39]
 
 
 def test_runs_of_prompts_of_many_lengths_go_on_side_by_side(hand, model):
