@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codi_patching.api import Effect, Model, QuestionRun, load
+    from codi_patching.api import Model, load, read_pairs
     from codi_patching.callbacks.results import ResultsWriter
     from codi_patching.data.datamodule import PairsDataModule
     from codi_patching.data.pairs import Pair, Question
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from codi_patching.experiments.layer import LayerPatching
     from codi_patching.experiments.lens import LensExperiment
     from codi_patching.experiments.position import PositionPatching
+    from codi_patching.hand_runs import Effect, Grid, QuestionRun
     from codi_patching.patching.edges import Edge
     from codi_patching.patching.interventions import Site
     from codi_patching.reporting.plot import plot
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "AttentionExperiment": "experiments.attention",
     "Edge": "patching.edges",
-    "Effect": "api",
+    "Effect": "hand_runs",
+    "Grid": "hand_runs",
     "IterativePatching": "experiments.iterative",
     "KnockoutExperiment": "experiments.knockout",
     "LayerPatching": "experiments.layer",
@@ -46,7 +48,7 @@ _PLACES = {
     "PairsDataModule": "data.datamodule",
     "PositionPatching": "experiments.position",
     "Question": "data.pairs",
-    "QuestionRun": "api",
+    "QuestionRun": "hand_runs",
     "Results": "saved_results",
     "ResultsWriter": "callbacks.results",
     "Site": "patching.interventions",
@@ -54,12 +56,14 @@ _PLACES = {
     "load": "api",
     "load_results": "saved_results",
     "plot": "reporting.plot",
+    "read_pairs": "api",
 }
 
 __all__ = [
     "AttentionExperiment",
     "Edge",
     "Effect",
+    "Grid",
     "IterativePatching",
     "KnockoutExperiment",
     "LayerPatching",
@@ -77,6 +81,7 @@ __all__ = [
     "load",
     "load_results",
     "plot",
+    "read_pairs",
 ]
 
 

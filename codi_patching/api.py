@@ -6,59 +6,60 @@ run = model.run("Tom has 5 apples. …")          # .answer, .thoughts, .activat
 pair = cp.Pair.of("Tom has 5 …", "Tom has 7 …")
 sites = [cp.Site("resid_post", layer=l, position=p) for l in (3, 4, 5) for p in (1, 3)]
 effect = model.patch(pair, sites)               # one patched run: .metrics, .logits, .answer
-effect = model.patch(pair, cp.Site("thought", position=2), value=lambda z: z + vector)
+effect = model.patch("Tom has 5 …", cp.Site("thought", position=2), value=lambda z: z + vector)
 cut = model.patch(pair, cp.Edge(reader="readout", read=("thought", 3)))   # attention cut
 grid = model.grid(pair, site="kv")              # a frame: grid["recovery"].unstack()
+many = model.patch_many(cp.read_pairs(), sites) # a dataset: many.recovery.mean()
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, overload
 
 import pandas as pd
 import torch
+import xarray as xr
 from torch import Tensor
 
-from codi_patching.data.pairs import Pair, Question, as_question
-from codi_patching.errors import InputError, brief, plain_text, whole_number
-from codi_patching.measuring import by_hand
-from codi_patching.measuring.by_hand import (
-    NamedValues,
-    as_questions,
-    as_tensor,
-    as_values,
-    say,
-    shaped,
-    with_answers,
+from codi_patching.data.pair_files import SHIPPED_PAIRS
+from codi_patching.data.pair_files import read_pairs as pairs_of_file
+from codi_patching.data.pairs import Pair, Question, as_question, split_equal
+from codi_patching.errors import InputError, brief, path_text, plain_text, whole_number
+from codi_patching.hand_calls import (
+    TOKENS,
+    Calls,
+    Patching,
+    RunMetric,
+    as_floats,
+    as_sites,
+    as_subjects,
+    check_choice,
+    check_metric,
+    plain,
+    say_unknown,
+    value_of_each,
 )
+from codi_patching.hand_runs import METRIC, Effect, Grid, QuestionRun, one_number
+from codi_patching.measuring import by_hand
+from codi_patching.measuring.by_hand import as_questions, with_answers
 from codi_patching.measuring.engine_choice import EngineName, build_engine
-from codi_patching.measuring.hand_edges import cuts_of, without_edges
-from codi_patching.measuring.measurement import Measurement, check_finite
+from codi_patching.measuring.hand_edges import without_edges
+from codi_patching.measuring.measurement import Measurement
+from codi_patching.measuring.own_cache import as_text, said_by
 from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
 from codi_patching.measuring.preparation import PairStart, Preparation
-from codi_patching.measuring.prompts import Direction, Prompts, roles
-from codi_patching.metrics.inputs import AnswerLogits
-from codi_patching.metrics.table import metric_rows
-from codi_patching.models.accuracy import latent_answers
+from codi_patching.measuring.prompts import Direction, Prompts
+from codi_patching.metrics.inputs import MetricInputs
+from codi_patching.metrics.table import METRICS, metric_rows
 from codi_patching.models.codi import CodiModel
-from codi_patching.models.lens import token_text, top_tokens
 from codi_patching.models.loading.checkpoint import load_checkpoint
-from codi_patching.models.vocabulary import unknown_words
 from codi_patching.patching.edges import Edge
-from codi_patching.patching.interventions import (
-    EXTRA_SITES,
-    Activations,
-    Latents,
-    Patch,
-    Site,
-    SiteName,
-    extra_sites,
-)
+from codi_patching.patching.interventions import Latents, Site, SiteName
 from codi_patching.results.description import ALL
 from codi_patching.results.records import ExcludedPair
 
@@ -91,98 +92,18 @@ def load(
         >>> cp.load("codi-tiny")
         Model(llama, 16 layers, 5 thoughts, hidden size 96)
     """
-    _check_choice("engine", engine, EngineName)
+    check_choice("engine", engine, EngineName)
     codi, _ = load_checkpoint(
         checkpoint, num_latents, base_model, lora_alpha, prompt_eos, answer_prefix
     )
     return Model(codi, engine)
 
 
-@dataclass(frozen=True)
-class QuestionRun:
-    """A question's run without patches. L layers, K thoughts.
-
-    Attributes:
-        question: As it was asked.
-        answer: What the model says, as text.
-        thoughts: z as fed, `(K, hidden)`.
-        activations: By site: `resid_post`, `attn_out`, `mlp_out` of `(L, K, hidden)`, and `kv` of
-            `(L, K, 2, heads, size)`, keys before rotation, then values.
-
-    Example:
-        >>> import codi_patching as cp
-        >>> run = cp.load("codi-tiny").run("Raj has 53 stamps. He gives 21. He loses 19. How many?")
-        >>> run.answer, tuple(run.thoughts.shape), tuple(run.activations["kv"].shape)
-        ('13', (5, 96), (16, 5, 2, 2, 24))
-    """
-
-    question: str
-    answer: str
-    thoughts: Tensor
-    activations: dict[SiteName, Tensor]
-    model: Model
-
-    def __repr__(self) -> str:
-        return f"QuestionRun({self.question!r}, answer={self.answer!r})"
-
-    def lens(self, k: int = 5) -> pd.DataFrame:
-        """The k tokens that each block's output makes most probable, best first.
-
-        Layers × positions. The last layer's row reads the state that thought p + 1 is made from.
-
-        Raises:
-            InputError: k is no whole number from 1 to the size of the vocabulary.
-        """
-        codi = self.model.codi
-        k, most = whole_number(k, "k", 1), codi.backbone.get_output_embeddings().weight.shape[0]
-        if k > most:
-            raise InputError(f"expected k of at most {most}, the vocabulary, got {k}: set [[k]]")
-        best = top_tokens(codi, self.activations["resid_post"], k).tolist()
-        table = [[" ".join(token_text(codi, t) for t in cell) for cell in row] for row in best]
-        frame = pd.DataFrame(table).rename_axis("layer")
-        return frame.rename_axis("position", axis="columns")
-
-
 Value = by_hand.Value | QuestionRun
 """What is patched in: `"source"`, `"base"`, the source or the base run's activation; `"clean"`,
 `"corrupted"`, those of the pair's questions; `"zero"`; `"mean"`, over questions; `"random_pair"`,
-the first of them; a `Question`, or its run, that one's; a tensor or an array; or a function of what
+another pair's; a `Question`, or its run, that one's; a tensor or an array; or a function of what
 the patched run has there."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What one patched run gave.
-
-    Attributes:
-        metrics: By name, as in results; the unpatched runs' are in `base` and `source`.
-        logits: Before each token of the pair's `clean` and `corrupted` answers, each forced on
-            itself, `(tokens, vocabulary)`.
-        answer: What the patched run says, as text.
-        base: Metrics of the run that was patched, without patches.
-        source: Metrics of the source run.
-
-    Example:
-        >>> import codi_patching as cp
-        >>> model = cp.load("codi-tiny")
-        >>> clean = "Raj has 53 stamps. He gives 21 to Zoe. He loses 19. How many stamps are left?"
-        >>> pair = cp.Pair.of(clean, clean.replace("21", "20"))
-        >>> effect = model.patch(pair, cp.Site("resid_post", layer=3, position=1))
-        >>> effect.answer, {name: tuple(logits.shape) for name, logits in effect.logits.items()}
-        ('13', {'corrupted': (1, 508), 'clean': (1, 508)})
-        >>> [round(run["clean_probability"], 2) for run in (effect.base, effect.metrics)]
-        [0.0, 0.99]
-    """
-
-    metrics: dict[str, float]
-    logits: dict[str, Tensor]
-    answer: str
-    base: dict[str, float]
-    source: dict[str, float]
-
-    def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
-        return f"Effect(answer={self.answer!r}, {metrics})"
 
 
 class Model:
@@ -205,10 +126,11 @@ class Model:
     """
 
     def __init__(self, codi: CodiModel, engine: EngineName = "sweep") -> None:
-        _check_choice("engine", engine, EngineName)
+        check_choice("engine", engine, EngineName)
         if not isinstance(codi, CodiModel):
             raise InputError(f"expected a CodiModel, got {brief(codi)}: see load(checkpoint)")
         self.codi, self.engine = codi, build_engine(codi, engine, None)
+        self._calls = Calls(codi, self.engine)
 
     def __repr__(self) -> str:
         size = self.codi.backbone.config.hidden_size
@@ -227,44 +149,93 @@ class Model:
         """K."""
         return self.codi.num_latents
 
-    # -- one question ---------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def run(self, question: str | Question) -> QuestionRun:
-        """A question without patches.
+    def to(self, place: str | torch.device | torch.dtype) -> Model:
+        """Move the model to a device, or change its precision; returns it.
 
         Raises:
-            InputError: It is no text, or does not fit the model.
+            InputError: There is no such device here, or it is no floating type.
         """
-        asked = as_question(question)
-        question = str(asked.text)
-        own = self._activations(asked, EXTRA_SITES)
-        _say_unknown(self.codi, question)
-        sites: tuple[SiteName, ...] = ("resid_post", *EXTRA_SITES)
-        activations = {s: shaped(self.codi, own.of_site(s), s) for s in sites}
-        answer = latent_answers(self.codi, [question])[0].strip()
-        return QuestionRun(question, answer, own.thoughts, activations, self)
+        if not isinstance(place, str | torch.device | torch.dtype):
+            raise InputError(f"expected a device or a dtype, got {brief(place)}: set [[place]]")
+        try:
+            if not isinstance(place, torch.dtype) and torch.device(place).type == "meta":
+                raise ValueError("nothing can be run there")
+            self.codi.to(place)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            reason = plain_text(str(error)).partition(". ")[0]
+            raise InputError(
+                f"expected a device of this machine or a floating type, got {brief(place)} "
+                f"({reason}): set [[place]]"
+            ) from None
+        return self
+
+    @contextmanager
+    def gradients(self) -> Iterator[Model]:
+        """Within, what `patch` gives can be differentiated by the values that are patched in.
+
+        A value is a tensor that requires gradients, or a function of the present activation that
+        uses one. Weights take none. The run without patches is constant: a thought is
+        differentiated by as what is patched in at the site `thought`.
+
+        Raises:
+            InputError: It is called in torch's inference mode, which keeps nothing for gradients.
+        """
+        if torch.is_inference_mode_enabled():
+            raise InputError("expected gradients outside of torch.inference_mode()")
+        before = self._calls.differentiable
+        taking = [p for p in self.codi.parameters() if p.requires_grad]
+        self._calls.differentiable = True
+        for parameter in taking:
+            parameter.requires_grad_(False)
+        try:
+            yield self
+        finally:
+            self._calls.differentiable = before
+            for parameter in taking:
+                parameter.requires_grad_(True)
+
+    # -- questions ------------------------------------------------------------------------------
+
+    @overload
+    def run(self, question: str | Question) -> QuestionRun: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def run(self, question: Sequence[str | Question]) -> list[QuestionRun]: ...
+
+    def run(
+        self, question: str | Question | Sequence[str | Question]
+    ) -> QuestionRun | list[QuestionRun]:
+        """A question without patches; of a list of questions each, several side by side.
+
+        Raises:
+            InputError: One is no text, or does not fit the model.
+        """
+        found = self._calls.run(as_questions(question))
+        alone = isinstance(question, str | Question) or not isinstance(question, Iterable)
+        return found[0] if alone else found
 
     def pair(self, clean: str | Question, corrupted: str | Question) -> Pair:
         """Two typed questions, with the answers that the model gives; see `Pair.of`."""
-        return with_answers(self.codi, Pair.of(clean, corrupted))
+        return with_answers(Pair.of(clean, corrupted), self._calls.texts)
 
     # -- patched runs ---------------------------------------------------------------------------
 
-    @torch.no_grad()
     def patch(
         self,
-        pair: Pair,
+        pair: Pair | str | Question,
         sites: Site | Edge | Sequence[Site | Edge],
         value: Value | Sequence[Value] = "source",
         latents: Latents = "recomputed",
         direction: Direction = "denoising",
         questions: Sequence[str | Question] = (),
+        metric: RunMetric | None = None,
+        say: int = TOKENS,
     ) -> Effect:
         """One patched run.
 
         Args:
-            pair: The two questions; denoising patches the corrupted one's run.
+            pair: The two questions; denoising patches the corrupted one's run. Or a question alone,
+                which is read at its own answer, or at what the model says to it.
             sites: All that is overwritten; edges of attention are cut in the base run, which with
                 `noising` is the clean question's.
             value: What with: one for all sites or one for each; see `Value`. Tensors and arguments
@@ -273,39 +244,62 @@ class Model:
             latents: Whether later thoughts are generated anew or stay the base run's.
             direction: `noising` patches the clean question's run with the corrupted one's.
             questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
+            metric: A function of the patched run; its number is in the metrics, as `metric`.
+            say: Most tokens of the answer.
 
         Raises:
             InputError: The pair, a site or a value does not fit the model.
         """
-        _check_choice("latents", latents, Latents)
-        sites, edges = without_edges(sites)
-        wanted = [] if edges and not sites else _as_sites(sites)
-        value = as_tensor(value)
-        values = list(value) if isinstance(value, list | tuple) else [value] * len(wanted)
-        if len(values) != len(wanted):
-            raise InputError(f"expected a value for each of {len(wanted)} sites, got {len(values)}")
-        record = extra_sites({site.name for site in wanted})
-        start = self._start(self._preparation(direction, record), pair)
-        named = self._named(start, record, questions)
-        row = [self._as_patch(site, own, named) for site, own in zip(wanted, values)]
-        try:
-            asked = roles(pair, direction)[0].text
-            cuts = partial(cuts_of, self.codi, edges, asked)
-            patched = self.engine.patched(start.base, [row], latents, cuts=cuts(start.base.readout))
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        check_finite(patched.answer_logits, lambda _: "the patched run")
-        inputs = start.metric_inputs()
-        metrics = metric_rows(inputs.of(AnswerLogits(*patched.answer_logits)))
-        unpatched = metric_rows(inputs.unpatched())
-        names = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
-        prompt = start.requests.base[0]
-        return Effect(
-            {name: float(values[0]) for name, values in metrics.items()},
-            {name: logits[0] for name, logits in zip(names, patched.answer_logits)},
-            say(self.engine, self.codi, prompt, row, latents, record, cuts),
-            *({name: float(v[run]) for name, v in unpatched.items()} for run in (0, 1)),
-        )
+        if isinstance(pair, str | Question):
+            pair = as_question(pair)
+        if not isinstance(pair, Pair | Question):
+            raise InputError(
+                f"expected a pair, got {brief(pair)}: make one with Pair.of(clean, corrupted)"
+            )
+        patching = self._patching(sites, value, latents, direction, questions, metric, say)
+        ((_, found),) = patching.effects([pair])
+        if isinstance(found, InputError):
+            raise found
+        _ = found.answer
+        return found
+
+    def patch_many(
+        self,
+        pairs: Sequence[Pair] | Sequence[str | Question],
+        sites: Site | Edge | Sequence[Site | Edge],
+        value: Value | Sequence[Value] = "source",
+        latents: Latents = "recomputed",
+        direction: Direction = "denoising",
+        questions: Sequence[str | Question] = (),
+        metric: RunMetric | None = None,
+        say: int = TOKENS,
+        seed: int = 42,
+    ) -> xr.Dataset:
+        """The same patch of many pairs, or of many questions alone, several side by side.
+
+        Args:
+            pairs: Pairs, or questions.
+            sites: See `patch`.
+            value: See `patch`. Without `questions`, `"mean"` is over the source questions of all
+                pairs, and `"random_pair"` another pair of them, matched as in the experiments.
+            latents: See `patch`.
+            direction: See `patch`.
+            questions: See `patch`.
+            metric: See `patch`.
+            say: See `patch`.
+            seed: Of the draw of other pairs.
+
+        Returns:
+            Along `pair`, by id (or `question`, by text), a variable for each metric; `run_<metric>`
+            of the runs without patches, along `run`; `said`, what the patched run says. Those that
+            cannot be run are left out: `attrs["excluded"]` has the reason of each.
+
+        Raises:
+            InputError: There are none, or a site or value does not fit the model.
+        """
+        subjects = as_subjects(pairs)
+        patching = self._patching(sites, value, latents, direction, questions, metric, say)
+        return patching.dataset(subjects, whole_number(seed, "seed", 0))
 
     @torch.no_grad()
     def grid(
@@ -317,15 +311,27 @@ class Model:
         value: str | Question | QuestionRun = "source",
         whole_layers: bool = False,
         questions: Sequence[str | Question] = (),
-    ) -> pd.DataFrame:
+        metric: RunMetric | None = None,
+    ) -> Grid:
         """Every cell alone, or every whole layer, as position and layer patching have it.
+
+        Args:
+            pair: See `patch`.
+            site: What is overwritten in each cell.
+            latents: See `patch`.
+            direction: See `patch`.
+            value: A name, a question or its run; see `Value`.
+            whole_layers: All positions of a layer at once.
+            questions: See `patch`.
+            metric: A function of each patched run; its numbers are the column `metric`.
 
         Returns:
             By layer and position, a column for each metric: `grid["recovery"].unstack()` is the
             map. `structural_zero` marks cells that cannot have an effect, whatever the model.
         """
-        _check_choice("site", site, SiteName)
-        _check_choice("latents", latents, Latents)
+        check_choice("site", site, SiteName)
+        check_choice("latents", latents, Latents)
+        check_metric(metric)
         if not isinstance(whole_layers, bool):
             raise InputError(
                 f"expected whole_layers to be a truth value, got {brief(whole_layers)}"
@@ -333,9 +339,14 @@ class Model:
         cells = self._cells(site, latents, whole_layers)
         preparation = self._preparation(direction, cells.record)
         start = self._start(preparation, pair)
-        given = self._named(start, cells.record, questions).of(_plain(value))
+        runs = start.base.run.activations(), start.source.run.activations()
+        named = self._calls.named(runs, direction, cells.record, as_questions(questions))
+        start = replace(start, source_activations=named.of(plain(value)))
+        if metric is not None:
+            own = partial(_metric_of_cells, self.codi, start, cells, metric)
+            cells = replace(cells, metrics={**METRICS, METRIC: own})
         measurement = Measurement(model=self.codi, preparation=preparation, cells=cells)
-        (result,) = measurement.started([replace(start, source_activations=given)])
+        (result,) = measurement.started([start])
         if isinstance(result, ExcludedPair):
             raise InputError(result.reason)
         names = [
@@ -343,10 +354,35 @@ class Model:
             for _, layer, at in cells.grid.cells()
         ]
         index = pd.MultiIndex.from_tuples(names, names=["layer", "position"])
-        frame = pd.DataFrame({m: v.flatten() for m, v in result.values.items()}, index=index)
-        return frame.assign(structural_zero=cells.grid.structural.flatten())
+        columns = {m: v.flatten() for m, v in result.values.items()}
+        return Grid({**columns, "structural_zero": cells.grid.structural.flatten()}, index=index)
 
     # -- parts of these -------------------------------------------------------------------------
+
+    def _patching(
+        self,
+        sites: Site | Edge | Sequence[Site | Edge],
+        value: Value | Sequence[Value],
+        latents: Latents,
+        direction: Direction,
+        questions: Sequence[str | Question],
+        metric: RunMetric | None,
+        say: int,
+    ) -> Patching:
+        """The same patch, of any pairs or questions."""
+        sites, edges = without_edges(sites)
+        wanted = [] if edges and not sites else as_sites(sites)
+        return Patching(
+            calls=self._calls,
+            sites=wanted,
+            edges=edges,
+            values=value_of_each(value, wanted),
+            latents=latents,
+            direction=direction,
+            questions=as_questions(questions),
+            metric=metric,
+            say=whole_number(say, "say", 1),
+        )
 
     def _cells(self, site: SiteName, latents: Latents, whole: bool) -> PatchGrid:
         """Every cell alone, or every layer at once."""
@@ -359,7 +395,7 @@ class Model:
 
     def _preparation(self, direction: Direction, record: Sequence[SiteName]) -> Preparation:
         """Makes unpatched runs, without control."""
-        _check_choice("direction", direction, Direction)
+        check_choice("direction", direction, Direction)
         prompts = Prompts.of(self.codi, direction, self.engine)
         return Preparation(engine=self.engine, prompts=prompts, record=record)
 
@@ -369,92 +405,57 @@ class Model:
             raise InputError(
                 f"expected a pair, got {brief(pair)}: make one with Pair.of(clean, corrupted)"
             )
-        pair = with_answers(self.codi, pair)
-        _say_unknown(self.codi, pair.clean.text, pair.corrupted.text)
+        pair = with_answers(pair, self._calls.texts)
+        say_unknown(self.codi, pair.clean.text, pair.corrupted.text)
         requests = preparation.requests(pair)
-        runs = self.engine.unpatched(requests.all(), preparation.record)
+        key = tuple((tuple(ids), readout) for ids, readout in requests.all())
+        runs = self._calls.once(
+            (key, tuple(preparation.record)),
+            lambda: self.engine.unpatched(requests.all(), preparation.record),
+        )
         return preparation.start(pair, requests, runs)
 
-    def _named(
-        self, start: PairStart, record: Sequence[SiteName], questions: Sequence[str | Question]
-    ) -> NamedValues:
-        """What names stand for beside a pair."""
-        base, source = (run.run.activations() for run in (start.base, start.source))
-        clean, corrupted = (source, base) if start.direction == "denoising" else (base, source)
-        own = {"source": source, "base": base, "clean": clean, "corrupted": corrupted}
-        run = partial(self._activations, record=record)
-        return NamedValues(run, own, as_questions(questions))
 
-    def _activations(self, question: Question, record: Sequence[SiteName]) -> Activations:
-        """What a question's run has.
+def read_pairs(path: str | Path | None = None) -> list[Pair]:
+    """The pairs of a file, or those that come with the package, which are for codi-tiny.
 
-        Raises:
-            InputError: It cannot be run.
-        """
-        try:
-            return self._preparation("denoising", record).activations_of(question)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+    Pairs with equal answers are left out, as the experiments leave them out.
 
-    def _as_patch(self, site: Site, value: Any, named: NamedValues) -> Patch:
-        """A site with its value.
-
-        Raises:
-            InputError: The site is not in the model, or a tensor is of another size.
-        """
-        if not (site.layer < self.num_layers and 0 <= site.position < self.num_latents):
-            raise InputError(
-                f"expected a layer under {self.num_layers} and a position under "
-                f"{self.num_latents}, got {site}"
-            )
-        return Patch(site, as_values(self.codi, site, _plain(value), named))
-
-
-def _as_sites(given: Any) -> list[Site]:
-    """Sites, of one or of several.
+    Args:
+        path: Of a file in either form of `data.pair_files`.
 
     Raises:
-        InputError: They are none.
+        InputError: The file cannot be read, or no pair of it has two different answers.
     """
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    sites = list(given) if several else [given]
-    wrong = [site for site in sites if not isinstance(site, Site)]
-    if wrong or not sites:
-        got = brief(wrong[0]) if wrong else "none"
+    path = SHIPPED_PAIRS if path is None else Path(path_text(path, "path"))
+    kept, dropped = split_equal(pairs_of_file(path))
+    if not kept:
         raise InputError(
-            f'expected sites such as Site("kv", layer=3, position=1), got {got}: set [[sites]]'
+            f"{path}: expected a pair with two different answers, but all {len(dropped)} have "
+            "equal answers: set [[path]]"
         )
-    return sites
+    return kept
 
 
-def _plain(value: Any) -> Any:
-    """A run as the activations that it had, everything else as it is."""
-    if not isinstance(value, QuestionRun):
-        return value
-    sites = value.activations
-    recorded = {site: sites[site] for site in EXTRA_SITES}
-    recorded["kv"] = recorded["kv"].flatten(2)
-    return Activations(value.thoughts, sites["resid_post"], recorded)
+def _metric_of_cells(
+    codi: CodiModel, start: PairStart, cells: PatchGrid, metric: RunMetric, inputs: MetricInputs
+) -> Tensor:
+    """A metric of one's own, of each patched run of a grid, `(cells,)`."""
+    rows = cells.patch_sets(start.source_activations)
+    measured, unpatched = metric_rows(inputs), metric_rows(inputs.unpatched())
+    base, source = (as_floats({n: v[run] for n, v in unpatched.items()}) for run in (0, 1))
+    found = []
+    for row, patches in enumerate(rows):
 
+        def say(patches: Any = patches) -> str:
+            return as_text(codi, said_by(codi, [start.base], [patches], cells.latents, TOKENS)[0])
 
-def _say_unknown(codi: CodiModel, *questions: str) -> None:
-    """Warn of words that a model reads but never learned."""
-    read = (*questions, codi.settings.answer_prefix)
-    words = [word for text in read for word in unknown_words(codi.tokenizer, text)]
-    if words:
-        said = plain_text(", ".join(dict.fromkeys(words)))
-        warnings.warn(
-            f"the tokenizer does not know {said}: the model never learned what stands there",
-            stacklevel=4,
-        )
-
-
-def _check_choice(argument: str, value: Any, choices: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s, naming the argument.
-
-    Raises:
-        InputError: It is none.
-    """
-    if not isinstance(value, str) or value not in get_args(choices):
-        known = ", ".join(get_args(choices))
-        raise InputError(f"expected {argument} of {known}, got {brief(value)}: set [[{argument}]]")
+        run = inputs.patched.take(slice(row, row + 1))
+        answers = inputs.of(run)
+        logits = {
+            "clean": answers.answer(True, run)[0][0],
+            "corrupted": answers.answer(False, run)[0][0],
+        }
+        values = as_floats({name: values[row] for name, values in measured.items()})
+        found.append(float(one_number(metric(Effect(values, logits, base, source, say)))))
+    return torch.tensor(found, dtype=torch.float64)

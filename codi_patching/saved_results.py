@@ -11,14 +11,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xarray as xr
 
 from codi_patching.errors import InputError, brief, path_text
-from codi_patching.results.dataset import OWN, is_attention, is_knockout, pairs_of, patches, run_of
+from codi_patching.results.dataset import (
+    OWN,
+    is_attention,
+    is_knockout,
+    pairs_of,
+    patches,
+    run_of,
+    structural_of,
+)
 from codi_patching.results.description import PairDescription, RunDescription
 from codi_patching.results.read import read_results
 from codi_patching.results.tables import cells_frame
@@ -80,17 +87,17 @@ class Results:
         return "\n".join([title, *(f"  {name:<9} {said}" for name, said in facts.items())])
 
     def _repr_html_(self) -> str:
+        from codi_patching.reporting.notebook import cells_svg, framed
+
         title, facts = self._described()
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(said)}</td></tr>"
-            for name, said in facts.items()
-        )
-        table = f"<p><b>{escape(title)}</b></p><table>{rows}</table>"
-        if not patches(self.data):
-            return table
-        metric = _source_answer(self.run) + "_probability"
-        mean = self.data[metric].sel(arm=OWN).mean("pair").to_pandas()
-        return f"{table}<p>Mean {metric} of patched runs</p>{mean.round(3).to_html()}"
+        maps = []
+        if patches(self.data):
+            metric = _source_answer(self.run) + "_probability"
+            mean = self.data[metric].sel(arm=OWN).mean("pair")
+            names, zeros = (mean.layer.values, mean.column.values), structural_of(self.data)
+            title_of_map = f"mean {metric} of patched runs"
+            maps.append(cells_svg(mean.values, *names, title=title_of_map, zeros=zeros))
+        return framed(title, facts, maps)
 
     def _described(self) -> tuple[str, dict[str, str]]:
         """A title, and facts by name."""

@@ -144,10 +144,7 @@ def test_noising_changes_the_roles(hand):
 def test_answers_come_from_the_model_where_they_are_not_given(hand, model, monkeypatch):
     assert math.isnan(cp.Pair.of(CLEAN, CORRUPTED).clean.answer)
     said = {CLEAN: "13", CORRUPTED: "15 pears"}
-    monkeypatch.setattr(
-        "codi_patching.measuring.by_hand.latent_answers",
-        lambda _, questions: [said[q] for q in questions],
-    )
+    monkeypatch.setattr(hand._calls, "texts", lambda questions: [said[q] for q in questions])
     pair = hand.pair(CLEAN, CORRUPTED)
     assert (pair.clean.answer, pair.corrupted.answer) == (13, 15)
     said[CORRUPTED] = "pears"

@@ -13,11 +13,14 @@ import codi_patching
 ROOT = Path(codi_patching.__file__).parent
 ORDER = [
     *("errors", "results", "patching", "metrics", "models", "data", "measuring", "experiments"),
-    *("analysis", "reporting", "saved_results", "api", "callbacks", "training", "commands", "cli"),
+    *("analysis", "reporting", "saved_results", "hand_runs", "hand_calls", "api", "callbacks"),
+    *("training", "commands", "cli"),
 ]
 """Each may import only what stands before it. `__init__` and `__main__` are above all."""
 
 HEAVY = ("lightning", "torchmetrics", "transformers", "torch")
+SLOW = ("scipy.stats", "scipy.optimize", "matplotlib", "wandb")
+"""Of what a command needs only where it draws, matches or logs."""
 
 
 def imported_names(path):
@@ -80,10 +83,10 @@ def test_no_file_is_called_by_a_name_that_says_nothing():
     assert not names & {"utils", "helpers", "common", "misc"}
 
 
-def loaded(*modules):
-    """The packages among `HEAVY` that are loaded with some modules, in a process of its own."""
+def loaded(*modules, among=HEAVY):
+    """The packages among some that are loaded with some modules, in a process of its own."""
     code = f"import importlib, sys, json\nfor m in {modules!r}: importlib.import_module(m)\n"
-    code += f"print(json.dumps([h for h in {HEAVY!r} if h in sys.modules]))"
+    code += f"print(json.dumps([h for h in {among!r} if h in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -109,6 +112,31 @@ def test_keeping_and_writing_results_needs_tensors_alone():
 def test_saying_what_results_show_loads_nothing_that_measures():
     said = [*modules("analysis"), *modules("reporting"), "codi_patching.saved_results"]
     assert loaded(*said, "codi_patching.cli") == []
+
+
+def test_a_report_starts_without_what_draws_and_without_the_large_library_of_statistics():
+    assert loaded("codi_patching.commands.report", among=(*HEAVY, *SLOW)) == []
+
+
+def test_help_starts_with_the_standard_library_alone():
+    code = (
+        "import sys\nsys.argv = ['codi-patching', '--help']\nfrom codi_patching.cli import main\n"
+        "try: main()\nfinally: print(sorted({'numpy', 'xarray', 'yaml'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\n[]\n")
+
+
+@pytest.mark.slow
+def test_a_run_without_loggers_starts_without_theirs():
+    code = (
+        "import sys\nfrom codi_patching.cli import main\n"
+        "options = ['--config', 'position', '--trainer.logger=false', '--print_config']\n"
+        "sys.argv = ['codi-patching', 'predict', *options]\n"
+        "try: main()\nfinally: print('wandb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
 
 
 @pytest.mark.slow

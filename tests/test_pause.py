@@ -43,7 +43,8 @@ def test_thoughts_are_the_vectors_whatever_is_asked(pausing):
 
 def test_a_checkpoint_says_that_nothing_is_fed_back(checkpoint, pausing):
     model, report = load_checkpoint(checkpoint)
-    assert not model.feeds_back and not report.feeds_back
+    assert not model.feeds_back
+    assert not report.feeds_back
     assert "nothing is fed back" in str(report)
     assert torch.equal(model.prj.pause, pausing.prj.pause)
 

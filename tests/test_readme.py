@@ -105,9 +105,8 @@ def test_every_command_runs(page, program, files, tmp_path):
 def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an empty folder
     for name, arm in {"position": "position_recomputed", "layer": "layer_frozen"}.items():
         shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results" / name)
-    (first, rest, third) = blocks_of("howto/python.md")
     page = {"__name__": "page"}
-    for code in (first, rest, third):
+    for code in blocks_of("howto/python.md"):
         exec(compile(code, "howto/python.md", "exec"), page)
     assert (tmp_path / "out" / "position_patching_results.json").exists()
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
@@ -116,6 +115,14 @@ def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an 
         for code in blocks_of(name):
             exec(compile(code, name, "exec"), {"__name__": "page"})
     assert (tmp_path / "carried.pdf").exists()
+
+
+def test_short_answers_are_short():
+    """Each want of a user in at most three lines."""
+    answers = DOCS["howto/python.md"].partition("## Short answers")[2].partition("## Results")[0]
+    blocks = re.findall(r"```python\n(.*?)```", answers, re.DOTALL)
+    assert len(blocks) == 8
+    assert all(len(block.splitlines()) <= 3 for block in blocks)
 
 
 def test_links_lead_somewhere():

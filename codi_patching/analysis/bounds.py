@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from codi_patching.analysis.distributions import beta_quantile, t_quantile
 from codi_patching.results.description import Array
 
 Counts = NDArray[Any]
@@ -45,7 +45,7 @@ def upper_bounds(
         reach: The largest size of a value; infinite where there is none.
         alpha: Error of each, multiplicity included.
     """
-    quantile = stats.t.ppf(1 - alpha, np.maximum(groups - 1, 1))
+    quantile = t_quantile(1 - alpha, np.maximum(groups - 1, 1))
     end = mean + quantile * np.nan_to_num(error)
     limited = np.isfinite(reach)
     unseen = unseen_share(alpha, groups)
@@ -65,6 +65,6 @@ def _difference_of_shares(values: Array, groups: Counts, alpha: float) -> Array:
     n = groups.astype(np.float64)
     scale = n / np.maximum(np.isfinite(values).sum(axis=0), 1)
     up, down = ((values == way).sum(axis=0) * scale for way in (1, -1))
-    most = stats.beta.ppf(1 - alpha / 2, up + 1, np.maximum(n - up, 1e-9))
-    least = stats.beta.ppf(alpha / 2, np.maximum(down, 1e-9), n - down + 1)
+    most = beta_quantile(1 - alpha / 2, up + 1, np.maximum(n - up, 1e-9))
+    least = beta_quantile(alpha / 2, np.maximum(down, 1e-9), n - down + 1)
     return np.asarray(np.where(up < n, most, 1.0) - np.where(down > 0, least, 0.0))

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
 from codi_patching.analysis import contrasts
 from codi_patching.analysis.asking import answer_of, strongest
+from codi_patching.analysis.distributions import t_quantile
 from codi_patching.analysis.effects import Effect, effect_of, end_of, mean_over
 from codi_patching.analysis.findings import Answer, Claim, Course, CourseName, Finding
 from codi_patching.analysis.groups import by_group
@@ -124,7 +124,7 @@ def ratio_interval(
     if count < 2 or a == 0:
         return float(b / a) if a else float("nan"), float("nan"), float("nan")
     (vb, cab), (_, va) = count / (count - 1) * rest.T @ rest / n**2
-    t = float(stats.t.ppf(0.975, count - 1))
+    t = float(t_quantile(0.975, count - 1))
     ratio, g = b / a, t**2 * va / a**2
     inside = vb - 2 * ratio * cab + ratio**2 * va - (g * (vb - cab**2 / va) if va > 0 else 0.0)
     if g >= 1:

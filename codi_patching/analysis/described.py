@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from scipy import stats
 
+from codi_patching.analysis.distributions import ranks
 from codi_patching.analysis.effects import cells_of, content, end_of, groups_of, mean_over
 from codi_patching.analysis.findings import Claim, Comparison, Finding
 from codi_patching.analysis.intervals import ROUNDING
@@ -97,7 +97,7 @@ def rank_agreement(one: Array, other: Array) -> float:
     one, other = np.round(one, 3), np.round(other, 3)
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
-    return float(stats.spearmanr(one, other).statistic)
+    return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
 
 
 def from_positions(study: Study) -> Iterator[Finding]:

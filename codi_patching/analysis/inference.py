@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from codi_patching.analysis.bounds import Counts, unseen_share, upper_bounds
+from codi_patching.analysis.distributions import binomial_tail
 from codi_patching.analysis.effects import Effect, mean_error, mean_over
 from codi_patching.analysis.findings import Against, Claim, Comparison, Verdict
 from codi_patching.analysis.groups import by_group
@@ -165,7 +165,7 @@ def _p_of_signs(values: Array, groups: Sequence[str], way: Array) -> Array:
     """
     sums = by_group(np.nan_to_num(values), groups)
     up, down = (sums > 0).sum(axis=0), (sums < 0).sum(axis=0)
-    tail = stats.binom.sf(np.maximum(up, down) - 1, np.maximum(up + down, 1), 0.5)
+    tail = binomial_tail(np.maximum(up, down), np.maximum(up + down, 1), 0.5)
     p = np.minimum(1.0, 2 * tail * values.shape[1])
     return np.where(np.sign(up - down) == way, p, 1.0)
 

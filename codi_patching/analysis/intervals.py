@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
+from codi_patching.analysis.distributions import binomial_quantile, t_quantile
 from codi_patching.analysis.groups import by_group
 from codi_patching.results.description import Array
 
@@ -107,7 +108,7 @@ def median_interval(
     if not len(known):
         return np.nan, np.nan, np.nan
     median = float(np.median(known))
-    rank = int(stats.binom.ppf((1 - level) / 2, len(known), 0.5))
+    rank = binomial_quantile((1 - level) / 2, len(known), 0.5)
     independent = groups is None or len(set(np.asarray(groups)[present])) == len(known)
     if rank < 1 or not independent:
         return median, np.nan, np.nan
@@ -227,16 +228,16 @@ def _accelerated(sample: _Sample) -> Ends:
     """
     mean, means = sample.mean, np.sort(sample.means, axis=0)
     below = ((means < mean).sum(0) + (means <= mean).sum(0)) / (2 * len(means))
-    shift = stats.norm.ppf(below)
+    shift = special.ndtri(below)
     sums, sizes = sample.sums, sample.sizes
     left_out = (sums.sum(0) - sums) / (sizes.sum(0) - sizes)
     rest = left_out.mean(0) - left_out
     acceleration = (rest**3).sum(0) / (6 * (rest**2).sum(0) ** 1.5)
-    tail = stats.norm.ppf(sample.tail)
+    tail = special.ndtri(sample.tail)
     low, high = (
         _quantile(
             means,
-            stats.norm.cdf(shift + (shift + z) / (1 - acceleration * (shift + z))),
+            special.ndtr(shift + (shift + z) / (1 - acceleration * (shift + z))),
             np.full(means.shape[1], len(means)),
         )
         for z in (tail, -tail)
@@ -265,7 +266,7 @@ def _studentised(sample: _Sample) -> Ends:
 
 
 def _student(sample: _Sample) -> Ends:
-    width = stats.t.ppf(1 - sample.tail, len(sample.sums) - 1) * sample.error
+    width = t_quantile(1 - sample.tail, len(sample.sums) - 1) * sample.error
     return sample.mean - width, sample.mean + width
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
+from codi_patching.analysis.distributions import ranks, signed_ranks, t_tail
 from codi_patching.analysis.effects import content, groups_of, without_rounding
 from codi_patching.analysis.groups import by_group
 from codi_patching.results.dataset import run_of, structural_of
@@ -23,8 +23,8 @@ TEST_COLUMNS = ("cell", "comparison", "n", "mean", "t", "p_t", "wilcoxon", "p_wi
 difference in the probability of the source run's answer; the paired t-test (Student, 1908) and the
 signed-rank test (Wilcoxon, 1945; zero differences by Pratt), None where nothing varies."""
 
-_FEW = 13
-"""Up to so many groups p of the signed ranks is exact, zeros and ties or not."""
+_FEW, _MANY = 13, 50
+"""Up to so many groups p of the signed ranks is exact: with zeros or ties, and without any."""
 
 
 def paired_tests(data: xr.Dataset) -> tuple[dict[str, Any], ...]:
@@ -61,23 +61,23 @@ def _test(differences: Array) -> dict[str, float | int | None]:
     if len(known) < 2 or np.ptp(known) == 0:
         return found
     t = float(known.mean() / (known.std(ddof=1) / np.sqrt(len(known))))
-    few = len(known) <= _FEW
-    ranks = stats.wilcoxon(known, zero_method="pratt", method="asymptotic" if few else "auto")
+    smaller, approximate = signed_ranks(known)
+    distinct = len(np.unique(np.abs(known))) == len(known) and known.all()
+    exact = len(known) <= (_MANY if distinct else _FEW)
     return {
         **found,
-        "t": t, "p_t": float(2 * stats.t.sf(abs(t), len(known) - 1)),
-        "wilcoxon": float(ranks.statistic),
-        "p_wilcoxon": _exact_p(known) if few else float(ranks.pvalue),
+        "t": t, "p_t": float(2 * t_tail(abs(t), len(known) - 1)),
+        "wilcoxon": smaller, "p_wilcoxon": _exact_p(known) if exact else approximate,
     }  # fmt: skip
 
 
 def _exact_p(differences: Array) -> float:
-    """Exact p of the signed-rank sum among all signs; scipy takes seconds where values tie."""
-    doubled = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)
-    ranks = doubled[differences != 0]
+    """Exact p of the signed-rank sum among all signs."""
+    doubled = np.rint(2 * ranks(np.abs(differences))).astype(int)
+    signed = doubled[differences != 0]
     ways = np.ones(1)  # how many signs give each sum of the positive ranks
-    for rank in ranks:
+    for rank in signed:
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
     seen = int(doubled[differences > 0].sum())
     tail = min(ways[: seen + 1].sum(), ways[seen:].sum())
-    return float(min(1.0, 2 * tail / 2.0 ** len(ranks)))
+    return float(min(1.0, 2 * tail / 2.0 ** len(signed)))

@@ -56,13 +56,14 @@ def apply_to_defaults(
         defaults: Loggers by `class_path` and `init_args`.
 
     Returns:
-        The command line without them, and the loggers with them.
+        The command line without them, and the loggers with them; none where the command names its
+        own, or says that there are to be none: the default ones take a second to import.
 
     Raises:
         InputError: No default logger has such an option.
     """
     if _PREFIX in (arg.partition("=")[0] for arg in args) or _names_logger(args):
-        return args, defaults
+        return args, []
     loggers, rest, left = copy.deepcopy(defaults), [], list(args)
     while left:
         option, equals, value = left.pop(0).partition("=")

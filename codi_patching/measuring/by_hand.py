@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,16 +15,11 @@ from torch import Tensor
 from codi_patching.data.pairs import Pair, Question, as_question
 from codi_patching.errors import InputError, brief
 from codi_patching.measuring.sources import mean_activations
-from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.number_text import first_number
-from codi_patching.patching.cuts import CutSet
-from codi_patching.patching.engine import Engine, Readout
 from codi_patching.patching.interventions import (
     Activations,
     Computed,
-    Latents,
-    Patch,
     Site,
     SiteName,
 )
@@ -37,22 +32,23 @@ NAMES = ("source", "base", "clean", "corrupted", "zero", "mean", "random_pair")
 """Activations of the source and the base run, of the pair's two questions, zeros, the mean over
 other questions, those of the first of them."""
 
-_MAX_TOKENS = 8
-
 
 @dataclass(frozen=True)
 class NamedValues:
     """The activations that a name or a question stands for.
 
     Attributes:
-        run: Activations of a question.
-        own: Those of the pair's runs: `source`, `base`, `clean`, `corrupted`.
-        questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
+        run: Activations of questions, one after the other.
+        own: Those of the pair's runs: `source`, `base`, `clean`, `corrupted`; of a question `base`
+            alone; of another pair, if there is one, `random_pair`.
+        questions: What `"mean"` is taken over, and `"random_pair"` is the first of otherwise.
+        made: What was run so far, by question or name: each once for all sites and pairs.
     """
 
-    run: Callable[[Question], Activations]
+    run: Callable[[Sequence[Question]], Iterator[Activations]]
     own: Mapping[str, Activations]
     questions: Sequence[Question] = ()
+    made: dict[str, Activations] = field(default_factory=dict)
 
     def of(self, value: Any) -> Activations:
         """The activations.
@@ -62,7 +58,7 @@ class NamedValues:
                 activations of another model.
         """
         if isinstance(value, Activations):
-            own = self.own["source"]
+            own = self.own["base"]
             if value.resid.shape != own.resid.shape:
                 raise InputError(
                     "expected a run of this model, with layers, thoughts and hidden size "
@@ -70,15 +66,24 @@ class NamedValues:
                 )
             return value.map(lambda values: values.to(own.resid))
         if isinstance(value, Question):
-            return self.run(value)
+            return self._once(f"question {value.text}", lambda: next(self.run([value])))
         if not isinstance(value, str):
             raise InputError(
                 f"expected a name ({', '.join(NAMES)}), a question or a run, got {brief(value)}"
             )
+        return self._of_name(value)
+
+    def _of_name(self, value: str) -> Activations:
+        """What one of `NAMES` stands for."""
         if value in self.own:
             return self.own[value]
         if value == "zero":
-            return Activations.zeros_like(self.own["source"])
+            return Activations.zeros_like(self.own["base"])
+        if value in ("source", "clean", "corrupted"):
+            raise InputError(
+                f"expected a pair to take {value!r} activations from, got a question alone: "
+                "set [[value]] to numbers, a function, a run or another question"
+            )
         if value not in NAMES:
             raise InputError(
                 f"expected a value of {', '.join(NAMES)}, got {brief(value)}: {_meant(value)}"
@@ -88,8 +93,14 @@ class NamedValues:
             what = "questions to take the mean over" if value == "mean" else "another question"
             raise InputError(f"expected {what}: set [[questions]]")
         if value == "random_pair":
-            return self.run(self.questions[0])
-        return mean_activations(self.run(question) for question in self.questions)
+            return self.of(self.questions[0])
+        return self._once(value, lambda: mean_activations(self.run(self.questions)))
+
+    def _once(self, key: str, make: Callable[[], Activations]) -> Activations:
+        """What was made of it before, else it is made."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
 
 def _meant(name: str) -> str:
@@ -124,29 +135,33 @@ def as_tensor(value: Any) -> Any:
     return value
 
 
-def with_answers(model: CodiModel, pair: Pair) -> Pair:
+def with_answers(pair: Pair, said: Callable[[Sequence[str]], Sequence[str]]) -> Pair:
     """A pair with the model's answers where there are none.
+
+    Args:
+        pair: The pair.
+        said: What the model says to some questions.
 
     Raises:
         InputError: It says no number, or the same for both.
     """
-    questions = {name: getattr(pair, name) for name in ("clean", "corrupted")}
-    for name, question in questions.items():
-        if math.isnan(question.answer):
-            said = latent_answers(model, [question.text])[0]
-            number = first_number(said)
-            if number is None:
-                raise InputError(
-                    f"expected a number as the answer to {question.text!r}, got "
-                    f"{said!r}: give the answers to Pair.of"
-                )
-            questions[name] = replace(question, answer=float(number))
-    if questions["clean"].answer == questions["corrupted"].answer:
+    both = {name: getattr(pair, name) for name in ("clean", "corrupted")}
+    missing = [name for name, question in both.items() if math.isnan(question.answer)]
+    texts = said([both[name].text for name in missing]) if missing else []
+    for name, text in zip(missing, texts, strict=True):
+        number = first_number(text)
+        if number is None:
+            raise InputError(
+                f"expected a number as the answer to {both[name].text!r}, got "
+                f"{text!r}: give the answers to Pair.of"
+            )
+        both[name] = replace(both[name], answer=float(number))
+    if both["clean"].answer == both["corrupted"].answer:
         raise InputError(
-            f"expected two different answers, got {questions['clean'].answer:g} "
+            f"expected two different answers, got {both['clean'].answer:g} "
             "for both: give the answers to Pair.of, or change the questions"
         )
-    return replace(pair, **questions)
+    return replace(pair, **both)
 
 
 def shaped(model: CodiModel, values: Tensor, site: SiteName) -> Tensor:
@@ -164,7 +179,7 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
     Raises:
         InputError: A tensor is not of the site's size, or the value is of no known kind.
     """
-    there = named.own["source"].at(*site.cell, site.name)
+    there = named.own["base"].at(*site.cell, site.name)
     shape = tuple(shaped(model, there, site.name).shape)
 
     def fitted(numbers: Any, what: str) -> Tensor:
@@ -176,7 +191,9 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
             given = given[1:]
         if given not in (shape, tuple(there.shape)):
             raise InputError(f"expected {what} of {shape} for {site}, got {tuple(numbers.shape)}")
-        return numbers.to(there).flatten()
+        fitting = numbers.to(there).flatten()
+        # An engine takes values at one address for one value, with one history of gradients.
+        return fitting.clone() if torch.is_grad_enabled() else fitting
 
     value = as_tensor(value)
     if isinstance(value, str | Question | Activations):
@@ -192,38 +209,3 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
             value(shaped(model, present.clone(), site.name)), "a function that gives numbers"
         )
     )
-
-
-def say(
-    engine: Engine,
-    model: CodiModel,
-    prompt: Sequence[int],
-    row: Sequence[Patch],
-    latents: Latents,
-    record: Sequence[SiteName],
-    cuts: Callable[[Readout], Sequence[CutSet]] = lambda _: (),
-) -> str:
-    """What a patched run answers, its most probable token at a time.
-
-    Args:
-        engine: Runs questions.
-        model: The model.
-        prompt: Tokens of the question and bot.
-        row: What is patched.
-        latents: See `interventions`.
-        record: Sites that the unpatched run records.
-        cuts: The edges that are cut, from what is read.
-    """
-    settings = model.settings
-    prefix = model.tokenizer(settings.answer_prefix, add_special_tokens=False)["input_ids"]
-    said: list[int] = []
-    read = len(prompt) + model.num_latents + len(settings.eot_ids) + len(prefix)
-    while len(said) < min(_MAX_TOKENS, model.context_length - read + 1):
-        readout = Readout((*settings.eot_ids, *prefix), ((*said, settings.eos_id),))
-        start = engine.unpatched([(prompt, readout)], record)[0]
-        logits = engine.patched(start, [row], latents, cuts=cuts(readout)).answer_logits[0]
-        token = int(logits[0, -1].argmax())
-        if token == settings.eos_id:
-            break
-        said.append(token)
-    return model.tokenizer.decode(said, skip_special_tokens=True).strip()

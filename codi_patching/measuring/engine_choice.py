@@ -85,6 +85,11 @@ class WatchfulSweep(SweepEngine):
         self._loaded = _forwards_of(model)
         self._said = ""
 
+    @property
+    def changed(self) -> str | None:
+        """What was done to the model since it was loaded that the sweep would not follow."""
+        return changed_reason(self._codi, self._loaded)
+
     def unpatched(
         self,
         requests: Sequence[tuple[Sequence[int], Readout]],
@@ -92,7 +97,7 @@ class WatchfulSweep(SweepEngine):
     ) -> list[Unpatched]:
         """Run prompts without patches, by the engine that fits the model as it is now."""
         check_followed(self._codi)
-        reason = changed_reason(self._codi, self._loaded)
+        reason = self.changed
         if reason is None:
             return super().unpatched(requests, record)
         if reason != self._said:
@@ -109,7 +114,7 @@ class WatchfulSweep(SweepEngine):
             InputError: The model was changed since, or changed back.
         """
         by_reference = any(isinstance(start.state, Prompt) for start in starts)
-        if starts and by_reference != (changed_reason(self._codi, self._loaded) is not None):
+        if starts and by_reference != (self.changed is not None):
             raise InputError(
                 "expected the model as it was in the runs without patches, but it was changed "
                 "since: make these runs again"

@@ -30,7 +30,7 @@ def is_correct(text: str, answer: float) -> bool:
 
 def why_not_asked(model: CodiModel, question: str, max_tokens: int) -> str | None:
     """Why a question cannot be answered in so many tokens; None if it can."""
-    prefix = len(_answer_start(model))
+    prefix = len(answer_start(model))
     try:
         model.check_length(
             len(model.prompt_ids(question)) + model.num_latents + prefix + max_tokens - 1
@@ -70,6 +70,15 @@ def latent_answers(
             given = model.think(hidden, context)[0].roll(-1, dims=0)
         _, context = model.advance(context, given)
     return read_out(model, context, max_tokens)
+
+
+@torch.no_grad()
+def latent_answer_ids(
+    model: CodiModel, questions: Sequence[str], max_tokens: int
+) -> list[list[int]]:
+    """The tokens of greedy answers after the model's own thoughts, as one batch, without eos."""
+    hidden, context = _encode(model, questions)
+    return read_out_ids(model, model.think(hidden, context)[2], max_tokens)
 
 
 @torch.no_grad()
@@ -141,11 +150,18 @@ def _encode(model: CodiModel, questions: Sequence[str]) -> tuple[Tensor, Context
 
 def read_out(model: CodiModel, context: Context, max_tokens: int) -> list[str]:
     """Greedy answers after the thoughts of `context`: eot, the prefix, then the model's own."""
-    readout = torch.tensor([_answer_start(model)] * context.rows, device=model.device)
+    readout = torch.tensor([answer_start(model)] * context.rows, device=model.device)
     return _generate(model, context, readout, max_tokens)
 
 
-def _answer_start(model: CodiModel) -> list[int]:
+def read_out_ids(model: CodiModel, context: Context, max_tokens: int) -> list[list[int]]:
+    """The token ids of these answers, without the eos that ends them."""
+    readout = torch.tensor([answer_start(model)] * context.rows, device=model.device)
+    rows, eos = _generate_ids(model, context, readout, max_tokens).tolist(), model.settings.eos_id
+    return [row[: row.index(eos)] if eos in row else row for row in rows]
+
+
+def answer_start(model: CodiModel) -> list[int]:
     """Tokens from eot to the end of the answer prefix."""
     prefix = model.settings.answer_prefix
     ids = model.tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
@@ -153,7 +169,16 @@ def _answer_start(model: CodiModel) -> list[int]:
 
 
 def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> list[str]:
+    """Greedy continuation of `context` and `ids`, as text."""
+    generated = _generate_ids(model, context, ids, max_tokens)
+    return model.tokenizer.batch_decode(generated, skip_special_tokens=True)
+
+
+def _generate_ids(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) -> Tensor:
     """Greedy continuation of `context` and `ids`; a row is left out once it has said eos.
+
+    Returns:
+        `(rows, tokens)`, filled up with eos.
 
     Raises:
         PairError: An answer is longer than the model's context has room for.
@@ -169,4 +194,4 @@ def _generate(model: CodiModel, context: Context, ids: Tensor, max_tokens: int) 
             break
         if not going.all():
             rows, ids, context = rows[going], ids[going], context.take(going.nonzero()[:, 0])
-    return model.tokenizer.batch_decode(generated[:, : place + 1], skip_special_tokens=True)
+    return generated[:, : place + 1]

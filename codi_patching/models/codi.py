@@ -330,7 +330,8 @@ class CodiModel(nn.Module):
         with _bf16_products(hidden):
             for start in range(0, len(head.weight), _HEAD_ROWS):
                 weight = head.weight[start : start + _HEAD_ROWS]
-                widened = buffer[: len(weight)].copy_(weight)
+                kept = torch.is_grad_enabled() and wide.requires_grad  # not to be written over
+                widened = weight.float() if kept else buffer[: len(weight)].copy_(weight)
                 logits[..., start : start + len(weight)] = functional.linear(wide, widened)
         return logits if head.bias is None else logits + head.bias.float()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,32 +46,37 @@ def aggregate_rows(summary: Summary) -> Iterator[dict[str, Any]]:
     grid, table = run_of(summary.data).grid, summary.table
     for name, values in table.data_vars.items():
         if "statistic" in values.dims:
+            statistics = _statistics(table, str(name))
             for index, layer, column in grid.cells():
                 if not grid.structural[index]:
-                    own = _statistics(table, str(name), index)
+                    own = statistics(index)
                     yield {"metric": name, "layer": layer, grid.column: column, **own}
 
 
-def _statistics(table: xr.Dataset, measure: str, cell: tuple[int, int]) -> dict[str, Any]:
-    values = table[measure].isel(layer=cell[0], column=cell[1])
-    found: dict[str, Any] = dict(
-        zip(map(str, values["statistic"].values), map(float, values.values))
-    )
-    found["n"] = 0 if math.isnan(found["n"]) else int(found["n"])
-    return found
+def _statistics(table: xr.Dataset, measure: str) -> Callable[[tuple[int, int]], dict[str, Any]]:
+    """Gives the statistics of a measure in a cell."""
+    values = table[measure].transpose("layer", "column", "statistic")
+    names, numbers = list(map(str, values["statistic"].values)), values.values.tolist()
+
+    def of(cell: tuple[int, int]) -> dict[str, Any]:
+        found: dict[str, Any] = dict(zip(names, numbers[cell[0]][cell[1]]))
+        found["n"] = 0 if math.isnan(found["n"]) else int(found["n"])
+        return found
+
+    return of
 
 
 def _nested(table: xr.Dataset, measure: str, grid: Grid) -> dict[str, Any]:
     """A measure's cells as the files nest them."""
     cells: dict[str, Any] = {}
+    statistics = _statistics(table, measure)
+    medians = {k: table[v].values for k, v in _MEDIANS.items() if v in table}
     for index, layer, column in grid.cells():
         cell: dict[str, Any] = {"structural_zero": True}
         if not grid.structural[index]:
-            cell = _statistics(table, measure, index)
+            cell = statistics(index)
             if measure == "kl_divergence":
-                cell |= {
-                    k: float(table[v].values[index]) for k, v in _MEDIANS.items() if v in table
-                }
+                cell |= {name: float(values[index]) for name, values in medians.items()}
         if grid.whole_layers:
             cells[layer] = cell
         else:

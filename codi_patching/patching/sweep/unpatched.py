@@ -31,6 +31,7 @@ class UnpatchedState:
         suffix_kv: Those of the suffix, `(L, 2, kv heads, S, size)`.
         stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
         logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
+        bot: Hidden state after the final norm at the prompt's end, `(hidden,)`.
         mid: The stream between attention and MLP at the latent positions, `(L, K, hidden)`; None
             if `mlp_out` was not recorded.
     """
@@ -41,6 +42,7 @@ class UnpatchedState:
     suffix_kv: Tensor
     stream: Tensor
     logits: Tensor
+    bot: Tensor
     mid: Tensor | None = None
 
 
@@ -71,9 +73,10 @@ class UnpatchedBatch:
         """Encode, think, read."""
         model, count = self.model, len(self.prompts)
         hidden = self._encode()
-        streams = []
+        bots, streams = model.final_norm(hidden), []
         for position in range(model.num_latents):
-            thought = model.next_thought(model.final_norm(hidden), position)
+            before = model.final_norm(hidden) if position else bots
+            thought = model.next_thought(before, position)
             visible = torch.ones(count, 1, position + 1, dtype=torch.bool, device=hidden.device)
             streams.append(self._suffix_pass(thought[:, None], position, visible, self.recorder))
             hidden = streams[-1][-1, :, 0]
@@ -88,7 +91,7 @@ class UnpatchedBatch:
             embeddings = model.embed(ids)
             visible = visible.to(hidden.device)
             streams.append(self._suffix_pass(embeddings, model.num_latents, visible, self.plain))
-        return self._split(torch.cat(streams, dim=2), readouts)
+        return self._split(torch.cat(streams, dim=2), bots, readouts)
 
     def _encode(self) -> Tensor:
         """The last block's outputs at bot `(questions, hidden)`, common beginnings run once."""
@@ -186,7 +189,7 @@ class UnpatchedBatch:
 
         return attend
 
-    def _split(self, stream: Tensor, readouts: Sequence[Readout]) -> list[Unpatched]:
+    def _split(self, stream: Tensor, bots: Tensor, readouts: Sequence[Readout]) -> list[Unpatched]:
         """One start for each question, from the streams of all `(L + 1, questions, S, hidden)`."""
         latents = self.model.num_latents
         reads = [suffix.read_tokens for suffix in self.suffixes]
@@ -203,6 +206,7 @@ class UnpatchedBatch:
             kv = self.kv[:, :, index]
             after = kv[..., self.longest : self.longest + len(suffix), :]
             prompt_kv = kv[..., :length, :]
-            state = UnpatchedState(suffix, length, prompt_kv, after, own, logits[index], mid)
+            read = logits[index], bots[index]
+            state = UnpatchedState(suffix, length, prompt_kv, after, own, *read, mid)
             starts.append(Unpatched(run, readout, state))
         return starts

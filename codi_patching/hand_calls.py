@@ -1,0 +1,498 @@
+"""What the calls of a notebook have in common: runs without patches, values, effects of patches.
+
+`Model` in `api` says what each call is; here is how questions and pairs become runs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+
+from codi_patching.data.pairs import Pair, Question, as_question
+from codi_patching.errors import InputError, brief, plain_text
+from codi_patching.hand_runs import METRIC, Effect, QuestionRun, one_number
+from codi_patching.measuring.by_hand import (
+    NamedValues,
+    as_tensor,
+    as_values,
+    shaped,
+    with_answers,
+)
+from codi_patching.measuring.hand_edges import cuts_of
+from codi_patching.measuring.hand_patches import (
+    CutsOf,
+    HandPatched,
+    HandPatching,
+    HandRequest,
+    HandStart,
+    words_of,
+)
+from codi_patching.measuring.kept_runs import KeptRuns
+from codi_patching.measuring.own_cache import as_text
+from codi_patching.measuring.preparation import Preparation
+from codi_patching.measuring.prompts import Direction, Prompts, roles
+from codi_patching.models.accuracy import latent_answer_ids
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.vocabulary import unknown_words
+from codi_patching.patching.edges import Edge
+from codi_patching.patching.engine import Engine
+from codi_patching.patching.interventions import (
+    EXTRA_SITES,
+    Activations,
+    Latents,
+    Patch,
+    Site,
+    SiteName,
+    extra_sites,
+)
+
+RunMetric = Callable[[Effect], Any]
+"""A metric of one's own: from a patched run to one number."""
+
+Subject = Pair | Question
+"""What is patched: a pair, or a question alone."""
+
+TOKENS = 8
+"""Most tokens of an answer, where nothing else is said."""
+
+_TOGETHER = 16
+"""Pairs or questions that go through the model side by side."""
+
+Item = TypeVar("Item")
+
+
+class Calls:
+    """Runs questions, and keeps what the next call may need again.
+
+    Args:
+        codi: The model.
+        engine: That runs it.
+    """
+
+    def __init__(self, codi: CodiModel, engine: Engine) -> None:
+        self.codi, self.engine = codi, engine
+        self.kept, self.differentiable = KeptRuns(codi, engine), False
+
+    @torch.no_grad()
+    def run(self, questions: Sequence[Question]) -> list[QuestionRun]:
+        """Questions without patches, some side by side."""
+        hand = self.hand("recomputed", "denoising", EXTRA_SITES)
+        found = []
+        for group in groups(questions):
+            starts = self.starts(hand, [hand.of_question(question, ()) for question in group])
+            runs = [HandPatched(s, [], "recomputed", s.runs[0].run.answer_logits) for s in starts]
+            for question, run, words in zip(group, runs, words_of(self.codi, runs, TOKENS)):
+                say_unknown(self.codi, question.text)
+                own = run.start.runs[0].run.activations()
+                sites: tuple[SiteName, ...] = ("resid_post", *EXTRA_SITES)
+                activations = {s: shaped(self.codi, own.of_site(s), s) for s in sites}
+                found.append(
+                    QuestionRun(question.text, words, own.thoughts, activations, self.codi)
+                )
+        return found
+
+    def said(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model says to some questions."""
+        if len(texts) > 2:
+            asked = [latent_answer_ids(self.codi, group, TOKENS) for group in groups(texts)]
+            return [said for group in asked for said in group]
+        ask = partial(latent_answer_ids, self.codi, max_tokens=TOKENS)
+        return [self.once(("said", text), partial(ask, [text]))[0] for text in texts]
+
+    def texts(self, texts: Sequence[str]) -> list[str]:
+        """What the model says to some questions, in words."""
+        return [as_text(self.codi, tokens) for tokens in self.said(texts)]
+
+    def hand(
+        self, latents: Latents, direction: Direction, record: Sequence[SiteName]
+    ) -> HandPatching:
+        """Runs patches by hand."""
+        check_choice("latents", latents, Latents)
+        check_choice("direction", direction, Direction)
+        return HandPatching(
+            model=self.codi,
+            engine=self.engine,
+            prompts=Prompts.of(self.codi, direction, self.engine),
+            latents=latents,
+            record=record,
+        )
+
+    def starts(self, hand: HandPatching, requests: Sequence[HandRequest]) -> list[HandStart]:
+        """Unpatched runs; those of one question or pair are kept."""
+        make = partial(hand.start, requests)
+        if len(requests) > 1:
+            return make()
+        return self.once((tuple(requests), tuple(hand.record)), make)
+
+    def once(self, key: Hashable, make: Callable[[], Item]) -> Item:
+        """What was made under a key before, of the model as it is, else it is made."""
+        return self.kept.of(key, make)
+
+    def named(
+        self,
+        runs: Sequence[Activations],
+        direction: Direction,
+        record: Sequence[SiteName],
+        questions: Sequence[Question],
+    ) -> NamedValues:
+        """What names stand for beside a pair's base and source run, or a question's alone."""
+        own = {"base": runs[0]}
+        if len(runs) > 1:
+            clean, corrupted = (1, 0) if direction == "denoising" else (0, 1)
+            own |= {"source": runs[1], "clean": runs[clean], "corrupted": runs[corrupted]}
+        return NamedValues(partial(self.activations, record=record), own, questions)
+
+    @torch.no_grad()
+    def activations(
+        self, questions: Sequence[Question], record: Sequence[SiteName]
+    ) -> Iterator[Activations]:
+        """What the runs of questions have.
+
+        Raises:
+            PairError: One cannot be run.
+        """
+        prompts = Prompts.of(self.codi, "denoising", self.engine)
+        for group in groups(questions):
+            asked = [prompts.of_question(question) for question in group]
+            for start in self.engine.unpatched(asked, record):
+                yield start.run.activations()
+
+
+@dataclass(kw_only=True)
+class Patching:
+    """The same patch, of any pairs or questions.
+
+    Attributes:
+        calls: Runs questions.
+        sites: All that is overwritten.
+        edges: Of attention, that are cut in the base run.
+        values: What with, one for each.
+        latents: See `Model.patch`.
+        direction: See `Model.patch`.
+        questions: See `Model.patch`.
+        metric: See `Model.patch`.
+        say: See `Model.patch`.
+    """
+
+    calls: Calls
+    sites: Sequence[Site]
+    edges: Sequence[Edge]
+    values: Sequence[Any]
+    latents: Latents
+    direction: Direction
+    questions: Sequence[Question]
+    metric: RunMetric | None
+    say: int
+    donors: dict[str, Question] | None = None
+    made: dict[str, Activations] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse sites that the model does not have."""
+        codi = self.calls.codi
+        for site in self.sites:
+            if not (site.layer < len(codi.blocks) and 0 <= site.position < codi.num_latents):
+                raise InputError(
+                    f"expected a layer under {len(codi.blocks)} and a position under "
+                    f"{codi.num_latents}, got {site}"
+                )
+        check_metric(self.metric)
+        record = extra_sites({site.name for site in self.sites})
+        self.hand = self.calls.hand(self.latents, self.direction, record)
+
+    def effects(self, subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Effect | InputError]]:
+        """The effect on each, or why it cannot be run; pairs with their answers."""
+        for group in groups(subjects):
+            answered = self._answered(group)
+            runs = iter(self._run([each for each in answered if isinstance(each[1], HandRequest)]))
+            for subject, request in answered:
+                yield subject, next(runs) if isinstance(request, HandRequest) else request
+
+    def _answered(
+        self, subjects: Sequence[Subject]
+    ) -> list[tuple[Subject, HandRequest | InputError]]:
+        """What is asked of each, with the model's answers where there are none."""
+        both = [[s] if isinstance(s, Question) else [s.clean, s.corrupted] for s in subjects]
+        missing = dict.fromkeys(q.text for each in both for q in each if math.isnan(q.answer))
+        said = dict(zip(missing, self.calls.said(list(missing))))
+        texts = {text: as_text(self.calls.codi, tokens) for text, tokens in said.items()}
+        found: list[tuple[Subject, HandRequest | InputError]] = []
+        for subject in subjects:
+            try:
+                if isinstance(subject, Pair):
+                    subject = with_answers(subject, lambda asked: [texts[t] for t in asked])
+                    if self.donors is not None and subject.pair_id not in self.donors:
+                        raise InputError("no other pair with other answers can be run")
+                    request = self.hand.of_pair(subject)
+                else:
+                    request = self.hand.of_question(subject, said.get(subject.text, ()))
+                found.append((subject, request))
+            except InputError as error:
+                found.append((subject, error))
+        return found
+
+    def _run(self, asked: Sequence[tuple[Subject, Any]]) -> list[Effect | InputError]:
+        """The effects on some that can be run, side by side."""
+        if not asked:
+            return []
+        starts = self.calls.starts(self.hand, [request for _, request in asked])
+        donated = self._donated([subject for subject, _ in asked])
+        with torch.set_grad_enabled(self.calls.differentiable):
+            rows = [self._row(start, donor) for start, donor in zip(starts, donated, strict=True)]
+            try:
+                cuts = [self._cuts(subject) for subject, _ in asked]
+                runs = list(self.hand.patched(starts, rows, cuts))
+            except InputError as error:
+                if len(asked) == 1:
+                    return [error]
+                return [found for each in asked for found in self._run([each])]
+            except ValueError as error:
+                raise InputError(str(error)) from None
+            for subject, _ in asked:
+                say_unknown(self.calls.codi, *texts_of(subject))
+            words = Words(self.calls.codi, runs, self.say)
+            return [self._effect(run, partial(words.of, i)) for i, run in enumerate(runs)]
+
+    def _donated(self, subjects: Sequence[Subject]) -> list[Activations | None]:
+        """The activations of the other pair that each takes from, where one is drawn."""
+        drawn = self.donors or {}
+        wanted = [drawn.get(s.pair_id) if isinstance(s, Pair) else None for s in subjects]
+        runs = self.calls.activations([q for q in wanted if q is not None], self.hand.record)
+        return [None if question is None else next(runs) for question in wanted]
+
+    def _row(self, start: HandStart, donor: Activations | None) -> list[Patch]:
+        """The patches of one run."""
+        own = [run.run.activations() for run in start.runs]
+        named = self.calls.named(own, self.direction, self.hand.record, self.questions)
+        drawn = {} if donor is None else {"random_pair": donor}
+        named = replace(named, own={**named.own, **drawn}, made=self.made)
+        return [
+            Patch(site, as_values(self.calls.codi, site, plain(value), named))
+            for site, value in zip(self.sites, self.values)
+        ]
+
+    def _cuts(self, subject: Subject) -> CutsOf:
+        """What is cut in the run that is patched, once it is known what is read."""
+        base = roles(subject, self.direction)[0] if isinstance(subject, Pair) else subject
+        return partial(cuts_of, self.calls.codi, self.edges, base.text)
+
+    def _effect(self, run: HandPatched, say: Callable[[], str]) -> Effect:
+        """What a patched run gave, with the metric of one's own."""
+        measured = run.measured()
+        each = [{n: v[row] for n, v in measured.items()} for row in range(1 + len(run.start.runs))]
+        base, source = as_floats(each[1]), as_floats(each[2]) if len(each) > 2 else {}
+        own = each[0] if self.calls.differentiable else as_floats(each[0])
+        effect = Effect(dict(own), run.logits, base, source, say)
+        if self.metric is None:
+            return effect
+        value = one_number(self.metric(effect))
+        if not self.calls.differentiable:
+            value = as_floats({METRIC: value})[METRIC]
+        return replace(effect, metrics={**own, METRIC: value})
+
+    def dataset(self, subjects: Sequence[Subject], seed: int) -> xr.Dataset:
+        """See `Model.patch_many`."""
+        pairs = [subject for subject in subjects if isinstance(subject, Pair)]
+        if pairs:
+            subjects = pairs = with_own_ids(pairs)
+        sources = [roles(p, self.direction)[1] for p in pairs] or [
+            subject for subject in subjects if isinstance(subject, Question)
+        ]
+        names = {value for value in self.values if isinstance(value, str)}
+        if not self.questions and "mean" in names:
+            self.questions = [q for q in sources if self.hand.prompts.fits(q)]
+        if not self.questions and "random_pair" in names and pairs:
+            self.donors = self._drawn(pairs, seed)
+        effects: dict[str, Effect] = {}
+        excluded: dict[str, str] = {}
+        answered: dict[str, Subject] = {}
+        for number, (subject, found) in enumerate(self.effects(subjects)):
+            name = subject.pair_id if isinstance(subject, Pair) else f"{number} {subject.text}"
+            if isinstance(found, InputError):
+                excluded[name] = str(found)
+            else:
+                effects[name], answered[name] = found, subject
+        if not effects:
+            raise InputError(f"expected something that can be run: {next(iter(excluded.values()))}")
+        return as_dataset(list(answered.values()), list(effects.values()), excluded)
+
+    def _drawn(self, pairs: Sequence[Pair], seed: int) -> dict[str, Question]:
+        """The source question of the pair that each takes from."""
+        prompts = self.hand.prompts
+        preparation = Preparation(engine=self.calls.engine, prompts=prompts, pairs=pairs, seed=seed)
+        partners = preparation.partners
+        return {name: roles(other, self.direction)[1] for name, other in partners.items()}
+
+
+class Words:
+    """What patched runs say, made together when one is asked for the first time."""
+
+    def __init__(self, codi: CodiModel, runs: Sequence[HandPatched], most: int) -> None:
+        self.codi, self.most = codi, most
+        self.runs: Sequence[HandPatched] = runs
+        self.words: list[str] = []
+
+    def of(self, number: int) -> str:
+        """What one of them says."""
+        if not self.words:  # then the runs, with all that they hold, can go
+            self.words, self.runs = words_of(self.codi, self.runs, self.most), ()
+        return self.words[number]
+
+
+def as_dataset(
+    subjects: Sequence[Subject], effects: Sequence[Effect], excluded: dict[str, str]
+) -> xr.Dataset:
+    """Effects along pairs or questions; see `Model.patch_many`."""
+    along = "pair" if isinstance(subjects[0], Pair) else "question"
+    names = [s.pair_id if isinstance(s, Pair) else s.text for s in subjects]
+    table: dict[str, Any] = {
+        name: (along, np.array([effect.numbers[name] for effect in effects]))
+        for name in effects[0].metrics
+    }
+    table["said"] = (along, as_array([effect.answer for effect in effects]))
+    runs = ["base", "source"] if effects[0].source else ["base"]
+    for name in effects[0].base:
+        values = [[getattr(effect, run)[name] for run in runs] for effect in effects]
+        table[f"run_{name}"] = ((along, "run"), np.array(values))
+    coordinates: dict[str, Any] = {along: as_array(names), "run": runs}
+    if along == "pair":
+        grouped = [subject.group for subject in subjects if isinstance(subject, Pair)]
+        coordinates["group"] = (along, as_array(grouped))
+    return xr.Dataset(table, coordinates, {"excluded": excluded})
+
+
+def as_array(words: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Texts as an array of any lengths."""
+    return np.array(words, dtype=object)
+
+
+def with_own_ids(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs with an id each; of those of the same the second is called `…_2`."""
+    seen: dict[str, int] = {}
+    found = []
+    for pair in pairs:
+        seen[pair.pair_id] = seen.get(pair.pair_id, 0) + 1
+        count = seen[pair.pair_id]
+        name = pair.pair_id if count == 1 else f"{pair.pair_id}_{count}"
+        group = name if pair.group == pair.pair_id else pair.group
+        found.append(replace(pair, pair_id=name, group=group))
+    return found
+
+
+def as_subjects(given: Any) -> list[Subject]:
+    """Pairs or questions, in a list.
+
+    Raises:
+        InputError: It is no list of one or the other.
+    """
+    if isinstance(given, str | Pair | Question) or not isinstance(given, Iterable):
+        raise InputError(
+            f"expected a list of pairs or of questions, got {brief(given)}: set [[pairs]] to a "
+            "list, or call patch"
+        )
+    listed = [each if isinstance(each, Pair) else as_question(each) for each in given]
+    kinds = {type(each) for each in listed}
+    if len(kinds) != 1:
+        what = "both" if kinds else "none"
+        raise InputError(f"expected pairs or questions, got {what}: set [[pairs]]")
+    return listed
+
+
+def as_sites(given: Any) -> list[Site]:
+    """Sites, of one or of several.
+
+    Raises:
+        InputError: They are none.
+    """
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    sites = list(given) if several else [given]
+    wrong = [site for site in sites if not isinstance(site, Site)]
+    if wrong or not sites:
+        got = brief(wrong[0]) if wrong else "none"
+        raise InputError(
+            f'expected sites such as Site("kv", layer=3, position=1), got {got}: set [[sites]]'
+        )
+    return sites
+
+
+def value_of_each(value: Any, sites: Sequence[Site]) -> list[Any]:
+    """A value for each site, of one for all or of as many.
+
+    Raises:
+        InputError: There are more or fewer.
+    """
+    value = as_tensor(value)
+    values = list(value) if isinstance(value, list | tuple) else [value] * len(sites)
+    if len(values) != len(sites):
+        raise InputError(f"expected a value for each of {len(sites)} sites, got {len(values)}")
+    return values
+
+
+def plain(value: Any) -> Any:
+    """A run as the activations that it had, everything else as it is."""
+    if not isinstance(value, QuestionRun):
+        return value
+    sites = value.activations
+    recorded = {site: sites[site] for site in EXTRA_SITES}
+    recorded["kv"] = recorded["kv"].flatten(2)
+    return Activations(value.thoughts, sites["resid_post"], recorded)
+
+
+def as_floats(values: dict[str, Any]) -> dict[str, float]:
+    """Numbers of tensors, of whatever they may be differentiated by."""
+    return {name: float(torch.as_tensor(value).detach()) for name, value in values.items()}
+
+
+def groups(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """So many as go through a model together."""
+    for first in range(0, len(items), _TOGETHER):
+        yield items[first : first + _TOGETHER]
+
+
+def texts_of(subject: Subject) -> list[str]:
+    """The questions' texts."""
+    both = [subject] if isinstance(subject, Question) else [subject.clean, subject.corrupted]
+    return [question.text for question in both]
+
+
+def say_unknown(codi: CodiModel, *questions: str) -> None:
+    """Warn of words that a model reads but never learned."""
+    read = (*questions, codi.settings.answer_prefix)
+    words = [word for text in read for word in unknown_words(codi.tokenizer, text)]
+    if words:
+        said = plain_text(", ".join(dict.fromkeys(words)))
+        warnings.warn(
+            f"the tokenizer does not know {said}: the model never learned what stands there",
+            stacklevel=5,
+        )
+
+
+def check_metric(metric: Any) -> None:
+    """Refuse a metric that is no function.
+
+    Raises:
+        InputError: It is none.
+    """
+    if metric is not None and (not callable(metric) or isinstance(metric, type)):
+        raise InputError(
+            "expected metric to be a function of a patched run, got "
+            f"{brief(metric)}: set [[metric]]"
+        )
+
+
+def check_choice(argument: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of a `Literal`'s, naming the argument.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(value, str) or value not in get_args(choices):
+        known = ", ".join(get_args(choices))
+        raise InputError(f"expected {argument} of {known}, got {brief(value)}: set [[{argument}]]")
