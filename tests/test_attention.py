@@ -1,6 +1,7 @@
 """Attention: probabilities against transformers' own, shares and what is said of them by hand."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import lightning.pytorch as pl
 import numpy as np
@@ -25,6 +26,7 @@ from codi_patching.analysis.validity import check_shares
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.attention import AttentionExperiment
+from codi_patching.measuring.attention_again import draw_looks, look_again
 from codi_patching.measuring.attention_shares import AttentionShares, attention_of, changed_span
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.models.answers import PairError
@@ -290,3 +292,29 @@ def test_the_page_shows_where_it_looks_by_number_of_steps_first():
     np.testing.assert_allclose(shown["means"]["attention_3_steps"], mean.ravel(), rtol=6e-3)
     of_all = data["strongest"].values[:, 1][:, :, 5:7].mean(0)
     np.testing.assert_allclose(shown["means"]["strongest_0"], of_all.ravel(), rtol=6e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_is_read_again_is_what_stands_there(family):
+    """Of six prompt tokens the third is the number, so that groups are 1, 1, 1, 2, 1 and so on."""
+    model = family_model(family, 3, 2)
+    request = (PROMPT, Readout(PREFIX, ()))
+    counts, readers = (1, 1, 1, 2, 1, 1, 1, 3), ("bot", "0", "1", "r 0", "r 1", "last")
+    looks = [(layer, reader, head) for layer in range(3) for reader in range(6) for head in (0, 3)]
+    found = look_again(model, request, counts, readers, looks)
+    expected, starts = eager(model).numpy(), [0, 1, 2, 3, 5, 6, 7, 8, 11]
+    for (layer, reader, head), look in zip(looks, found, strict=True):
+        row = expected[layer, :, 5 + reader]
+        by_head = np.stack([row[:, a:b].sum(1) for a, b in pairwise(starts)], axis=1)
+        assert (look.reader, look.layer, look.head) == (readers[reader], str(layer), head)
+        np.testing.assert_allclose(look.shares, by_head[head], atol=1e-6)
+        np.testing.assert_allclose(look.mean, by_head.mean(0), atol=1e-6)
+        np.testing.assert_allclose(look.strongest, by_head.max(0), atol=1e-6)
+    assert model.backbone.config._attn_implementation == NAME
+
+
+def test_over_all_pairs_every_layer_reader_and_head_is_read_again():
+    drawn = [draw_looks((12, 9, 4), place, 8, seed=1) for place in range(8)]
+    assert drawn == [draw_looks((12, 9, 4), place, 8, seed=1) for place in range(8)]
+    for axis, size in enumerate((12, 9, 4)):
+        assert {look[axis] for looks in drawn for look in looks} == set(range(size))

@@ -211,6 +211,8 @@ def test_options(refused, option):
 
 COMMANDS = {
     "fit --config=train_codi_tiny --data.batch_size=0": "set --data.batch_size",
+    "fit --config=train_codi_tiny --ckpt_path=last": "a file, last does not exist: set --ckpt_path",
+    "fit --config=train_codi_tiny --ckpt_path=.": "a file, . is no file: set --ckpt_path",
     "evaluate --problems=4 --output=/proc/none/x.jsonl": "cannot be written",
     "pairs --questions=chained.txt --output=/proc/none/x.json": "cannot be written",
     "evaluate --problems=2 --answer_prefix=<bot>": "got control tokens: <bot>: set --answer_prefix",
@@ -253,6 +255,16 @@ def test_configuration_files(refused, tmp_path, text, message):
     status, error = refused(*predict("--config=bad.yaml"))
     assert status in (1, 2)
     assert message in error
+
+
+def test_strata_that_no_pair_has_are_refused_before_the_model_is_loaded(refused, monkeypatch):
+    from codi_patching.experiments.base import Experiment
+
+    monkeypatch.setattr(Experiment, "configure_model", None)
+    status, error = refused(*predict("--report.strata=[nofield]"))
+    assert status == 1
+    assert "expected strata of the fields of pairs (changed_step), got 'nofield'" in error
+    assert error.endswith(": set --report.strata")
 
 
 def test_a_comparison_that_cannot_be_written(refused):

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from codi_patching.commands import evaluate, model_options
+from codi_patching.commands import evaluate, journal, model_options
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.published_accuracy import compare_with_published
 from codi_patching.data.word_problems import sample_problem
@@ -130,12 +130,13 @@ def test_a_second_start_goes_on_and_gives_the_same_bytes(run, tmp_path, monkeypa
     assert asked == [3, 3, 4]
 
 
-def test_a_second_start_in_another_order_is_refused(run, tmp_path):
+def test_a_second_start_in_another_order_is_refused(run, tmp_path, monkeypatch):
     """As after a change of the tokenizer: by count alone a question would be answered twice."""
-    output = tmp_path / "run.jsonl"
-    run("--output", output)
-    shortest_last = output.read_text().splitlines(keepends=True)[1:]
-    output.write_text("".join(shortest_last))
+    output, order = tmp_path / "run.jsonl", evaluate._askable
+    with monkeypatch.context() as fewer:
+        fewer.setattr(evaluate, "_askable", lambda *given: order(*given)[:3])
+        run("--output", output)
+    monkeypatch.setattr(evaluate, "_askable", lambda *given: order(*given)[::-1])
     with pytest.raises(InputError, match="questions are in another order: remove it"):
         run("--output", output)
 
@@ -162,12 +163,41 @@ def test_a_damaged_journal_is_refused(tmp_path):
     assert Journal(lines, description, {"x": 1}, "--output").done == [{"y": "ü"}]
     Journal(lines, description, {"x": 1}, "--output").append([{"y": "a\u2028b"}])
     assert Journal(lines, description, {"x": 1}, "--output").done[1:] == [{"y": "a\u2028b"}]
-    lines.write_text("no json\n")
-    with pytest.raises(InputError, match=r"is damaged .*: remove it"):
-        Journal(lines, description, {"x": 1}, "--output")
+    whole = lines.read_bytes()
+    for damaged in (b"no json\n", b"", whole[:-1], whole.replace(b"a", b"b"), whole[1:] + b"\n"):
+        lines.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged, it is not as .*: remove it and a\.json"):
+            Journal(lines, description, {"x": 1}, "--output")
+        assert lines.read_bytes() == damaged
     description.write_text("[]")
     with pytest.raises(InputError, match=r"a\.json is damaged .*: remove it"):
         Journal(lines, description, {"x": 1}, "--output")
+
+
+def test_a_journal_goes_on_wherever_it_was_ended(tmp_path, monkeypatch):
+    """After lines and before their sum; after the sums of a replacement, before it and after it."""
+    lines, description = tmp_path / "a.jsonl", tmp_path / "a.json"
+
+    def begin():
+        return Journal(lines, description, {"x": 1}, "--output")
+
+    begin().append([{"y": 1}, {"y": 2}])
+    with lines.open("a") as file:
+        file.write('{"y": 3}\n{"y')
+    assert begin().done == [{"y": 1}, {"y": 2}]
+    old = lines.read_bytes()
+    with monkeypatch.context() as ended:
+        ended.setattr(journal, "atomic_write", None)
+        with pytest.raises(TypeError):
+            begin().rewrite([{"y": 2}, {"y": 1}, {"y": 0}])
+    both = description.read_bytes()
+    assert begin().done == [{"y": 1}, {"y": 2}]
+    assert lines.read_bytes() == old
+    begin().rewrite([{"y": 2}, {"y": 1}, {"y": 0}])
+    description.write_bytes(both)
+    assert begin().done == [{"y": 2}, {"y": 1}, {"y": 0}]
+    begin().append([{"y": 4}])
+    assert begin().done[-1] == {"y": 4}
 
 
 def test_words_can_be_left_out(run):

@@ -272,6 +272,28 @@ def test_the_mean_does_not_depend_on_max_pairs(checkpoint, predict):
     )
     for metric, values in first.values.items():
         np.testing.assert_allclose(values[0], whole.values[metric][0], rtol=1e-4, atol=2e-4)
+    assert first.run.num_pairs == 1
+    assert first.run.mean_runs == whole.run.mean_runs == 3
+
+
+def test_the_mean_counts_the_pairs_that_can_be_run(checkpoint, predict, tmp_path):
+    """A clean question longer than the context is not in it; a corrupted one has no say."""
+    long = "Tom has 4 pears . " * 250 + "He eats 3 ."
+    asked = [*QUESTIONS[:2], (long, 1, "Tom has 5 pears.", 2), ("Tom has 6 pears.", 6, long, 1)]
+    records = [
+        {
+            "pair_id": f"p{index}",
+            "clean": {"question": clean, "answer": a},
+            "corrupted": {"question": corrupted, "answer": b},
+        }
+        for index, (clean, a, corrupted, b) in enumerate(asked)
+    ]
+    path = tmp_path / "with_long.json"
+    path.write_text(json.dumps(records))
+    with pytest.warns(UserWarning, match="left out"):
+        results = predict(PositionPatching(checkpoint=checkpoint, source="mean"), pairs=str(path))
+    assert results.run.num_pairs == 2
+    assert results.run.mean_runs == 3
 
 
 def test_the_mean_of_a_thousand_bf16_runs_is_that_of_float64():

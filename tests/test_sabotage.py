@@ -10,18 +10,22 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from conftest import QUESTIONS, SIBLINGS, quiet_trainer, random_model
+from safetensors.torch import load_file, save_file
 
 from codi_patching.analysis.made_again import check_made_again
 from codi_patching.analysis.validity import check_run
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.loading.checkpoint import save_checkpoint
-from codi_patching.results.dataset import RUNS
+from codi_patching.results.dataset import RUNS, attention_dataset, pairs_of, run_of
+from codi_patching.results.layout import ACTIVATIONS
 from codi_patching.results.read import read_results
 
 OWN, CONTROL = "cells made again", "cells with the control made again"
@@ -70,6 +74,9 @@ EXPERIMENTS = {
     "mean": (PositionPatching, {"source": "mean"}),
     "random pair": (PositionPatching, {"source": "random_pair"}),
 }
+
+
+LOOKS = "attention read again"
 
 
 def failed(data):
@@ -301,8 +308,109 @@ def test_thoughts_that_are_not_made_anew_fail(run_anew, monkeypatch):
     assert OWN in failed(run_anew("not fed back"))
 
 
+@pytest.mark.parametrize(
+    ("thoughts", "precision", "said"),
+    [(64, "32-true", True), (64, "64-true", False), (3, "32-true", False)],
+)
+def test_of_long_chains_it_is_said_that_rounding_grows(data, thoughts, precision, said):
+    data["kl_divergence"].values[:] += 1.0
+    run = replace(run_of(data), num_latents=thoughts, precision=precision)
+    seen = check_made_again(data.assign_attrs(run=run))[0].seen
+    assert ("a chain of 64 thoughts amplifies" in seen) == said
+    assert ("in float64 (precision 64-true) only a fault is left" in seen) == said
+
+
 def test_a_run_without_the_usual_metrics_is_made_again_in_those_it_has(run_anew):
     data = run_anew("few metrics", FewMetrics)
     assert {check.status for check in check_made_again(data)} == {"pass"}
     data["kl_divergence"].values[:] *= 2
     assert [check.status for check in check_made_again(data)] == ["fail", "fail", "pass"]
+
+
+# -- attention ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looked(run_anew):
+    return run_anew("attention", AttentionExperiment)
+
+
+def test_attention_that_was_not_tampered_with_fails_nothing(looked):
+    found = {check.name: check for check in check_run(looked)}
+    assert {check.status for check in found.values()} == {"pass"}
+    again = [look for pair in looked["description"].values for look in pair.verified]
+    assert {look.layer for look in again} == set(looked["layer"].values)
+    assert {look.reader for look in again} == set(looked["reader"].values)
+    assert {look.head for look in again} == set(range(4))
+
+
+@pytest.mark.parametrize("measure", ["attention", "strongest"])
+@pytest.mark.parametrize("axis", ["reader", "layer", "attended", "pair"])
+def test_shares_in_the_place_of_others_fail(looked, measure, axis):
+    data = looked.copy(deep=True)
+    data[measure].values[:] = np.roll(data[measure].values, 1, axis=data[measure].dims.index(axis))
+    assert LOOKS in failed(data)
+
+
+@pytest.mark.parametrize(
+    ("what", "tampered"),
+    [
+        ("layers", lambda p: p.roll(1, 1)),
+        ("heads", lambda p: p.roll(1, 2)),
+        ("readers", lambda p: p.roll(1, 0)),
+        ("uniform", lambda p: torch.full_like(p, 1 / p.shape[-1])),
+    ],
+)
+def test_attention_that_is_read_otherwise_fails(run_anew, monkeypatch, what, tampered):
+    from codi_patching.measuring import attention_shares
+
+    original = attention_shares.attention_of
+    monkeypatch.setattr(attention_shares, "attention_of", lambda *given: tampered(original(*given)))
+    assert LOOKS in failed(run_anew(what, AttentionExperiment))
+
+
+def test_attention_to_thoughts_that_do_not_follow_from_each_other_fails(run_anew, monkeypatch):
+    from codi_patching.models.codi import CodiModel
+
+    original = CodiModel.think
+
+    def repeated(self, hidden, context):
+        with monkeypatch.context() as inside:
+            inside.setattr(CodiModel, "next_thought", lambda self, state, place=None: made)
+            made = self.prj(hidden)
+            return original(self, hidden, context)
+
+    monkeypatch.setattr(CodiModel, "think", repeated)
+    assert LOOKS in failed(run_anew("repeated", AttentionExperiment))
+
+
+def test_heads_that_change_places_in_the_file_fail(run_anew, tmp_path):
+    folder = run_anew("heads in the file", AttentionExperiment).attrs["folder"]
+    path = folder / ACTIVATIONS
+    kept = load_file(path)
+    save_file({name: heads.roll(1, 2).contiguous() for name, heads in kept.items()}, path)
+    assert LOOKS in failed(read_results(folder))
+    path.unlink()
+    assert LOOKS in failed(read_results(folder))
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("32-true", 0), ("bf16-true", 1)])
+def test_single_looks_may_differ_in_16_bits_alone(looked, precision, allowed):
+    """One look of eleven in one pair is off by 1; then two."""
+    data = looked.assign_attrs(run=replace(run_of(looked), precision=precision))
+    pair = pairs_of(looked)[0]
+    looks = (pair.verified * 11)[:11]
+    heads = np.array([look.shares for look in looks])
+    for off in (0, 1, 2):
+        shifted = heads + (np.arange(11) < off)[:, None]
+        described = [replace(pair, verified=looks)]
+        shares = {name: looked[name].values[:1] for name in ("attention", "strongest")}
+        data = attention_dataset(run_of(data), ["p0"], described, shares, [shifted])
+        assert (LOOKS in failed(data)) == (off > allowed)
+
+
+def test_attention_of_an_older_run_says_that_none_was_read_again(looked):
+    described = [replace(pair, verified=()) for pair in pairs_of(looked)]
+    shares = {name: looked[name].values for name in ("attention", "strongest")}
+    data = attention_dataset(run_of(looked), list(looked["pair"].values), described, shares)
+    assert {check.name: check.status for check in check_run(data)}[LOOKS] == "not made"

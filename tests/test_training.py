@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from codi_patching.commands.fit import run
+from codi_patching.commands.fit import check_weights, read_checkpoint, run
 from codi_patching.data.word_problems import Plot, Problem, Step
+from codi_patching.errors import InputError
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.hooks import capture, patch
 from codi_patching.training.chains import read_chains
@@ -353,6 +354,42 @@ def test_learning_rate_warms_up_stays_and_decays():
     assert rates[30] == rates[99] == 1.0
     assert rates[150] == pytest.approx(0.5)
     assert rates[200] == 0.0
+
+
+ADVICE = ": set --ckpt_path to a checkpoint of this training, or leave it out to begin anew"
+REST = ("optimizer_states", "lr_schedulers", "loops", "global_step")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("hello", "cannot be read as a checkpoint"),
+        ([1], "is no checkpoint of training, it has no state_dict"),
+        ({"state_dict": {"a": torch.zeros(2)}}, "of training, it has no optimizer_states"),
+        ({"state_dict": 3, **dict.fromkeys(REST, 0)}, "of training, it has no state_dict"),
+    ],
+)
+def test_training_goes_on_from_checkpoints_alone(tmp_path, content, message):
+    path = tmp_path / "some.ckpt"
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=message) as refused:
+        read_checkpoint(path)
+    assert str(refused.value).endswith(ADVICE)
+
+
+def test_training_goes_on_from_a_checkpoint_of_its_own_model(tmp_path):
+    module, path = torch.nn.Linear(3, 2), tmp_path / "own.ckpt"
+    torch.save({"state_dict": module.state_dict(), **dict.fromkeys(REST, 0)}, path)
+    there = read_checkpoint(path)
+    assert there == {"weight": (2, 3), "bias": (2,)}
+    check_weights("own", there, module.state_dict())
+    message = r"own is of another model: expected weight of \(2, 4\), got \(2, 3\)"
+    with pytest.raises(InputError, match=message) as refused:
+        check_weights("own", there, torch.nn.Linear(4, 2).state_dict())
+    assert str(refused.value).endswith(ADVICE)
 
 
 @pytest.mark.slow

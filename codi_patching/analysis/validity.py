@@ -15,7 +15,12 @@ import xarray as xr
 from codi_patching.analysis.checks import Check, judged
 from codi_patching.analysis.effects import cells_of, content, of_run, source_probability
 from codi_patching.analysis.intervals import ROUNDING, mean_intervals
-from codi_patching.analysis.made_again import check_made_again, limits_of
+from codi_patching.analysis.made_again import (
+    check_made_again,
+    check_read_again,
+    limits_of,
+    rounding_of,
+)
 from codi_patching.results.dataset import (
     CONTROL,
     OWN,
@@ -43,7 +48,7 @@ LEAST_PAIRS = 20
 def check_run(data: xr.Dataset) -> list[Check]:
     """All checks of one run."""
     if is_attention(data):
-        return [check_shares(data), check_unchanged(data)]
+        return [check_read_again(data), check_shares(data), check_unchanged(data)]
     if is_knockout(data):
         return [
             *check_made_again(data),
@@ -92,9 +97,7 @@ def check_self_patch(data: xr.Dataset) -> Check:
         return judged(name, expected, f"{seen}; undefined in {len(tried) - len(known)}", False)
     if (holds := max(known) <= limit) or run.precision.startswith("64"):
         return judged(name, expected, seen, holds)
-    said = f"rounding in {run.precision}, which a chain of {run.num_latents} thoughts amplifies, "
-    said += "may be all of it: in float64 (precision 64-true) only a fault is left"
-    return judged(name, expected, f"{seen}; {said}", False)
+    return judged(name, expected, f"{seen}; {rounding_of(run)}", False)
 
 
 def check_structural_zeros(data: xr.Dataset) -> list[Check]:

@@ -11,7 +11,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from codi_patching.callbacks.loggers import SafeLogger
-from codi_patching.callbacks.results import ResultsWriter, as_experiment, run_on_rank_zero
+from codi_patching.callbacks.results import (
+    ResultsWriter,
+    as_experiment,
+    pairs_data,
+    run_on_rank_zero,
+)
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.experiments.base import Experiment
 from codi_patching.results.description import ResultsError
@@ -76,11 +81,13 @@ class Report(pl.Callback):
         self._pairs_done = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find out before the work whether folders can be written; keep the results' until the end.
+        """Find out before the work what would fail after it; keep the folder until the end.
 
         Raises:
-            ResultsError: One cannot.
+            ResultsError: A folder cannot be written, or pairs do not have a field of strata.
         """
+        if self.options.strata:
+            run_on_rank_zero(trainer, lambda: self._check_strata(trainer))
         if (writer := _writer(trainer)) is not None:
             writer.released_later = True
         if self.options.docs is not None:
@@ -89,6 +96,11 @@ class Report(pl.Callback):
         if self.compare_with:
             folder = self.comparison_dir
             run_on_rank_zero(trainer, lambda: check_writable(folder, "[[report.comparison_dir]]"))
+
+    def _check_strata(self, trainer: pl.Trainer) -> None:
+        from codi_patching.reporting.runs import check_strata
+
+        check_strata((pair.fields for pair in pairs_data(trainer).kept), self.options.strata)
 
     def on_predict_batch_end(
         self,

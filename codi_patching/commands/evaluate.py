@@ -12,7 +12,6 @@ end they stand in the order of the data, and a summary lies beside them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -101,9 +100,7 @@ def run(args: argparse.Namespace | Sequence[str]) -> int:
         "\n".join(compare_with_published(model, report, summary["accuracy"]["own"], len(records)))
     )
     if journal is not None:
-        content = {"depends_on": json.loads(journal.description.read_text("utf-8"))["depends_on"]}
-        text = json.dumps({**content, **summary}, indent=1)
-        journal.description.write_text(f"{text}\n", "utf-8")
+        journal.describe(summary)
         print(f"predictions in {journal.lines}, summary in {journal.description}")
     return 0
 

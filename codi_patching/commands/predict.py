@@ -67,9 +67,12 @@ class PredictCLI(OneLineCLI):
         return {"predict": {"model", "dataloaders", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give each of our callbacks a group of options; the experiment's seed is the run's."""
-        parser.add_lightning_class_args(ResultsWriter, "results")
+        """Give each of our callbacks a group of options; the experiment's seed is the run's.
+
+        The report's stands first, since that refuses before the results' loads the model.
+        """
         parser.add_lightning_class_args(Report, "report")
+        parser.add_lightning_class_args(ResultsWriter, "results")
         parser.add_lightning_class_args(PatchingProgress, "progress")
         parser.link_arguments("seed_everything", "model.init_args.seed", _as_seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from codi_patching.experiments.reading import ReadingExperiment
+from codi_patching.measuring.attention_again import PAIRS
 from codi_patching.measuring.attention_shares import AttentionShares
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.results.dataset import ATTENTION
@@ -33,4 +34,9 @@ class AttentionExperiment(ReadingExperiment):
     @cached_property
     def reader(self) -> AttentionShares:
         """Reads the pairs at hand."""
-        return AttentionShares(model=self.model, prompts=Prompts(self.model, "denoising"))
+        return AttentionShares(
+            model=self.model,
+            prompts=Prompts(self.model, "denoising"),
+            verified=self.pairs[:PAIRS],
+            seed=self.seed,
+        )

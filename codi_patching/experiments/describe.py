@@ -54,6 +54,11 @@ class DescribedModule(pl.LightningModule, ABC):
         return ()
 
     @property
+    def mean_runs(self) -> int | None:
+        """With the source `mean`, over how many source runs it is taken."""
+        return None
+
+    @property
     def datamodule(self) -> PairsDataModule:
         """The pairs.
 
@@ -83,6 +88,7 @@ class DescribedModule(pl.LightningModule, ABC):
             grid=self.grid,
             metrics=tuple(self.metric_names),
             num_pairs=len(data.kept),
+            mean_runs=self.mean_runs,
             filtered=tuple(data.filtered),
             config={
                 "seed_everything": self.seed,

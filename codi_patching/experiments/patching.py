@@ -192,6 +192,13 @@ class PatchingExperiment(Experiment):
         return tuple(self.metric_table)
 
     @property
+    def mean_runs(self) -> int | None:
+        """With the source `mean`, over how many source runs it is taken."""
+        if self.source != "mean":
+            return None
+        return len(self.prompts.sources(self.datamodule.usable))
+
+    @property
     def runs_of_a_pair(self) -> int:
         """Patched runs of a pair that has a control, ceilings included."""
         return (self.grid.size + 1) * self._arms

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from codi_patching.data.pairs import Pair
+from codi_patching.measuring.attention_again import draw_looks, look_again
 from codi_patching.measuring.prompts import PromptRequest, Prompts
 from codi_patching.models.answers import PairError
 from codi_patching.models.attention import NAME, watched_attention
@@ -36,10 +37,14 @@ class AttentionShares:
     Attributes:
         model: The model.
         prompts: Makes requests for the model.
+        verified: Pairs that are read again another way.
+        seed: Of the draw of what is read again of each.
     """
 
     model: CodiModel
     prompts: Prompts
+    verified: Sequence[Pair] = ()
+    seed: int = 0
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -82,7 +87,9 @@ class AttentionShares:
         kept = [*range(1 + self.model.num_latents), *self._kept(len(readout.prefix))]
         shares = shares[kept]
         counts = tuple(places.count(group) for group in range(len(self.groups)))
-        described = AttentionPair(pair.clean.text, counts, pair.group, pair.num_steps)
+        looks = self._looks(pair, probabilities.shape[1:3])
+        again = look_again(self.model, source, counts, self.readers, looks) if looks else ()
+        described = AttentionPair(pair.clean.text, counts, pair.group, pair.num_steps, again)
         return PairRecord(
             pair.pair_id,
             described,
@@ -92,6 +99,15 @@ class AttentionShares:
             },
             activations=shares.float(),
         )
+
+    def _looks(self, pair: Pair, shape: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Layer, reader and head of what is read again of a pair; nothing of most."""
+        ids = [other.pair_id for other in self.verified]
+        if pair.pair_id not in ids:
+            return []
+        layers, heads = shape
+        place = ids.index(pair.pair_id)
+        return draw_looks((layers, len(self.readers), heads), place, len(ids), self.seed)
 
     def _kept(self, tokens: int) -> list[int]:
         """Rows of the readers of the readout: its first tokens, and the last before the answer."""

@@ -168,10 +168,7 @@ class Preparation:
     @cached_property
     def _mean(self) -> Activations:
         """The mean over the source runs of all pairs that can be run."""
-        questions = (self._source_question(pair) for pair in self.pairs)
-        return mean_activations(
-            self.activations_of(question) for question in questions if self.prompts.fits(question)
-        )
+        return mean_activations(map(self.activations_of, self.prompts.sources(self.pairs)))
 
     def activations_of(self, question: Question) -> Activations:
         """What a question's run has, on its own."""

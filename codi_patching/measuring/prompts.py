@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,6 +94,11 @@ class Prompts:
                 "model's attention window, which the reference engine alone can pass"
             )
         return ids, readout
+
+    def sources(self, pairs: Iterable[Pair]) -> list[Question]:
+        """The source questions of pairs, those that can be run."""
+        questions = (roles(pair, self.direction)[1] for pair in pairs)
+        return [question for question in questions if self.fits(question)]
 
     def fits(self, question: Question) -> bool:
         """Whether a question can be run."""

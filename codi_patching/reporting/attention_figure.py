@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from codi_patching.analysis.attended import by_length, last_reader, seen_above
+from codi_patching.analysis.attended import looks, mean_seen_above
 from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.report import Report
 from codi_patching.reporting.canvas import WIDTHS, Width, new_figure, put_note, put_title, style
@@ -33,13 +33,11 @@ def draw_attention(report: Report, width: Width = "page") -> Figure:
     if report.attention is None:
         raise ValueError("expected a report with attention, got one without")
     data, finding = report.attention, report.finding("attention")
-    run, lengths = run_of(data), by_length(data)
+    run, found = run_of(data), [looks(data, measure) for measure in HEADS]
     label = next((n for n in (finding.runs if finding else ()) if n in report.summaries), "")
-    maps = [
-        [last_reader(data, measure)[mask].mean(axis=0) for _, mask in lengths] for measure in HEADS
-    ]
+    maps = [[look.shares for look in own] for own in found]
     if label:
-        maps[1].append(seen_above(data).mean(axis=0))
+        maps[1].append(mean_seen_above(data))
     rows = run.grid.shape[0]
     with style():
         height = min(max(1.2, 0.11 * rows), 3.0)
@@ -51,9 +49,9 @@ def draw_attention(report: Report, width: Width = "page") -> Figure:
                 write_values(axes[row, place], values, _SCALE, 72 * height / rows, percent=True)
                 axes[row, place].set(xlabel="" if label and not row else "thought", ylabel="")
             axes[row, 0].set_ylabel(f"{name}\nlayer")
-        for place, (length, mask) in enumerate(lengths):
-            of = counted(length, "step") if length else "all pairs"
-            axes[0, place].set_title(f"{of}, n = {int(mask.sum())}")
+        for place, look in enumerate(found[0]):
+            of = counted(look.length, "step") if look.length else "all pairs"
+            axes[0, place].set_title(f"{of}, n = {look.pairs}")
         if label:
             draw_effect_map(axes[0, -1], report, label, 72 * height / rows)
             axes[0, -1].set(title=effect_name(report.summaries[label]), xlabel="", ylabel="")

@@ -20,7 +20,7 @@ import xarray as xr
 from codi_patching.analysis.checks import count_checks
 from codi_patching.analysis.report import Report
 from codi_patching.reporting.claims_in_words import heading
-from codi_patching.reporting.entries import replace_entry
+from codi_patching.reporting.entries import replace_entry, text_of
 from codi_patching.reporting.methods import limits, methods
 from codi_patching.reporting.names import counted, data_name, kind, model_name, run_name
 from codi_patching.reporting.rows import more_rows, once, table_rows
@@ -136,7 +136,7 @@ def _first(report: Report) -> xr.Dataset:
 
 
 def _refuse_other(path: Path, run: RunDescription) -> None:
-    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = text_of(path)
     of_this = all(sha[:12] in known for sha in (run.checkpoint_sha256, run.data_sha256))
     if known and not of_this and not known.startswith(PROTOCOL):
         raise ResultsError(

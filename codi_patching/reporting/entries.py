@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from codi_patching.results.description import ResultsError
 from codi_patching.results.files import text_file
 
 
@@ -22,9 +23,28 @@ def replace_entry(path: Path, name: str, text: str, heading: str) -> None:
         heading: Start of a new file.
     """
     with _alone(path):
-        content = path.read_text(encoding="utf-8") if path.exists() else heading
+        content = text_of(path) if path.exists() else heading
         with text_file(path) as file:
             file.write(_with_entry(content, name, text))
+
+
+def text_of(path: Path) -> str:
+    """What a file says that is to be changed; nothing if it is not there.
+
+    Raises:
+        ResultsError: It is no file, or not of UTF-8 text.
+    """
+    if not path.exists():
+        return ""
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        reason = "it is no file"
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error)
+    raise ResultsError(
+        f"{path} cannot be read ({reason}): remove it, or set [[report.docs]] to another folder"
+    )
 
 
 def _with_entry(content: str, name: str, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from codi_patching.analysis.attended import by_length, last_reader
+from codi_patching.analysis.attended import by_length, looks, mean_share
 from codi_patching.analysis.effects import content, metric_of, source_probability
 from codi_patching.analysis.findings import StrataFinding, StrataTable
 from codi_patching.analysis.knocked_out import mean_fall
@@ -173,19 +173,18 @@ def attention_data(data: xr.Dataset) -> dict[str, Any]:
     """
     run = run_of(data)
     measures, means = [], {}
-    lengths = [(length, mask) for length, mask in by_length(data) if length]
     for measure, name in HEADS.items():
-        for length, mask in lengths:
-            key = f"{measure}_{length}_steps"
-            of = f"{counted(length, 'step')}, {reader_name(run.readers, run.readers[-1])}"
-            measures.append([key, f"{of}, {name}", 1.0])
-            means[key] = numbers(last_reader(data, measure)[mask].mean(axis=0), MEANS)
+        for look in looks(data, measure):
+            if look.length:
+                key = f"{measure}_{look.length}_steps"
+                of = f"{counted(look.length, 'step')}, {reader_name(run.readers, run.readers[-1])}"
+                measures.append([key, f"{of}, {name}", 1.0])
+                means[key] = numbers(look.shares, MEANS)
     for reader in reversed(run.readers):
         for measure, name in HEADS.items():
-            shares = data[measure].sel(reader=reader, attended=list(run.grid.columns))
             key = f"{measure}_{reader}"
             measures.append([key, f"{reader_name(run.readers, reader)}, {name}", 1.0])
-            means[key] = numbers(shares.mean("pair").values, MEANS)
+            means[key] = numbers(mean_share(data, reader, measure), MEANS)
     return _unpatched(run, "attention: share given to each thought", measures, means)
 
 

@@ -7,7 +7,7 @@ Deleting every derived file and making it again gives the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.table_files import write_table
 from codi_patching.results.dataset import is_knockout, pairs_of, patches, run_of
 from codi_patching.results.description import PairDescription, ResultsError
-from codi_patching.results.files import make_folder, write_csv, write_json
+from codi_patching.results.files import make_folder, remove_file, write_csv, write_json
 from codi_patching.results.folder import check_writable
 from codi_patching.results.layout import (
     AGGREGATE,
@@ -119,7 +119,7 @@ def report_folder(
     _check_strata([data], options.strata)
     report = build_report([data], strata=options.strata, top=options.top)
     for stale in derived_files(folder):
-        stale.unlink()
+        remove_file(stale)
     if patches(data) or is_knockout(data):
         write_csv(folder / CELLS_CSV, cell_rows(data), cell_columns(data))
     if patches(data):
@@ -140,16 +140,24 @@ def report_folder(
 
 
 def _check_strata(datasets: Sequence[xr.Dataset], strata: Sequence[str]) -> None:
+    """Refuse strata by a field that no pair has."""
+    pairs = [pair for data in datasets if patches(data) for pair in pairs_of(data)]
+    if pairs:
+        check_strata((p.fields for p in pairs if isinstance(p, PairDescription)), strata)
+
+
+def check_strata(fields: Iterable[Mapping[str, str]], strata: Sequence[str]) -> None:
     """Refuse strata by a field that no pair has.
+
+    Args:
+        fields: Of each pair.
+        strata: Names of fields.
 
     Raises:
         InputError: There is one.
     """
-    pairs = [pair for data in datasets if patches(data) for pair in pairs_of(data)]
-    known = sorted(
-        {name for pair in pairs if isinstance(pair, PairDescription) for name in pair.fields}
-    )
-    for name in strata if pairs else ():
+    known = sorted({name for own in fields for name in own})
+    for name in strata:
         if name not in known:
             raise InputError(
                 f"expected strata of the fields of pairs ({', '.join(known) or 'there are none'}), "
@@ -183,7 +191,7 @@ def compare_folders(
     out.mkdir(parents=True, exist_ok=True)
     figures = {path for ending in FORMATS for path in out.glob(f"*.{ending}")}
     for stale in figures.union(derived_files(out)):
-        stale.unlink()  # of what was compared here before
+        remove_file(stale)  # of what was compared here before
     write_json(out / COMPARISON, comparison_json(report))
     _write_tables(out / TABLES, report)
     if options.figures:

@@ -19,6 +19,9 @@ Attention of the clean run, shares that sum to 1 over what is attended to:
     strongest         (pair, reader, layer, attended)   the head that looks there most
     tokens            (pair, attended)                  how many there are
 
+Its coordinate `heads` along `pair` has what single heads gave where they were read again,
+`(looks, attended)`, in the order of the description's `verified`.
+
 Cut edges of attention, the columns being edges; arm: own, and control, in which the same readers do
 not see as many tokens of the question that carry no number, NaN where the question itself is cut:
 
@@ -210,6 +213,7 @@ def attention_dataset(
     pair_ids: Sequence[str],
     pairs: Sequence[AttentionPair],
     values: Mapping[str, Array],
+    heads: Sequence[Array] | None = None,
     folder: Path | None = None,
     changed: Sequence[str] = (),
 ) -> xr.Dataset:
@@ -220,10 +224,16 @@ def attention_dataset(
         pair_ids: Names of the pairs.
         pairs: What is known of them.
         values: `attention` and `strongest`, `(pairs, readers, L, attended)`.
+        heads: Of each pair what single heads gave where they were read again, `(looks, attended)`;
+            unknown if not given.
         folder: Where they were read from.
         changed: Measured files that are not as they were written.
     """
     cells = ("pair", "reader", "layer", "attended")
+    if heads is None:
+        heads = [np.full((len(p.verified), len(run.attended)), np.nan) for p in pairs]
+    single: NDArray[Any] = np.empty(len(pairs), dtype=object)
+    single[:] = list(heads)
     tokens = np.array([pair.tokens for pair in pairs], dtype=np.float64)
     tokens = tokens.reshape(len(pairs), len(run.attended))
     coordinates = {
@@ -231,6 +241,7 @@ def attention_dataset(
         "layer": list(run.grid.layers),
         "attended": list(run.attended),
         "num_steps": ("pair", np.array([_number(p.num_steps) for p in pairs])),
+        "heads": ("pair", single),
     }
     variables: dict[str, Any] = {name: (cells, of_all) for name, of_all in values.items()}
     variables["tokens"] = (("pair", "attended"), tokens)

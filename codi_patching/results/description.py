@@ -434,6 +434,27 @@ class LensPair:
 
 
 @dataclass(frozen=True)
+class VerifiedLook:
+    """Where a reader looks in a layer, read again by transformers' eager attention.
+
+    Attributes:
+        reader: Who attends.
+        layer: Name of the layer.
+        head: One of its heads.
+        shares: What that head gives to each of what is attended to.
+        mean: The mean over heads.
+        strongest: Of the head that gives most to each.
+    """
+
+    reader: str
+    layer: str
+    head: int
+    shares: tuple[float, ...]
+    mean: tuple[float, ...]
+    strongest: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class AttentionPair:
     """A pair whose attention was read.
 
@@ -442,12 +463,14 @@ class AttentionPair:
         tokens: Tokens of each group that is attended to.
         group: Pairs of one group share a question.
         num_steps: Reasoning steps of the question, if known.
+        verified: What was read again another way.
     """
 
     question: str
     tokens: tuple[int, ...]
     group: str = ""
     num_steps: int | None = None
+    verified: tuple[VerifiedLook, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists."""

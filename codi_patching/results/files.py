@@ -71,6 +71,19 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file of ours, if it is there.
+
+    Raises:
+        ResultsError: It cannot be deleted, as a folder in its place.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else error.strerror or error
+        raise ResultsError(f"{path} cannot be replaced ({reason}): delete it") from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder inside a results folder.
 

@@ -12,6 +12,7 @@ from codi_patching.results.files import as_json
 
 _NO_IDENTITY = (
     *("num_pairs", "excluded"),  # known at the end
+    "mean_runs",  # follows from the model and the pairs
     *("code.version", "code.git_commit", "code.git_changed"),  # recorded, no more
     *("config.data.batch_size", "config.model.init_args.max_rows"),  # when, not what
 )

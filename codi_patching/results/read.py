@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ijson
 import numpy as np
 import xarray as xr
+from safetensors import SafetensorError, safe_open
 
 from codi_patching.results.dataset import (
     LENS,
@@ -32,6 +34,7 @@ from codi_patching.results.description import (
 )
 from codi_patching.results.files import changed_files
 from codi_patching.results.layout import (
+    ACTIVATIONS,
     ATTENTION_RESULTS,
     KNOCKOUT_RESULTS,
     LENS_RESULTS,
@@ -189,11 +192,35 @@ def _read_attention(path: Path) -> xr.Dataset:
         pairs.append(AttentionPair.from_json(content))
         if len(pairs[-1].tokens) != shape[2]:
             raise ValueError(f"expected tokens of {shape[2]} groups of pair {pair_id!r}")
+        for look in pairs[-1].verified:
+            if {*map(len, (look.shares, look.mean, look.strongest))} != {shape[2]}:
+                raise ValueError(f"expected shares of {shape[2]} groups of pair {pair_id!r}")
+            if look.reader not in run.readers or look.layer not in run.grid.layers:
+                raise ValueError(f"expected a known reader and layer of pair {pair_id!r}")
         pair_ids.append(pair_id)
     _check_count(run, pair_ids)
     stacked = {name: np.array(of_all).reshape(-1, *shape) for name, of_all in values.items()}
     changed = changed_files(path.parent)
-    return attention_dataset(run, pair_ids, pairs, stacked, path.parent, changed)
+    heads = _heads(path.parent / ACTIVATIONS, run, pair_ids, pairs)
+    return attention_dataset(run, pair_ids, pairs, stacked, heads, path.parent, changed)
+
+
+def _heads(
+    path: Path, run: RunDescription, pair_ids: Sequence[str], pairs: Sequence[AttentionPair]
+) -> list[Array]:
+    """Of each pair what single heads gave where they were read again, NaN where a file has none."""
+    found = [np.full((len(pair.verified), len(run.attended)), np.nan) for pair in pairs]
+    if not path.is_file():
+        return found
+    damaged = (SafetensorError, OSError, IndexError, ValueError)
+    with suppress(*damaged), safe_open(path, "numpy") as file:
+        verified = (each for each in zip(pair_ids, pairs, found, strict=True) if each[1].verified)
+        for pair_id, pair, kept in verified:
+            shares = file.get_tensor(pair_id)
+            for row, look in enumerate(pair.verified):
+                reader, layer = run.readers.index(look.reader), run.grid.layers.index(look.layer)
+                kept[row] = shares[reader, layer, look.head]
+    return found
 
 
 def _lens_metadata(content: dict[str, Any]) -> dict[str, Any]:

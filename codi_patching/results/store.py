@@ -38,7 +38,7 @@ from codi_patching.results.description import (
     ResultsError,
     RunDescription,
 )
-from codi_patching.results.files import as_json, atomic_write, make_folder, text_file
+from codi_patching.results.files import as_json, atomic_write, make_folder, remove_file, text_file
 from codi_patching.results.identity import run_sha256
 from codi_patching.results.layout import PARTIAL
 from codi_patching.results.records import ExcludedPair, PairRecord
@@ -162,7 +162,7 @@ class Store:
         for first in self._firsts():
             records = self.read(first)
             if records is None:
-                self._path(first).unlink(missing_ok=True)
+                remove_file(self._path(first))
             kept |= {place: record.pair_id for place, record in enumerate(records or (), first)}
         return kept
 
@@ -195,8 +195,9 @@ class Store:
         return bool(self._firsts())
 
     def remove(self) -> None:
-        """Delete all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete all of it; what stands in the folder's place and is none stays."""
+        if self.folder.is_dir():  # of a pipe, rmtree would wait for who writes to it
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._run = None
 
     def _firsts(self) -> list[int]:

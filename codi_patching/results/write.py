@@ -33,6 +33,7 @@ from codi_patching.results.files import (
     as_json,
     atomic_write,
     file_name,
+    remove_file,
     text_file,
     write_checksums,
     write_csv,
@@ -70,7 +71,7 @@ def write_run(folder: Path, store: Store) -> None:
     results = folder / results_name(run.experiment)
     write_results(results, run, store)
     for stale in old - {results, *written}:
-        stale.unlink()
+        remove_file(stale)
     write_checksums(folder)
 
 

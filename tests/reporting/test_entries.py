@@ -1,10 +1,14 @@
 """Entries of one file, by several at once."""
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from codi_patching.reporting.entries import replace_entry
+from codi_patching.results.description import ResultsError
 
 
 def put(path: Path, number: int) -> None:
@@ -27,3 +31,15 @@ def test_a_new_entry_goes_to_the_end_and_an_old_one_stays_in_its_place(tmp_path)
     assert text.startswith("# Heading\n")
     assert text.count("text 1") == text.count("text 2") == 1
     assert text.index("text 1") < text.index("text 2")
+
+
+def test_what_is_no_text_is_refused_and_stays(tmp_path):
+    path = tmp_path / "journal.md"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ResultsError, match=r"journal\.md cannot be read \(.*\): remove it, or set"):
+        replace_entry(path, "run", "text\n", "# Heading\n")
+    assert path.read_bytes() == b"\xff\xfe"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ResultsError, match=r"journal\.md cannot be read \(it is no file\)"):
+        replace_entry(path, "run", "text\n", "# Heading\n")

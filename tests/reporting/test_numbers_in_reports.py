@@ -448,6 +448,10 @@ def test_methods_count_steps_groups_and_controls():
     for source in ("zero", "mean"):
         given = make(run_of(source=source, control="none"), pairs=3)
         assert any(f"The source {source} leaves" in sentence for sentence in limits(given))
+    mean = run_of(source="mean", control="none")
+    for known, of in ((57, "all 57 usable pairs."), (None, "all usable pairs.")):
+        said = " ".join(methods(make(replace(mean, mean_runs=known), pairs=3)))
+        assert f"by the mean activations there over the source runs of {of}" in said
 
 
 # -- files --------------------------------------------------------------------------------------
