@@ -14,7 +14,7 @@ from site_twin import run_site_twin
 import codi_patching as cp
 from codi_patching.analysis.knocked_out import falls, mean_fall, most_needed
 from codi_patching.analysis.report import build_report
-from codi_patching.analysis.validity import check_run
+from codi_patching.analysis.validity import check_control_words, check_run
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
@@ -168,7 +168,8 @@ def test_a_run_passes_its_checks_and_is_read_as_it_was_written(predict, checkpoi
     assert {check.status for check in check_run(found.data)} <= {"pass", "described"}
     assert [c.name for c in check_run(found.data) if c.status == "pass"] == [
         MADE_AGAIN, "cells with the control made again", "whole runs made again",
-        "structural zeros, own", "structural zeros, control", "unchanged files",
+        "structural zeros, own", "structural zeros, control", "words of the control",
+        "unchanged files",
     ]  # fmt: skip
     again = experiment.knockout.pairs(experiment.pairs)
     for record in again:
@@ -261,6 +262,16 @@ def test_a_control_that_cuts_something_else_fails_a_check(predict, checkpoint, m
     found = predict(KnockoutExperiment(checkpoint=checkpoint, window=3), max_pairs=2)
     failed = {check.name for check in check_run(found.data) if check.status == "fail"}
     assert failed == {"cells with the control made again"}
+
+
+def test_a_control_that_draws_a_number_fails_a_check():
+    data = made()
+    assert check_control_words(data).status == "pass"
+    for tokens in ((1,), (8,), (2, 3), ()):
+        pairs = data["description"].copy()
+        pairs[3] = replace(pairs[3].item(), control_tokens={"0->1": tokens})
+        check = check_control_words(data.assign_coords(description=pairs))
+        assert (check.status, check.seen) == ("fail", "not so in 1 of 60 cuts: 0->1 of p3")
 
 
 # -- codi-tiny --------------------------------------------------------------------------------
@@ -382,7 +393,7 @@ def made(planted=None, stranger=None, pairs=60, noise=0.01, seed=0):
     values["control"][:, :, asked] = np.nan
     described = [
         KnockoutPair("?", "1", "2", {"clean_probability": 0.9, "predicts_clean": 1.0}, 9,
-                     (1, 2), (1,), {"0->1": (2,)}, "", n)
+                     (1, 2, 3, 8), (1,), (2, 3), {"0->1": (2,)}, "", n)
         for n in steps
     ]  # fmt: skip
     both = {a: dict.fromkeys(metrics, v) for a, v in values.items()}

@@ -189,6 +189,7 @@ def test_every_option_is_documented_by_an_example_that_is_accepted(program, caps
     options = {example.split()[0] for example in EXAMPLES}
     for example in EXAMPLES:
         config = "iterative" if re.search("strategy|trace_pair", example) else "position"
+        config = "knockout" if "window" in example else config
         args = ["predict", f"--config={config}", *example.split(), "--print_config"]
         assert program(args) == 0, example
     capsys.readouterr()

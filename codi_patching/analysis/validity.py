@@ -53,6 +53,7 @@ def check_run(data: xr.Dataset) -> list[Check]:
         return [
             *check_made_again(data),
             *check_structural_zeros(data),
+            check_control_words(data),
             check_unchanged(data),
             describe_uncut(data),
         ]
@@ -121,6 +122,26 @@ def check_structural_zeros(data: xr.Dataset) -> list[Check]:
         seen += f"; undefined in {_count(unknown, 'pair')}" if unknown else ""
         checks.append(judged(name, expected, seen, worst <= EXACT and not unknown))
     return checks
+
+
+def check_control_words(data: xr.Dataset) -> Check:
+    """What the control cuts are words of the question that carry no number, as many as are cut."""
+    name = "words of the control"
+    expected = "of the question, none with a number, as many as are cut or all that there are"
+    wrong, drawn = [], 0
+    for pair_id, pair in zip(data["pair"].values, pairs_of(data), strict=True):
+        plain, cut = set(pair.plain_tokens), {"thoughts": run_of(data).num_latents}
+        cut["numbers"] = len(pair.number_tokens)
+        apart = plain < set(pair.question_tokens) - set(pair.number_tokens)
+        for edge, tokens in pair.control_tokens.items():
+            count = min(cut.get(edge.partition("->")[0], 1), len(plain))
+            if not apart or not plain.issuperset(tokens) or len(set(tokens)) != count:
+                wrong.append(f"{edge} of {pair_id}")
+            drawn += 1
+    if not drawn:
+        return judged(name, expected, "no pair has a control", None)
+    seen = f"not so in {len(wrong)} of {drawn} cuts: {wrong[0]}" if wrong else f"so in {drawn} cuts"
+    return judged(name, expected, seen, not wrong)
 
 
 def check_chain(data: xr.Dataset) -> Check:

@@ -297,6 +297,7 @@ class CutPair:
             prompt_tokens=self.tokens.length,
             question_tokens=self.tokens.question,
             number_tokens=self.tokens.numbers,
+            plain_tokens=self.tokens.plain,
             control_tokens=dict(self.drawn),
             group=pair.group,
             num_steps=pair.num_steps,

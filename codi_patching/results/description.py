@@ -165,7 +165,8 @@ class RunDescription:
         latents: `frozen` or `recomputed`.
         direction: `denoising` or `noising`.
         source: What is patched in: `clean`, `zero`, `mean` or `random_pair`.
-        control: `sibling`, `random_pair` or `none`, as asked for; each pair says which it got.
+        control: `sibling`, `random_pair` or `none`, as asked for; each pair says which it got;
+            where edges are cut `words`.
         site: What is overwritten in a cell, or read there.
         model: Name, folder or file of the checkpoint, as asked for.
         model_type: Family of the backbone.
@@ -498,6 +499,7 @@ class KnockoutPair:
         prompt_tokens: Length of the prompt.
         question_tokens: Places in the prompt that are cut where the question is.
         number_tokens: Those of them that carry a number.
+        plain_tokens: Those of the question's own text that carry none.
         control_tokens: By edge those that the control cuts; none of edges without one.
         group: Pairs of one group share a question.
         num_steps: Reasoning steps of the question, if known.
@@ -512,6 +514,7 @@ class KnockoutPair:
     prompt_tokens: int
     question_tokens: tuple[int, ...]
     number_tokens: tuple[int, ...]
+    plain_tokens: tuple[int, ...]
     control_tokens: dict[str, tuple[int, ...]]
     group: str = ""
     num_steps: int | None = None
