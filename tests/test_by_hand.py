@@ -90,7 +90,7 @@ def test_gradients_are_finite_differences(exact, hand, site, latents):
     direction = torch.randn_like(z)
 
     def measured(value):
-        effect = hand.patch(PAIR, site, value=value, latents=latents)
+        effect = hand.patch(PAIR, site, value=value, latents=latents, say=1)
         return effect.metrics["answer_logit_difference"], effect.logits["clean"][0, 18]
 
     with hand.gradients():
@@ -172,13 +172,16 @@ def test_a_metric_of_ones_own_is_the_grids(hand, direction):
     grid = hand.grid(PAIR, direction=direction, metric=lambda run: run.metrics["recovery"])
     np.testing.assert_allclose(grid["metric"], grid["recovery"], rtol=1e-12)
     logit = hand.grid(PAIR, direction=direction, metric=lambda run: run.logits["clean"][0, 18])
-    said = hand.grid(PAIR, direction=direction, metric=lambda run: run.answer == "13")
+    told = {"direction": direction, "metric": lambda run: len(run.answer)}
+    said = hand.grid(PAIR, site="thought", **told)["metric"]
+    for position in (0, 2):
+        effect = hand.patch(PAIR, cp.Site("thought", position=position), **told)
+        assert said.loc[("thought", position)] == effect.metrics["metric"] > 0
     for layer, position in ((0, 0), (1, 2), (2, 1)):
         site = cp.Site("resid_post", layer=layer, position=position)
-        effect = hand.patch(PAIR, site, direction=direction, metric=lambda run: run.answer == "13")
+        effect = hand.patch(PAIR, site, direction=direction, say=1)
         own = float(effect.logits["clean"][0, 18])
         assert logit.loc[(layer, position), "metric"] == pytest.approx(own, abs=1e-6)
-        assert said.loc[(layer, position), "metric"] == effect.metrics["metric"]
 
 
 def test_a_metric_of_ones_own_of_one_run(hand):
@@ -229,15 +232,15 @@ def test_many_pairs_are_one_after_the_other(hand, options):
 
 def test_a_mean_is_over_all_pairs_and_a_random_pair_is_another(hand):
     sources = [pair.clean for pair in PAIRS]
-    mean = hand.patch_many(PAIRS, SITES, value="mean")
-    other = hand.patch_many(PAIRS, SITES, value="random_pair")
+    mean = hand.patch_many(PAIRS, SITES, value="mean", say=1)
+    other = hand.patch_many(PAIRS, SITES, value="random_pair", say=1)
     givers = []
     for pair in PAIRS:
-        one = hand.patch(pair, SITES, value="mean", questions=sources)
+        one = hand.patch(pair, SITES, value="mean", questions=sources, say=1)
         found = float(mean.kl_divergence.sel(pair=pair.pair_id))
         assert found == pytest.approx(one.metrics["kl_divergence"], abs=1e-6)
         each = {
-            p.pair_id: hand.patch(pair, SITES, value=p.clean).metrics["kl_divergence"]
+            p.pair_id: hand.patch(pair, SITES, value=p.clean, say=1).metrics["kl_divergence"]
             for p in PAIRS
         }
         drawn = float(other.kl_divergence.sel(pair=pair.pair_id))
@@ -321,7 +324,7 @@ def test_a_patched_run_goes_on_as_whole_sequences_do(model, engine, latents):
     """Frozen and recomputed say the same where the last thought is the one that is patched."""
     hand, last = cp.Model(model, engine), model.num_latents - 1
     torch.manual_seed(3)
-    for _ in range(3):
+    for _ in range(2):
         value = 4 * torch.randn(32, dtype=torch.float64)
         effect = hand.patch(
             PAIR, cp.Site("thought", position=last), value=value, latents=latents, say=20
@@ -413,8 +416,8 @@ def test_a_kept_run_is_thrown_away_with_whatever_changes(hand, model, monkeypatc
     )
 
     def runs(count):
-        effect = hand.patch(PAIR, SITES)
-        fresh = cp.Model(model).patch(PAIR, SITES)
+        effect = hand.patch(PAIR, SITES, say=1)
+        fresh = cp.Model(model).patch(PAIR, SITES, say=1)
         made.pop()  # the fresh one's
         assert effect.metrics == fresh.metrics
         assert len(made) == count
