@@ -10,6 +10,7 @@ A *cell* is one (layer, latent position); the *site* says what is overwritten th
                  stream at the cell changes only through the token's attention to itself. Keys are
                  taken before rotation (after a norm of keys, if there is one) and rotated at the
                  position of the patched run.
+    head         what one attention head hands to the output projection, before it
     thought      the latent thought itself, which enters layer 0; its layer is `THOUGHT`
 
     x ──┬─ norm ─ keys, values ─ attention ─ attn_out ─(+)─┬─ norm ─ MLP ─ mlp_out ─(+)─ resid_post
@@ -37,12 +38,12 @@ THOUGHT = -1
 Latents = Literal["frozen", "recomputed"]
 """Whether the thoughts after a patched cell stay the baseline's or are generated anew."""
 
-SiteName = Literal["resid_post", "attn_out", "mlp_out", "kv", "thought"]
+SiteName = Literal["resid_post", "attn_out", "mlp_out", "kv", "head", "thought"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
-EXTRA_SITES: tuple[SiteName, ...] = ("attn_out", "mlp_out", "kv")
+EXTRA_SITES: tuple[SiteName, ...] = ("attn_out", "mlp_out", "kv", "head")
 """The sites that a run records only where it is asked to."""
 
-_ORDER: tuple[SiteName, ...] = ("thought", "kv", "attn_out", "mlp_out", "resid_post")
+_ORDER: tuple[SiteName, ...] = ("thought", "kv", "head", "attn_out", "mlp_out", "resid_post")
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,20 @@ class Site:
         name: What is overwritten.
         position: Latent position, from 0: the step whose input is the thought of that number.
         layer: Decoder block, from 0; none for the thought.
+        head: Attention head, from 0; of the site `head` alone.
 
     Raises:
         InputError: There is no such site, or a place is no whole number.
 
     Example:
-        >>> Site("kv", layer=3, position=1)
-        Site(name='kv', position=1, layer=3)
+        >>> Site("kv", layer=3, position=1), Site("head", layer=4, head=2, position=1)
+        (Site('kv', layer=3, position=1), Site('head', layer=4, head=2, position=1))
     """
 
     name: SiteName
     position: int = field(kw_only=True)
     layer: int = field(default=THOUGHT, kw_only=True)
+    head: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse unknown names, and layers where there are none."""
@@ -77,16 +80,30 @@ class Site:
         if (self.name == "thought") != (self.layer == THOUGHT):
             wanted = "no layer" if self.name == "thought" else "a layer"
             raise InputError(f"expected {wanted} for the site {self.name!r}, got {self.layer}")
+        if (self.name == "head") != (self.head is not None):
+            wanted = "a head" if self.name == "head" else "no head"
+            raise InputError(f"expected {wanted} for the site {self.name!r}, got {self.head}")
+        if self.head is not None:
+            object.__setattr__(self, "head", whole_number(self.head, "head", 0))
+
+    def __repr__(self) -> str:
+        layer = "" if self.layer == THOUGHT else f"layer={self.layer}, "
+        head = "" if self.head is None else f"head={self.head}, "
+        return f"Site({self.name!r}, {layer}{head}position={self.position})"
 
     @classmethod
-    def at(cls, layer: int, position: int, name: SiteName = "resid_post") -> Site:
+    def at(
+        cls, layer: int, position: int, name: SiteName = "resid_post", head: int | None = None
+    ) -> Site:
         """A site by its cell; that of the layer `THOUGHT` is the thought, whatever the name.
 
         Example:
             >>> Site.at(THOUGHT, 1, "kv")
-            Site(name='thought', position=1, layer=-1)
+            Site('thought', position=1)
         """
-        return cls("thought" if layer == THOUGHT else name, layer=layer, position=position)
+        if layer == THOUGHT:
+            name, head = "thought", None
+        return cls(name, layer=layer, position=position, head=head)
 
     @property
     def cell(self) -> Cell:
@@ -107,7 +124,8 @@ class Activations:
         thoughts: z, `(K, hidden)`.
         resid: Output of every block, `(L, K, hidden)`.
         recorded: Further sites that were asked for, `(L, K, width)`. The width is hidden, or for
-            `kv` 2 × heads × size: the keys of all key and value heads, then their values.
+            `kv` 2 × heads × size: the keys of all key and value heads, then their values. Of
+            `head` it is `(L, K, heads, size)`.
     """
 
     thoughts: Tensor
@@ -136,6 +154,11 @@ class Activations:
         if layer == THOUGHT:
             return self.thoughts[position]
         return self.of_site(site)[layer][position]
+
+    def of(self, site: Site) -> Tensor:
+        """The activation of a site, `(width,)`."""
+        there = self.at(*site.cell, site.name)
+        return there if site.head is None else there[site.head]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Activations:
         """The same with every tensor changed."""
@@ -202,8 +225,12 @@ PatchSet = Sequence[Patch]
 def patches_from(
     activations: Activations, layer: int, positions: Sequence[int], site: SiteName = "resid_post"
 ) -> list[Patch]:
-    """Patch `positions` of one layer with the activations of another run."""
-    return [Patch(Site.at(layer, p, site), activations.at(layer, p, site)) for p in positions]
+    """Patch `positions` of one layer with the activations of another run; of heads, all of them."""
+    heads: Sequence[int | None] = [None]
+    if site == "head" and layer != THOUGHT:
+        heads = range(activations.of_site("head").shape[2])
+    sites = [Site.at(layer, p, site, head) for p in positions for head in heads]
+    return [Patch(each, activations.of(each)) for each in sites]
 
 
 def all_patches(activations: Activations) -> list[Patch]:

@@ -111,7 +111,7 @@ class ReferenceEngine(Engine):
                 if first is not None:
                     item = row[first]
                     assert isinstance(item.values, Computed)
-                    present = latent.activations(index).at(*item.site.cell, item.site.name)
+                    present = latent.activations(index).of(item.site)
                     row[first] = replace(item, values=item.values.function(present))
 
     def run(
@@ -226,25 +226,34 @@ class ReferenceEngine(Engine):
         used = {item.site.name for row in rows for item in row} - {"thought"}
         with ExitStack() as hooks:
             for site in sorted(used):
-                edits = _edits(rows, thoughts, first, site)
-                self._patch_site(hooks, site, edits)
+                self._patch_site(hooks, site, rows, thoughts, first)
             for site in dict.fromkeys(["resid_post", *record]):  # after the patches: sees them
                 outlets = self.model.outlets(site)
                 records[site] = [hooks.enter_context(capture(part)) for part in outlets]
             last, context = self.model.advance(context, thoughts)
-        sites = {
-            site: torch.cat(
-                [torch.stack([layer[0] for layer in part], dim=1) for part in parts], dim=-1
-            )
-            for site, parts in records.items()
-        }
+        sites = {}
+        for site, parts in records.items():
+            each = [torch.stack([layer[0] for layer in part], dim=1) for part in parts]
+            sites[site] = torch.stack(each, dim=-2) if site == "head" else torch.cat(each, dim=-1)
         return Latent(thoughts, last, sites), context
 
     def _patch_site(
-        self, hooks: ExitStack, site: SiteName, edits: dict[int, tuple[Tensor, Tensor]]
+        self,
+        hooks: ExitStack,
+        site: SiteName,
+        rows: Sequence[PatchSet],
+        thoughts: Tensor,
+        first: int,
     ) -> None:
-        """Enter the hooks that overwrite one site, part by part."""
+        """Enter the hooks that overwrite one site, part by part; of heads, each that is patched."""
         parts = self.model.outlets(site)
+        if site == "head":
+            heads = {p.site.head for row in rows for p in row if p.site.head is not None}
+            for head in sorted(heads):
+                edits = _edits(rows, thoughts, first, site, head)
+                hooks.enter_context(patch(parts[head], edits))
+            return
+        edits = _edits(rows, thoughts, first, site)
         for index, part in enumerate(parts):
             shares = {
                 layer: (mask, values.chunk(len(parts), dim=-1)[index])
@@ -260,7 +269,7 @@ class Latent:
     Attributes:
         thoughts: As fed, `(rows, positions, hidden)`.
         last: Hidden states after the final norm, `(rows, positions, hidden)`.
-        sites: `(rows, L, positions, width)` of each recorded site.
+        sites: `(rows, L, positions, width)` of each recorded site; see `Activations`.
     """
 
     thoughts: Tensor
@@ -285,15 +294,19 @@ class Latent:
 
 
 def _edits(
-    rows: Sequence[PatchSet], thoughts: Tensor, first: int, site: SiteName
+    rows: Sequence[PatchSet],
+    thoughts: Tensor,
+    first: int,
+    site: SiteName,
+    head: int | None = None,
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """The patches of a site at positions `first`.., as a mask and values for each layer."""
+    """The patches of a site, or head, at positions `first`.., as mask and values for each layer."""
     count, positions = thoughts.shape[:2]
     edits: dict[int, tuple[Tensor, Tensor]] = {}
     for index, row in enumerate(rows):
         for item in row:
             layer, place = item.site.layer, item.site.position - first
-            if item.site.name != site or not 0 <= place < positions:
+            if (item.site.name, item.site.head) != (site, head) or not 0 <= place < positions:
                 continue
             if not isinstance(item.values, Tensor):
                 raise TypeError(f"row {index} is patched with what no earlier batch generated")

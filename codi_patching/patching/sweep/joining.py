@@ -20,6 +20,8 @@ from codi_patching.patching.sweep.kinds import padded, places_of, put
 from codi_patching.patching.sweep.plan import (
     AttentionStep,
     Functions,
+    HeadFunctions,
+    Heads,
     MLPStep,
     Plan,
     Step,
@@ -37,6 +39,7 @@ class Part:
         start: Number of its start; requests of the same start follow one another.
         vectors: How many vectors are among its values.
         kvs: How many keys and values are.
+        heads: How many are what heads give.
         functions: How many functions are.
     """
 
@@ -44,6 +47,7 @@ class Part:
     start: int
     vectors: int
     kvs: int
+    heads: int
     functions: int
 
 
@@ -63,6 +67,7 @@ class _Placed:
         slots: Its own slots.
         vectors: Its vectors among the values.
         kvs: Its keys and values.
+        heads: What its heads give.
         functions: Its functions.
         watched: Its watched cells.
         nodes: Its nodes in the present wave.
@@ -74,6 +79,7 @@ class _Placed:
     slots: int
     vectors: int
     kvs: int
+    heads: int
     functions: int
     watched: int
     nodes: int
@@ -88,17 +94,28 @@ class _Joining:
         self.tokens = sum(tokens_of.values())
         self.slots, self.watched, self.count = self.tokens, 0, 0
         self.placed: list[_Placed] = []
-        vectors = kvs = functions = 0
+        vectors = kvs = heads = functions = 0
         for part in parts:
             first = sum(count for start, count in tokens_of.items() if start < part.start)
-            none = torch.arange(0)
             self.placed.append(
-                _Placed(part, first, self.slots, vectors, kvs, functions, self.watched, 0, none)
+                _Placed(
+                    part=part,
+                    tokens=first,
+                    slots=self.slots,
+                    vectors=vectors,
+                    kvs=kvs,
+                    heads=heads,
+                    functions=functions,
+                    watched=self.watched,
+                    nodes=0,
+                    outputs=torch.arange(0),
+                )
             )
             self.slots += part.plan.num_slots - part.plan.tokens
             self.watched += part.plan.watched
             vectors += part.vectors
             kvs += part.kvs
+            heads += part.heads
             functions += part.functions
 
     def plan(self) -> Plan:
@@ -216,7 +233,25 @@ class _Joining:
             torch.cat([p.vectors + step.added for p, step in parts]),
             self._functions([step.functions for step in steps], places),
             self._functions([step.key_functions for step in steps], places),
+            *self._heads(steps, places),
         )
+
+    def _heads(
+        self, steps: Sequence[AttentionStep], places: Sequence[Tensor]
+    ) -> tuple[Heads, HeadFunctions]:
+        """Each part's heads, of nodes that are at these places."""
+        parts = list(zip(self.placed, steps, places, strict=True))
+        given = (
+            torch.cat([at[step.heads[0]] for _, step, at in parts]),
+            torch.cat([step.heads[1] for step in steps]),
+            torch.cat([placed.heads + step.heads[2] for placed, step, _ in parts]),
+        )
+        computed = tuple(
+            (int(at[item]), head, placed.functions + number)
+            for placed, step, at in parts
+            for item, head, number in step.head_functions
+        )
+        return given, computed
 
     def _segments(self, steps: Sequence[AttentionStep]) -> tuple[tuple[int, int], ...]:
         """How many attend to each start's prompt, whichever requests they are of."""

@@ -14,10 +14,11 @@ class PatchShape(NamedTuple):
     Attributes:
         layer: Decoder block, or `THOUGHT`.
         position: Latent position.
-        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, or functions),
-            -1 - r what row r generates.
+        label: v ≥ 0 is the v-th of the values of its kind,
+            -1 - r what row r generates. The kinds are vectors, keys and values, heads and functions.
         site: What is overwritten.
         computed: Whether the value is a function of what is there.
+        head: Attention head, of the site `head`; else -1.
     """
 
     layer: int
@@ -25,6 +26,7 @@ class PatchShape(NamedTuple):
     label: int
     site: SiteName = "resid_post"
     computed: bool = False
+    head: int = -1
 
     @classmethod
     def of(cls, patch: Sequence[object]) -> PatchShape:

@@ -19,6 +19,7 @@ state and all below are the other's. Where a patch forks:
     thought     0                     0
     kv          2 l + 1 (attention)   l, at once
     attn_out    2 l + 1, by adding    l + 1
+    head        2 l + 1 (attention)   l + 1
     mlp_out     2 l + 2, by adding    l + 1
     resid_post  2 l + 2, as it is     l + 1
 
@@ -140,8 +141,9 @@ class _Planner:
         self, wave: list[Node], fork: Node, state: int, patches: Sequence[PatchShape] = ()
     ) -> Node:
         """A new node of a wave, with states of its own above one."""
-        by_place: dict[tuple[str, int], PatchShape] = {(p.site, p.layer): p for p in patches}
-        node = Node(fork.token, self.num_slots, fork, state, by_place)
+        by_place = {(p.site, p.layer): p for p in patches if p.site != "head"}
+        heads = [p for p in patches if p.site == "head"]
+        node = Node(fork.token, self.num_slots, fork, state, by_place, heads)
         self.num_slots += 1
         wave.append(node)
         return node
@@ -172,7 +174,8 @@ class _Planner:
         if end.fork is None:
             return made
         early = any(node.fork is not None for node in end.chain[:-1])
-        state = 0 if early else 2 * min(patch.read_from for patch in end.patches.values())
+        patches = [*end.patches.values(), *end.heads]
+        state = 0 if early else 2 * min(patch.read_from for patch in patches)
         for base in self.base[self.suffix.num_latents :]:
             made[base.token] = self._fork(wave, base, state)
             made[base.token].chain = tuple(made[t] for t in self.suffix.path(base.token))

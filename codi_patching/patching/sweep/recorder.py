@@ -28,6 +28,8 @@ class Recorder:
         """The output of a decoder block, in its two halves, for tokens `(tokens, hidden)`."""
         if "kv" in self.record:
             self.kept["kv"].append(self.model.unrotated(layer, hidden))
+        if "head" in self.record:
+            attend = self._kept_heads(attend)
         added = self.model.attention(layer, hidden, rotations, attend)
         mid = hidden + added
         out = self.model.mlp(layer, mid)
@@ -37,6 +39,16 @@ class Recorder:
             self.kept["mlp_out"].append(out)
             self.kept["mid"].append(mid)
         return mid + out
+
+    def _kept_heads(self, attend: Attend) -> Attend:
+        """The same attention, what its heads give being kept."""
+
+        def kept(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            mixed = attend(query, keys, values, scaling)
+            self.kept["head"].append(mixed)
+            return mixed
+
+        return kept
 
     def of_question(self, index: int) -> tuple[dict[SiteName, Tensor], Tensor | None]:
         """The sites of one question `(1, L, K, width)`, and its `mid` `(L, K, hidden)`."""

@@ -106,7 +106,8 @@ class SweepEngine(Engine):
             latents,
         )
         kvs = 0 if values.kv is None else len(values.kv)
-        return Part(plan, start, len(values.vectors), kvs, len(values.functions))
+        heads = 0 if values.heads is None else len(values.heads)
+        return Part(plan, start, len(values.vectors), kvs, heads, len(values.functions))
 
     # -- unpatched runs -------------------------------------------------------------------------
 

@@ -179,9 +179,21 @@ class Sweep:
             prompts = self.starts.prompt_kv
             segments = [(prompts[start][layer], count) for start, count in step.segments]
             own = OwnKeys(self.pool[layer], step.keys, step.mask)
-            return shared_attention(query, segments, own, scaling)
+            return self._heads(step, shared_attention(query, segments, own, scaling))
 
         return attend
+
+    def _heads(self, step: AttentionStep, mixed: Tensor) -> Tensor:
+        """What heads give `(tokens, heads, size)`, with those that are patched."""
+        nodes, heads, labels = step.heads
+        if len(labels):
+            assert self.values.heads is not None
+            mixed = mixed.index_put((nodes, heads), self.values.heads[labels])
+        if step.head_functions:
+            mixed = mixed.clone()
+            for node, head, function in step.head_functions:
+                mixed[node, head] = self.values.functions[function](mixed[node, head])
+        return mixed
 
 
 def _picked(values: Tensor, items: Sequence[int], dim: int = 0) -> Tensor:
