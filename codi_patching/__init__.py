@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codi_patching.data.datamodule import PairsDataModule
     from codi_patching.data.pairs import Pair, Question
     from codi_patching.experiments.attention import AttentionExperiment
+    from codi_patching.experiments.head import HeadPatching
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.layer import LayerPatching
     from codi_patching.experiments.lens import LensExperiment
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "AttentionExperiment": "experiments.attention",
     "Effect": "api",
+    "HeadPatching": "experiments.head",
     "IterativePatching": "experiments.iterative",
     "LayerPatching": "experiments.layer",
     "LensExperiment": "experiments.lens",
@@ -55,6 +57,7 @@ _PLACES = {
 __all__ = [
     "AttentionExperiment",
     "Effect",
+    "HeadPatching",
     "IterativePatching",
     "LayerPatching",
     "LensExperiment",

@@ -37,13 +37,20 @@ from codi_patching.measuring.by_hand import (
 )
 from codi_patching.measuring.engine_choice import EngineName, build_engine
 from codi_patching.measuring.measurement import Measurement, check_finite
-from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
+from codi_patching.measuring.patch_grid import (
+    PatchGrid,
+    grid_layers,
+    head_grid,
+    single_cells,
+    whole_layers,
+)
 from codi_patching.measuring.preparation import PairStart, Preparation
 from codi_patching.measuring.prompts import Direction, Prompts
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.metrics.table import metric_rows
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import head_shape
 from codi_patching.models.lens import token_text, top_tokens
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.vocabulary import unknown_words
@@ -98,8 +105,9 @@ class QuestionRun:
         question: As it was asked.
         answer: What the model says, as text.
         thoughts: z as fed, `(K, hidden)`.
-        activations: By site: `resid_post`, `attn_out`, `mlp_out` of `(L, K, hidden)`, and `kv` of
-            `(L, K, 2, heads, size)`, keys before rotation, then values.
+        activations: By site: `resid_post`, `attn_out`, `mlp_out` of `(L, K, hidden)`, `kv` of
+            `(L, K, 2, heads, size)`, keys before rotation, then values, and `head` of
+            `(L, K, heads, size)`, what attention heads hand to the output projection.
     """
 
     question: str
@@ -231,8 +239,8 @@ class Model:
             pair: The two questions; denoising patches the corrupted one's run.
             sites: All that is overwritten.
             value: What with: one for all sites or one for each; see `Value`. Tensors and arguments
-                of functions have the shape of the site's activation, `(hidden,)` or for `kv`
-                `(2, heads, size)`, or that flat.
+                of functions have the shape of the site's activation, `(hidden,)`, for `kv`
+                `(2, heads, size)`, or that flat, for a head `(size,)`.
             latents: Whether later thoughts are generated anew or stay the base run's.
             direction: `noising` patches the clean question's run with the corrupted one's.
             questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
@@ -280,9 +288,12 @@ class Model:
     ) -> pd.DataFrame:
         """Every cell alone, or every whole layer, as position and layer patching have it.
 
+        Of the site `head` every head alone, at all positions at once.
+
         Returns:
-            By layer and position, a column for each metric: `grid["recovery"].unstack()` is the
-            map. `structural_zero` marks cells that cannot have an effect, whatever the model.
+            By layer and position, or head, a column for each metric: `grid["recovery"].unstack()`
+            is the map. `structural_zero` marks cells that cannot have an effect, whatever the
+            model.
         """
         _check_choice("site", site, SiteName)
         _check_choice("latents", latents, Latents)
@@ -302,7 +313,7 @@ class Model:
             (int(layer) if layer.isdigit() else layer, int(at) if at.isdigit() else at)
             for _, layer, at in cells.grid.cells()
         ]
-        index = pd.MultiIndex.from_tuples(names, names=["layer", "position"])
+        index = pd.MultiIndex.from_tuples(names, names=["layer", cells.grid.column])
         frame = pd.DataFrame({m: v.flatten() for m, v in result.values.items()}, index=index)
         return frame.assign(structural_zero=cells.grid.structural.flatten())
 
@@ -311,6 +322,8 @@ class Model:
     def _cells(self, site: SiteName, latents: Latents, whole: bool) -> PatchGrid:
         """Every cell alone, or every layer at once."""
         layers = grid_layers(self.codi, site)
+        if site == "head" and not whole:
+            return head_grid(self.codi, latents)
         columns = (ALL,) if whole else tuple(map(str, range(self.num_latents)))
         patch_sets = partial(whole_layers if whole else single_cells, layers=layers, site=site)
         return PatchGrid.of(
@@ -367,6 +380,9 @@ class Model:
                 f"expected a layer under {self.num_layers} and a position under "
                 f"{self.num_latents}, got {site}"
             )
+        heads = head_shape(self.codi.backbone)[0]
+        if site.head is not None and site.head >= heads:
+            raise InputError(f"expected a head under {heads}, got {site}")
         return Patch(site, as_values(self.codi, site, _plain(value), named))
 
 

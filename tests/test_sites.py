@@ -178,9 +178,7 @@ def request_of(engine, case):
         kinds = {"source": there, "noise": drawn, "function": Computed(twist)}
         return kinds.get(kind, Generated(row))
 
-    patches = [
-        [Patch(site_at(*item[:3]), values(*item)) for item in row] for row in rows
-    ]
+    patches = [[Patch(site_at(*item[:3]), values(*item)) for item in row] for row in rows]
     return [base, source], PatchRequest(base, patches, watch)
 
 

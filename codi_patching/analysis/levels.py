@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from codi_patching.results.description import RunDescription
+from codi_patching.results.description import THOUGHTS, RunDescription
 
 SHARES: Mapping[str, Mapping[str, float]] = {
     "ceiling": {"all": 0.0033},
@@ -54,14 +54,21 @@ def label_of(run: RunDescription) -> str:
     """What sentences call a run: `position, recomputed`, `relay`, `layer, frozen, kv, noising`."""
     kind = kind_of(run)
     name = f"{run.experiment}, {run.latents}" if kind == "own" else kind
+    site = "head" if run.experiment == "head" else "resid_post"
     rest = [
         value
         for value, usual in (
-            (run.site, "resid_post"), (run.direction, "denoising"), (run.source, "clean"),
+            (_places(run.positions), ""), (run.site, site), (run.direction, "denoising"),
+            (run.source, "clean"),
         )
         if value != usual and kind not in _UNPATCHED
     ]  # fmt: skip
     return ", ".join([name, *rest])
+
+
+def _places(positions: str) -> str:
+    """Where patches are, if not at the thoughts as everywhere."""
+    return "" if positions == THOUGHTS else f"position {positions}"
 
 
 def share_of(question: str, kind: str) -> float | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from codi_patching.experiments.base import check_not_heads
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.measuring.patch_grid import single_cells
 from codi_patching.patching.interventions import Activations, PatchSet
@@ -15,6 +18,10 @@ class PositionPatching(PatchingExperiment):
     """
 
     name = "position"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_not_heads(self.site)
 
     @property
     def columns(self) -> tuple[str, ...]:

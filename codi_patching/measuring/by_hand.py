@@ -163,7 +163,7 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
     Raises:
         InputError: A tensor is not of the site's size, or the value is of no known kind.
     """
-    there = named.own["source"].at(*site.cell, site.name)
+    there = named.own["source"].of(site)
     shape = tuple(shaped(model, there, site.name).shape)
 
     def fitted(numbers: Any, what: str) -> Tensor:
@@ -179,7 +179,7 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
 
     value = as_tensor(value)
     if isinstance(value, str | Question | Activations):
-        return named.of(value).at(*site.cell, site.name)
+        return named.of(value).of(site)
     if isinstance(value, Tensor):
         return fitted(value, "numbers")
     if not callable(value) or isinstance(value, type):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,13 +17,16 @@ from torch import Tensor
 from codi_patching.metrics.inputs import GeneratedActivations
 from codi_patching.metrics.table import METRICS, Metric
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import head_shape
 from codi_patching.patching.interventions import (
     EXTRA_SITES,
     THOUGHT,
     Activations,
     Cell,
     Latents,
+    Patch,
     PatchSet,
+    Site,
     SiteName,
     extra_sites,
     patches_from,
@@ -148,14 +152,14 @@ def zero_activations(model: CodiModel) -> Activations:
     """Activations of zeros, every site of them, in the model's shapes."""
     layers, latents = len(model.blocks), model.num_latents
     config = model.backbone.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, size = head_shape(model.backbone)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     like = next(model.parameters())
     thoughts = like.new_zeros(latents, config.hidden_size)
     resid = like.new_zeros(layers, latents, config.hidden_size)
-    widths = {"kv": 2 * heads * size}
+    widths = {"kv": (2 * kv_heads * size,), "head": (heads, size)}
     recorded = {
-        site: like.new_zeros(layers, latents, widths.get(site, config.hidden_size))
+        site: like.new_zeros(layers, latents, *widths.get(site, (config.hidden_size,)))
         for site in EXTRA_SITES
     }
     return Activations(thoughts, resid, recorded)
@@ -165,6 +169,29 @@ def single_cells(activations: Activations, layers: Sequence[int], site: SiteName
     """Each cell alone, layer by layer."""
     cells = product(layers, range(len(activations.thoughts)))
     return [patches_from(activations, layer, [p], site) for layer, p in cells]
+
+
+def single_heads(
+    activations: Activations, layers: Sequence[int], positions: Sequence[int]
+) -> list[PatchSet]:
+    """Each head of each layer at some positions at once, layer by layer."""
+    heads = range(activations.of_site("head").shape[2])
+    sites = [[Site.at(la, p, "head", head) for p in positions] for la in layers for head in heads]
+    return [[Patch(site, activations.of(site)) for site in run] for run in sites]
+
+
+def head_grid(model: CodiModel, latents: Latents) -> PatchGrid:
+    """Each head of each layer at all latent positions at once."""
+    layers, heads = grid_layers(model, "head"), range(head_shape(model.backbone)[0])
+    return PatchGrid.of(
+        model,
+        partial(single_heads, layers=layers, positions=range(model.num_latents)),
+        layers=layers,
+        columns=tuple(map(str, heads)),
+        latents=latents,
+        site="head",
+        column="head",
+    )
 
 
 def whole_layers(activations: Activations, layers: Sequence[int], site: SiteName) -> list[PatchSet]:

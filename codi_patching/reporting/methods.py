@@ -9,13 +9,15 @@ import xarray as xr
 
 from codi_patching.reporting.names import counted, data_name, model_name, words
 from codi_patching.results.dataset import is_attention, pairs_of, patches, run_of
-from codi_patching.results.description import THOUGHT, RunDescription
+from codi_patching.results.description import THOUGHT, THOUGHTS, RunDescription
 
 _PATCHES = {
     "layer": "For each pair and layer, {site} is overwritten at all latent positions at once by "
     "{values}.",
     "position": "For each pair, one layer and one latent position at a time, {site} is overwritten "
     "by {values}.",
+    "head": "For each pair, one attention head at a time, {site} is overwritten at {positions} by "
+    "{values}.",
     "relay": "For each pair and layer a chain of runs is made. Iteration 0 overwrites {site} at "
     "position 0 by {values}; each later iteration N overwrites position N alone, by exactly what "
     "the previous iteration generated there.",
@@ -28,6 +30,7 @@ _SITES = {
     "attn_out": "what the attention sublayer adds to the residual stream",
     "mlp_out": "what the MLP sublayer adds to the residual stream",
     "kv": "the layer's entry of keys and values",
+    "head": "what the head hands to the layer's output projection",
     "thought": "the latent thought that enters layer 0",
 }
 _VALUES = {
@@ -128,8 +131,10 @@ def answered(data: xr.Dataset, which: str) -> int | None:
 
 
 def _intervention(run: RunDescription) -> str:
+    one = f"latent position {run.positions}"
+    where = "all latent positions at once" if run.positions == THOUGHTS else one
     said = _PATCHES.get(run.arm, _OTHER).format(
-        site=_SITES.get(run.site, run.site), values=_VALUES[run.source]
+        site=_SITES.get(run.site, run.site), values=_VALUES[run.source], positions=where
     )
     if THOUGHT in run.grid.layers:
         said += " The row “thought” is of the latent thoughts themselves, what enters layer 0."

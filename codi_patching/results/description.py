@@ -23,6 +23,9 @@ T = TypeVar("T")
 ALL = "all"
 """The one column of a grid in which a layer is one cell."""
 
+THOUGHTS = "thoughts"
+"""Patches are at the latent positions alone, at all of them or one after the other."""
+
 THOUGHT = "thought"
 """The row of the latent thoughts themselves, what enters layer 0."""
 
@@ -37,7 +40,7 @@ class Grid:
 
     Attributes:
         layers: Names of the rows: "thought" first if it is there, then "0", "1", ….
-        column: What a column is: `position` or `iteration`.
+        column: What a column is: `position`, `iteration` or `head`.
         columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell.
         structural_zeros: Row and column of the cells whose patched state nothing reads.
     """
@@ -139,6 +142,7 @@ class RunLabel:
     source: str
     control: str
     site: str
+    positions: str = THOUGHTS
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class RunDescription:
     """All that the numbers of a run depend on, and nothing that changes from run to run.
 
     Attributes:
-        experiment: `layer`, `position`, `iterative`, `lens`, or the name of a user's own.
+        experiment: `layer`, `position`, `iterative`, `head`, `lens`, or the name of a user's own.
         strategy: Of iterative patching: `relay` or `cumulative`.
         latents: `frozen` or `recomputed`.
         direction: `denoising` or `noising`.
@@ -174,6 +178,8 @@ class RunDescription:
         top: Of the lens, how many tokens are kept for each cell; a hit is a result among them.
         readers: Of attention, names of those who attend, the last one before the answer.
         attended: Of attention, names of what is attended to.
+        positions: Where patches are: at the `thoughts`, or of heads at the one position of this
+            number.
     """
 
     experiment: str
@@ -204,6 +210,7 @@ class RunDescription:
     top: int | None = None
     readers: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
+    positions: str = THOUGHTS
 
     @property
     def arm(self) -> str:

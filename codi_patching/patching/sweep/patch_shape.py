@@ -14,8 +14,8 @@ class PatchShape(NamedTuple):
     Attributes:
         layer: Decoder block, or `THOUGHT`.
         position: Latent position.
-        label: v ≥ 0 is the v-th of the values of its kind,
-            -1 - r what row r generates. The kinds are vectors, keys and values, heads and functions.
+        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, heads,
+            functions), -1 - r what row r generates.
         site: What is overwritten.
         computed: Whether the value is a function of what is there.
         head: Attention head, of the site `head`; else -1.

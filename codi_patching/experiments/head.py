@@ -1,0 +1,60 @@
+"""Head patching: every single attention head, at one latent position or at all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codi_patching.errors import InputError
+from codi_patching.experiments.base import check_least
+from codi_patching.experiments.patching import PatchingExperiment
+from codi_patching.measuring.patch_grid import single_heads
+from codi_patching.models.families import head_shape
+from codi_patching.patching.interventions import Activations, PatchSet, SiteName
+from codi_patching.results.description import THOUGHTS
+
+
+class HeadPatching(PatchingExperiment):
+    """One patched run for each attention head of each layer.
+
+    What the head hands to the output projection is overwritten. All heads of a layer together are
+    `attn_out`.
+
+    Args:
+        position: The latent position at which heads are patched; all at once if not given.
+        site: Always `head`.
+        kwargs: All other arguments of `PatchingExperiment`; latents are `recomputed` by default.
+    """
+
+    name = "head"
+    column = "head"
+
+    def __init__(self, position: int | None = None, site: SiteName = "head", **kwargs: Any) -> None:
+        super().__init__(site=site, **kwargs)
+        check_least("position", position, 0)
+        if site != "head":
+            raise InputError(
+                f"expected site head in head patching, got {site!r}: set [[model.site]]"
+            )
+        if self.include_thought:
+            raise InputError(
+                "expected no row of thoughts beside heads, which thoughts have none of: set "
+                "[[model.include_thought]] to false"
+            )
+        self.position = position
+        self.positions = THOUGHTS if position is None else str(position)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Heads 0..H-1."""
+        return tuple(map(str, range(head_shape(self.model.backbone)[0])))
+
+    def patch_sets(self, activations: Activations) -> list[PatchSet]:
+        """Each head, layer by layer."""
+        everywhere = range(self.model.num_latents)
+        if self.position is not None and self.position not in everywhere:
+            raise InputError(
+                f"expected a position under {len(everywhere)}, the number of thoughts, got "
+                f"{self.position}: set [[model.position]]"
+            )
+        positions = everywhere if self.position is None else [self.position]
+        return single_heads(activations, self.layers, positions)
