@@ -85,7 +85,7 @@ def test_what_is_no_grid_of_heads_is_refused(attached, checkpoint):
         HeadPatching(site="kv")
     with pytest.raises(InputError, match="no row of thoughts beside heads"):
         HeadPatching(include_thought=True)
-    with pytest.raises(InputError, match="expected a position under 3, .* got 3: set position"):
+    with pytest.raises(InputError, match=r"expected a position under 3, .* got 3: set position"):
         attached(HeadPatching(position=3, checkpoint=checkpoint))
     with pytest.raises(InputError, match="expected site resid_post in iterative"):
         cp.IterativePatching(site="head")

@@ -28,7 +28,7 @@ from codi_patching.patching.interventions import (
     SiteName,
     all_patches,
 )
-from codi_patching.patching.reference import Latent, Prompt, ReferenceEngine
+from codi_patching.patching.reference import Latent, ReferenceEngine
 from codi_patching.results.description import Grid, VerifiedRun
 
 Asked = tuple[Sequence[int], Readout]
@@ -191,11 +191,11 @@ class _Group:
         for pair in pairs:
             self.base.append(len(asked))
             asked += pair.asked
-        self.prompts = Prompt(*engine.model.encode([ids for ids, _ in asked]))
+        self.prompts = engine.read([ids for ids, _ in asked])
         self.latent, context = engine.think(self.prompts, [[]] * len(asked), record=wanted.record)
         both = [place + run for place in self.base for run in (0, 1)]
         readouts = [asked[place][1] for place in both]
-        read = engine.read_each(self._rows(context, both), readouts)
+        read = engine.read_each(self._rows(context, both), readouts, [[]] * len(both))
         self.unpatched = [[_numbers(run) for run in pair] for pair in zip(read[::2], read[1::2])]
         self.arms = [self._arms(place) for place in range(len(pairs))]
         self.sets = {
@@ -261,25 +261,28 @@ class _Group:
         logits: dict[_Row, Logits] = {}
         for depth in sorted(rows):
             for piece in batched(rows[depth], min(self.engine.max_rows, _ROWS)):
-                found, context = self._think(piece, generated)
+                sets, found, context = self._think(piece, generated)
                 if depth + 1 in rows:
                     generated |= {row: found.activations(i) for i, row in enumerate(piece)}
                 read = [i for i, row in enumerate(piece) if row in wanted]
                 if read:
                     readouts = [self.pairs[piece[i].pair].base[1] for i in read]
-                    each = self.engine.read_each(self._rows(context, read), readouts)
+                    rest = self._rows(context, read)
+                    each = self.engine.read_each(rest, readouts, [sets[i] for i in read])
                     logits |= {piece[i]: _numbers(own) for i, own in zip(read, each)}
         return logits
 
     def _think(
         self, rows: Sequence[_Row], generated: Mapping[_Row, Activations]
-    ) -> tuple[Latent, Any]:
-        """The latent positions of some rows, all of whose values are there."""
+    ) -> tuple[list[list[Patch]], Latent, Any]:
+        """The latent positions of some rows, and their patches, all of whose values are there."""
         places = [self.base[row.pair] for row in rows]
         prompt = self.prompts.take(places)
         frozen = self.latent.thoughts[places] if self.wanted.latents == "frozen" else None
+        prefixes = [self.pairs[row.pair].base[1].prefix for row in rows]
         sets = [self._patches(row, generated) for row in rows]
-        return self.engine.think(prompt, self.engine.with_values(prompt, sets, frozen), frozen)
+        sets = self.engine.with_values(prompt, sets, frozen, prefixes)
+        return sets, *self.engine.think(prompt, sets, frozen)
 
     def _patches(self, row: _Row, generated: Mapping[_Row, Activations]) -> list[Patch]:
         """A row's patches, with what earlier rows generated in place of its name."""

@@ -60,7 +60,7 @@ class _Lowering:
             for token in suffix.read_tokens:
                 self.demand.add(nodes[token], self.top)
             for layer, position in cells:
-                self.demand.add(nodes[position], 2 * layer + 2)
+                self.demand.add(nodes[position + suffix.lead], 2 * layer + 2)
         self.steps = LayerSteps(self.sweep, self.demand)
         self.constant: list[tuple[int, int, int]] = []
 
@@ -127,7 +127,8 @@ class _Lowering:
                 place += 1
                 if position not in positions:
                     continue
-                kind, where = self.sweep.source(nodes[position], 2 * layer + 2)
+                node = nodes[position + self.suffix.lead]
+                kind, where = self.sweep.source(node, 2 * layer + 2)
                 if kind == "own":
                     cells.append((2 * layer + 2, place, where))
                 else:
