@@ -118,10 +118,11 @@ def through(model, x, edits):
     return last, {name: torch.stack(values) for name, values in kept.items()}
 
 
-def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None):
-    """One row of `(site, layer, position, value)`.
+def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None, everything=False):
+    """One row of `(site, layer, position, value)`; position -1 is the prompt's last token.
 
-    Returns thoughts (K, d), sites {name: (L, K, width)}, and a list of answer logits (m, V).
+    Returns thoughts (K, d), sites {name: (L, K, width)}, and a list of answer logits (m, V); with
+    `everything` the sites of the whole sequence too, (L, length, width).
     """
     start, words = len(prompt), model.backbone.get_input_embeddings().weight
     cells = {(s, layer, start + p): v for s, layer, p, v in row if s != "thought"}
@@ -146,4 +147,5 @@ def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None
         head = model.backbone.get_output_embeddings().weight
         logits.append(hidden[-len(answer) :] @ head.T)
     inside = slice(start, start + model.num_latents)
-    return torch.stack(thoughts), {k: v[:, inside] for k, v in sites.items()}, logits
+    found = torch.stack(thoughts), {k: v[:, inside] for k, v in sites.items()}, logits
+    return (*found, sites) if everything else found

@@ -122,7 +122,7 @@ class _Joining:
         """All waves, and where the logits of all requests are."""
         plans = [placed.part.plan for placed in self.placed]
         waves = [self._wave(waves) for waves in zip(*(plan.waves for plan in plans), strict=True)]
-        logit_outputs = [p.outputs[plan.logit_outputs] for p, plan in zip(self.placed, plans)]
+        logit_outputs = [self._ends(p, plan.logit_outputs) for p, plan in zip(self.placed, plans)]
         constant = [
             (placed.watched + place, layer, int(self._given(placed, torch.tensor(source))))
             for placed, plan in zip(self.placed, plans)
@@ -155,6 +155,14 @@ class _Joining:
         if not count:
             return given
         return torch.where(index < count, placed.outputs[index.clamp(max=count - 1)], given)
+
+    def _ends(self, placed: _Placed, index: Tensor) -> Tensor:
+        """Where an output is, or a vector, which come after all outputs."""
+        count = len(placed.outputs)
+        vectors = self.count + placed.vectors + index - count
+        if not count:
+            return vectors
+        return torch.where(index < count, placed.outputs[index.clamp(max=count - 1)], vectors)
 
     def _slots(self, placed: _Placed, slots: Tensor) -> Tensor:
         own = placed.part.plan.tokens

@@ -142,7 +142,8 @@ class Plan:
 
     Attributes:
         waves: In order.
-        logit_outputs: The last wave's outputs that logits are made from, request by request.
+        logit_outputs: What logits are made from, request by request: of the last wave's outputs,
+            then of the values, where the last layer is patched at a token that is read.
         reads: Of each request.
         tokens: The unpatched runs' tokens after the prompt.
         num_slots: Slots for keys and values, the unpatched runs' first.

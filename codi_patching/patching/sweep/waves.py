@@ -60,7 +60,7 @@ class Sweep:
                 done += step.attention.attending + step.mlp.computed
                 on_share_done(done / (self.plan.attention_tokens + self.plan.mlp_tokens or 1))
         on_share_done(1.0)
-        return outputs[self.plan.logit_outputs]
+        return torch.cat([outputs, self.values.vectors])[self.plan.logit_outputs]
 
     def _thoughts(self, wave: Wave, outputs: Tensor) -> Tensor:
         """The new thoughts of a wave, from the outputs of the one before."""
