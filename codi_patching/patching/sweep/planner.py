@@ -177,11 +177,9 @@ class _Planner:
         self, wave: list[Node], fork: Node, state: int, patches: Sequence[PatchShape] = ()
     ) -> Node:
         """A new node of a wave, with states of its own above one."""
-        by_place: dict[tuple[str, int], PatchShape] = {
-            (p.site, p.layer): p for p in patches if p.site != "head"
-        }
         heads = [p for p in patches if p.site == "head"]
-        node = Node(fork.token, self.num_slots, fork, state, by_place, heads)
+        node = Node(fork.token, self.num_slots, fork, state, heads=heads)
+        node.patches |= {(p.site, p.layer): p for p in patches if p.site != "head"}
         self.num_slots += 1
         wave.append(node)
         return node
