@@ -39,13 +39,16 @@ from codi_patching.measuring.engine_choice import EngineName, build_engine
 from codi_patching.measuring.measurement import Measurement, check_finite
 from codi_patching.measuring.patch_grid import (
     PatchGrid,
+    Positions,
+    all_positions,
     grid_layers,
     head_grid,
     single_cells,
     whole_layers,
 )
+from codi_patching.measuring.places import typical_places
 from codi_patching.measuring.preparation import PairStart, Preparation
-from codi_patching.measuring.prompts import Direction, Prompts
+from codi_patching.measuring.prompts import Direction, Prompts, roles
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.metrics.table import metric_rows
 from codi_patching.models.accuracy import latent_answers
@@ -62,6 +65,7 @@ from codi_patching.patching.interventions import (
     Site,
     SiteName,
     extra_sites,
+    on_tokens,
 )
 from codi_patching.results.description import ALL
 from codi_patching.results.records import ExcludedPair
@@ -210,7 +214,7 @@ class Model:
         """
         asked = as_question(question)
         question = str(asked.text)
-        own = self._activations(asked, EXTRA_SITES)
+        own = self._activations(asked, self._preparation("denoising", EXTRA_SITES))
         _say_unknown(self.codi, question)
         sites: tuple[SiteName, ...] = ("resid_post", *EXTRA_SITES)
         activations = {s: shaped(self.codi, own.of_site(s), s) for s in sites}
@@ -255,10 +259,13 @@ class Model:
         if len(values) != len(wanted):
             raise InputError(f"expected a value for each of {len(wanted)} sites, got {len(values)}")
         record = extra_sites({site.name for site in wanted})
-        start = self._start(self._preparation(direction, record), pair)
-        named = self._named(start, record, questions)
+        places = any(isinstance(site.position, str) for site in wanted)
+        preparation = self._preparation(direction, record, places)
+        start = self._start(preparation, pair)
+        named = self._named(start, preparation, questions)
         row = [self._as_patch(site, own, named) for site, own in zip(wanted, values)]
         try:
+            row = on_tokens(row, start.base.places)
             patched = self.engine.patched(start.base, [row], latents)
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -271,7 +278,7 @@ class Model:
         return Effect(
             {name: float(values[0]) for name, values in metrics.items()},
             {name: logits[0] for name, logits in zip(names, patched.answer_logits)},
-            say(self.engine, self.codi, prompt, row, latents, record),
+            say(self.engine, self.codi, prompt, row, latents, record, start.base.places),
             *({name: float(v[run]) for name, v in unpatched.items()} for run in (0, 1)),
         )
 
@@ -285,10 +292,13 @@ class Model:
         value: str | Question | QuestionRun = "source",
         whole_layers: bool = False,
         questions: Sequence[str | Question] = (),
+        positions: Positions = "thoughts",
     ) -> pd.DataFrame:
         """Every cell alone, or every whole layer, as position and layer patching have it.
 
         Of the site `head` every head alone, at all positions at once.
+
+        With positions `all`, places outside the thoughts have columns too.
 
         Returns:
             By layer and position, or head, a column for each metric: `grid["recovery"].unstack()`
@@ -301,10 +311,16 @@ class Model:
             raise InputError(
                 f"expected whole_layers to be a truth value, got {brief(whole_layers)}"
             )
-        cells = self._cells(site, latents, whole_layers)
-        preparation = self._preparation(direction, cells.record)
+        _check_choice("positions", positions, Positions)
+        if positions == "all" and (whole_layers or site in ("head", "thought")):
+            raise InputError(
+                "expected positions thoughts with whole layers, heads or thoughts: set "
+                "[[positions]]"
+            )
+        cells = self._cells(site, latents, whole_layers, positions)
+        preparation = self._preparation(direction, cells.record, cells.places)
         start = self._start(preparation, pair)
-        given = self._named(start, cells.record, questions).of(_plain(value))
+        given = self._named(start, preparation, questions).of(_plain(value))
         measurement = Measurement(model=self.codi, preparation=preparation, cells=cells)
         (result,) = measurement.started([replace(start, source_activations=given)])
         if isinstance(result, ExcludedPair):
@@ -319,22 +335,29 @@ class Model:
 
     # -- parts of these -------------------------------------------------------------------------
 
-    def _cells(self, site: SiteName, latents: Latents, whole: bool) -> PatchGrid:
+    def _cells(
+        self, site: SiteName, latents: Latents, whole: bool, positions: Positions
+    ) -> PatchGrid:
         """Every cell alone, or every layer at once."""
         layers = grid_layers(self.codi, site)
         if site == "head" and not whole:
             return head_grid(self.codi, latents)
-        columns = (ALL,) if whole else tuple(map(str, range(self.num_latents)))
-        patch_sets = partial(whole_layers if whole else single_cells, layers=layers, site=site)
+        every = all_positions(self.codi) if positions == "all" else range(self.num_latents)
+        columns = (ALL,) if whole else tuple(map(str, every))
+        patch_sets = partial(single_cells, layers=layers, site=site, positions=every)
+        if whole:
+            patch_sets = partial(whole_layers, layers=layers, site=site)
         return PatchGrid.of(
             self.codi, patch_sets, layers=layers, columns=columns, latents=latents, site=site
         )
 
-    def _preparation(self, direction: Direction, record: Sequence[SiteName]) -> Preparation:
+    def _preparation(
+        self, direction: Direction, record: Sequence[SiteName], places: bool = False
+    ) -> Preparation:
         """Makes unpatched runs, without control."""
         _check_choice("direction", direction, Direction)
         prompts = Prompts.of(self.codi, direction, self.engine)
-        return Preparation(engine=self.engine, prompts=prompts, record=record)
+        return Preparation(engine=self.engine, prompts=prompts, record=record, places=places)
 
     def _start(self, preparation: Preparation, pair: Pair) -> PairStart:
         """The two unpatched runs of a pair."""
@@ -345,27 +368,30 @@ class Model:
         pair = with_answers(self.codi, pair)
         _say_unknown(self.codi, pair.clean.text, pair.corrupted.text)
         requests = preparation.requests(pair)
-        runs = self.engine.unpatched(requests.all(), preparation.record)
+        runs = self.engine.unpatched(requests.all(), preparation.record, requests.places)
         return preparation.start(pair, requests, runs)
 
     def _named(
-        self, start: PairStart, record: Sequence[SiteName], questions: Sequence[str | Question]
+        self, start: PairStart, preparation: Preparation, questions: Sequence[str | Question]
     ) -> NamedValues:
         """What names stand for beside a pair."""
         base, source = (run.run.activations() for run in (start.base, start.source))
         clean, corrupted = (source, base) if start.direction == "denoising" else (base, source)
         own = {"source": source, "base": base, "clean": clean, "corrupted": corrupted}
-        run = partial(self._activations, record=record)
-        return NamedValues(run, own, as_questions(questions))
+        base_question, _ = roles(start.pair, start.direction)
+        run = partial(self._activations, preparation=preparation, other=base_question)
+        return NamedValues(run, own, as_questions(questions), start.base.places)
 
-    def _activations(self, question: Question, record: Sequence[SiteName]) -> Activations:
-        """What a question's run has.
+    def _activations(
+        self, question: Question, preparation: Preparation, other: Question | None = None
+    ) -> Activations:
+        """What a question's run has, and at the number in which it differs from another.
 
         Raises:
             InputError: It cannot be run.
         """
         try:
-            return self._preparation("denoising", record).activations_of(question)
+            return preparation.activations_of(question, other)
         except ValueError as error:
             raise InputError(str(error)) from None
 
@@ -375,10 +401,10 @@ class Model:
         Raises:
             InputError: The site is not in the model, or a tensor is of another size.
         """
-        if not (site.layer < self.num_layers and 0 <= site.position < self.num_latents):
+        if not (site.layer < self.num_layers and site.position in all_positions(self.codi)):
             raise InputError(
                 f"expected a layer under {self.num_layers} and a position under "
-                f"{self.num_latents}, got {site}"
+                f"{self.num_latents} or of {', '.join(typical_places(self.codi))}, got {site}"
             )
         heads = head_shape(self.codi.backbone)[0]
         if site.head is not None and site.head >= heads:

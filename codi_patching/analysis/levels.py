@@ -45,7 +45,7 @@ def kind_of(run: RunDescription) -> str:
     """The kind of a run, as `SHARES` has it."""
     if run.strategy in ("relay", "cumulative"):
         return run.strategy
-    if run.experiment in ("layer", "position"):
+    if run.experiment in ("layer", "position") and run.positions == THOUGHTS:
         return f"{run.experiment}, {run.latents}"
     return run.experiment if run.experiment in _UNPATCHED else "own"
 
@@ -58,17 +58,12 @@ def label_of(run: RunDescription) -> str:
     rest = [
         value
         for value, usual in (
-            (_places(run.positions), ""), (run.site, site), (run.direction, "denoising"),
+            (run.places, ""), (run.site, site), (run.direction, "denoising"),
             (run.source, "clean"),
         )
         if value != usual and kind not in _UNPATCHED
     ]  # fmt: skip
     return ", ".join([name, *rest])
-
-
-def _places(positions: str) -> str:
-    """Where patches are, if not at the thoughts as everywhere."""
-    return "" if positions == THOUGHTS else f"position {positions}"
 
 
 def share_of(question: str, kind: str) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from codi_patching.errors import InputError
-from codi_patching.experiments.base import check_least
 from codi_patching.experiments.patching import PatchingExperiment
-from codi_patching.measuring.patch_grid import single_heads
+from codi_patching.measuring.patch_grid import all_positions, single_heads
+from codi_patching.measuring.places import typical_places
 from codi_patching.models.families import head_shape
-from codi_patching.patching.interventions import Activations, PatchSet, SiteName
+from codi_patching.patching.interventions import Activations, PatchSet, Site, SiteName
 from codi_patching.results.description import THOUGHTS
 
 
@@ -20,7 +20,8 @@ class HeadPatching(PatchingExperiment):
     `attn_out`.
 
     Args:
-        position: The latent position at which heads are patched; all at once if not given.
+        position: Where heads are patched: a latent position, or a place outside them by name, as
+            `Site` has it; at all latent positions at once if not given.
         site: Always `head`.
         kwargs: All other arguments of `PatchingExperiment`; latents are `recomputed` by default.
     """
@@ -28,9 +29,12 @@ class HeadPatching(PatchingExperiment):
     name = "head"
     column = "head"
 
-    def __init__(self, position: int | None = None, site: SiteName = "head", **kwargs: Any) -> None:
+    def __init__(
+        self, position: int | str | None = None, site: SiteName = "head", **kwargs: Any
+    ) -> None:
         super().__init__(site=site, **kwargs)
-        check_least("position", position, 0)
+        if position is not None:
+            position = Site("head", layer=0, head=0, position=position).position
         if site != "head":
             raise InputError(
                 f"expected site head in head patching, got {site!r}: set [[model.site]]"
@@ -51,10 +55,12 @@ class HeadPatching(PatchingExperiment):
     def patch_sets(self, activations: Activations) -> list[PatchSet]:
         """Each head, layer by layer."""
         everywhere = range(self.model.num_latents)
-        if self.position is not None and self.position not in everywhere:
+        if self.position is None:
+            return single_heads(activations, self.layers, everywhere)
+        if self.position not in all_positions(self.model):
             raise InputError(
-                f"expected a position under {len(everywhere)}, the number of thoughts, got "
-                f"{self.position}: set [[model.position]]"
+                f"expected a position under {len(everywhere)}, the number of thoughts, or of "
+                f"{', '.join(typical_places(self.model))}, got {self.position!r}: "
+                "set [[model.position]]"
             )
-        positions = everywhere if self.position is None else [self.position]
-        return single_heads(activations, self.layers, positions)
+        return single_heads(activations, self.layers, [self.position])

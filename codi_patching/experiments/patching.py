@@ -235,5 +235,6 @@ class PatchingExperiment(Experiment):
             control=self.control,
             seed=self.seed,
             record=self.patch_grid.record,
+            places=self.patch_grid.places,
         )
         return Measurement(model=self.model, preparation=preparation, cells=self.patch_grid)

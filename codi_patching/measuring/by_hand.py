@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codi_patching.data.pairs import Pair, Question, as_question
 from codi_patching.errors import InputError, brief
+from codi_patching.measuring.places import spread
 from codi_patching.measuring.sources import mean_activations
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.codi import CodiModel
@@ -24,6 +25,7 @@ from codi_patching.patching.interventions import (
     Computed,
     Latents,
     Patch,
+    PlaceTokens,
     Site,
     SiteName,
 )
@@ -47,11 +49,13 @@ class NamedValues:
         run: Activations of a question.
         own: Those of the pair's runs: `source`, `base`, `clean`, `corrupted`.
         questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
+        places: Of the run that is patched.
     """
 
     run: Callable[[Question], Activations]
     own: Mapping[str, Activations]
     questions: Sequence[Question] = ()
+    places: PlaceTokens = field(default_factory=dict)
 
     def of(self, value: Any) -> Activations:
         """The activations.
@@ -77,7 +81,7 @@ class NamedValues:
         if value in self.own:
             return self.own[value]
         if value == "zero":
-            return Activations.zeros_like(self.own["source"])
+            return spread(Activations.zeros_like(self.own["source"]), self.places)
         if value not in NAMES:
             raise InputError(
                 f"expected a value of {', '.join(NAMES)}, got {brief(value)}: {_meant(value)}"
@@ -88,7 +92,8 @@ class NamedValues:
             raise InputError(f"expected {what}: set [[questions]]")
         if value == "random_pair":
             return self.run(self.questions[0])
-        return mean_activations(self.run(question) for question in self.questions)
+        runs = (spread(self.run(question), self.places) for question in self.questions)
+        return mean_activations(runs)
 
 
 def _meant(name: str) -> str:
@@ -163,8 +168,11 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
     Raises:
         InputError: A tensor is not of the site's size, or the value is of no known kind.
     """
-    there = named.own["source"].of(site)
-    shape = tuple(shaped(model, there, site.name).shape)
+    there = _recorded(named.own["source"], site)
+    if isinstance(site.position, str) and callable(value):
+        there = there[0]  # a function is of each token alone
+    shapes = [tuple(each.shape) for each in (shaped(model, there, site.name), there)]
+    shape = shapes[0]
 
     def fitted(numbers: Any, what: str) -> Tensor:
         numbers = as_tensor(numbers)
@@ -173,13 +181,14 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
         given = tuple(numbers.shape)
         while len(given) > 1 and given[0] == 1:
             given = given[1:]
-        if given not in (shape, tuple(there.shape)):
+        known = [own[1:] if own[0] == 1 and len(own) > 1 else own for own in shapes]
+        if given not in known:
             raise InputError(f"expected {what} of {shape} for {site}, got {tuple(numbers.shape)}")
-        return numbers.to(there).flatten()
+        return numbers.to(there).reshape(there.shape)
 
     value = as_tensor(value)
     if isinstance(value, str | Question | Activations):
-        return named.of(value).of(site)
+        return _recorded(named.of(value), site)
     if isinstance(value, Tensor):
         return fitted(value, "numbers")
     if not callable(value) or isinstance(value, type):
@@ -193,6 +202,18 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
     )
 
 
+def _recorded(activations: Activations, site: Site) -> Tensor:
+    """The activation of a site.
+
+    Raises:
+        InputError: A run does not have it, as one of a single question has no changed number.
+    """
+    try:
+        return activations.of(site)
+    except ValueError as error:
+        raise InputError(f"{error}: give the question itself, of the pair's wording") from None
+
+
 def say(
     engine: Engine,
     model: CodiModel,
@@ -200,6 +221,7 @@ def say(
     row: Sequence[Patch],
     latents: Latents,
     record: Sequence[SiteName],
+    places: PlaceTokens,
 ) -> str:
     """What a patched run answers, its most probable token at a time."""
     settings = model.settings
@@ -207,9 +229,12 @@ def say(
     said: list[int] = []
     read = len(prompt) + model.num_latents + len(settings.eot_ids) + len(prefix)
     while len(said) < min(_MAX_TOKENS, model.context_length - read + 1):
-        readout = Readout((*settings.eot_ids, *prefix), ((*said, settings.eos_id),))
-        start = engine.unpatched([(prompt, readout)], record)[0]
-        logits = engine.patched(start, [row], latents).answer_logits[0]
+        readout = Readout((*settings.eot_ids, *prefix, *said), ((settings.eos_id,),))
+        end = model.num_latents + len(readout.prefix)  # a place may be a token that is not said yet
+        there = {name: [t for t in tokens if t < end] for name, tokens in places.items()}
+        start = engine.unpatched([(prompt, readout)], record, [there] if places else [])[0]
+        patches = [patch for patch in row if patch.site.token < end]
+        logits = engine.patched(start, [patches], latents).answer_logits[0]
         token = int(logits[0, -1].argmax())
         if token == settings.eos_id:
             break

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from codi_patching.measuring.places import BEFORE, after_names, readout_ids, typical_places
 from codi_patching.metrics.inputs import GeneratedActivations
 from codi_patching.metrics.table import METRICS, Metric
 from codi_patching.models.codi import CodiModel
@@ -26,13 +27,18 @@ from codi_patching.patching.interventions import (
     Latents,
     Patch,
     PatchSet,
+    Position,
     Site,
     SiteName,
     extra_sites,
+    on_tokens,
     patches_from,
 )
 from codi_patching.patching.sweep.unread import unread_rows
 from codi_patching.results import description
+
+Positions = Literal["thoughts", "all"]
+"""Whether the latent positions alone are patched, or places outside them too."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class PatchGrid:
         latents: Whether thoughts after a patch are generated anew.
         site: What is overwritten, as cells are named.
         record: Sites that unpatched runs record beside `resid_post`.
+        places: Whether they record places outside the thoughts too.
         metrics: What is computed of each run.
         watch: For each of `patch_sets` the cells whose activations are wanted.
         extras: What is made of these: from the pair's start, the patches and the activations.
@@ -76,6 +83,7 @@ class PatchGrid:
     latents: Latents
     site: SiteName
     record: tuple[SiteName, ...]
+    places: bool
     metrics: Mapping[str, Metric]
     watch: Callable[[Sequence[PatchSet]], list[list[Cell]]]
     extras: Callable[..., Extras]
@@ -117,12 +125,14 @@ class PatchGrid:
         names = tuple(description.THOUGHT if la == THOUGHT else str(la) for la in layers)
         count = len(names) * len(columns)
         order = list(range(count)) if run_order is None else list(run_order)
-        rows = patch_sets(zero_activations(model))
+        named = patch_sets(zero_activations(model))
+        rows = [on_tokens(row, typical_places(model)) for row in named]
         if len(rows) != count:
             raise ValueError(
                 f"expected patches for each of {len(names)} × {len(columns)} cells, got {len(rows)}"
             )
-        unread = unread_rows(rows, len(model.blocks), model.num_latents, latents)
+        readout = len(readout_ids(model))
+        unread = unread_rows(rows, len(model.blocks), model.num_latents, latents, readout)
         zeros = sorted(divmod(order[row], len(columns)) for row in range(count) if unread[row])
         sites = {patch.site.name for row in rows for patch in row}
         return cls(
@@ -132,6 +142,7 @@ class PatchGrid:
             latents=latents,
             site=site,
             record=extra_sites({*sites, "kv"}),  # the ceiling has keys and values
+            places=any(isinstance(p.site.position, str) for row in named for p in row),
             metrics=metrics,
             watch=watch,
             extras=extras,
@@ -149,7 +160,7 @@ class PatchGrid:
 
 
 def zero_activations(model: CodiModel) -> Activations:
-    """Activations of zeros, every site of them, in the model's shapes."""
+    """Activations of zeros, every site and place of them, in the model's shapes."""
     layers, latents = len(model.blocks), model.num_latents
     config = model.backbone.config
     heads, size = head_shape(model.backbone)
@@ -162,17 +173,30 @@ def zero_activations(model: CodiModel) -> Activations:
         site: like.new_zeros(layers, latents, *widths.get(site, (config.hidden_size,)))
         for site in EXTRA_SITES
     }
-    return Activations(thoughts, resid, recorded)
+    sites = {"resid_post": resid, **recorded}
+    one = {cast(SiteName, site): values[:, :1] for site, values in sites.items()}
+    return Activations(thoughts, resid, recorded, dict.fromkeys(typical_places(model), one))
 
 
-def single_cells(activations: Activations, layers: Sequence[int], site: SiteName) -> list[PatchSet]:
-    """Each cell alone, layer by layer."""
-    cells = product(layers, range(len(activations.thoughts)))
-    return [patches_from(activations, layer, [p], site) for layer, p in cells]
+def single_cells(
+    activations: Activations,
+    layers: Sequence[int],
+    site: SiteName,
+    positions: Sequence[Position] | None = None,
+) -> list[PatchSet]:
+    """Each cell alone, layer by layer; at the latent positions if none are given."""
+    if positions is None:
+        positions = range(len(activations.thoughts))
+    return [patches_from(activations, la, [p], site) for la, p in product(layers, positions)]
+
+
+def all_positions(model: CodiModel) -> list[Position]:
+    """The latent positions among the places before and after them, in a run's order."""
+    return [*BEFORE, *range(model.num_latents), *after_names(model)]
 
 
 def single_heads(
-    activations: Activations, layers: Sequence[int], positions: Sequence[int]
+    activations: Activations, layers: Sequence[int], positions: Sequence[Position]
 ) -> list[PatchSet]:
     """Each head of each layer at some positions at once, layer by layer."""
     heads = range(activations.of_site("head").shape[2])

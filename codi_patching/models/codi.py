@@ -258,9 +258,13 @@ class CodiModel(nn.Module):
         found = control_tokens(self.tokenizer, question)
         if found:
             raise PairError(f"expected a question in words, got control tokens: {', '.join(found)}")
+        return list(self.tokenizer(self.question_text(question))["input_ids"])
+
+    def question_text(self, question: str) -> str:
+        """A question as the tokenizer gets it."""
         raw = self.settings.raw_question
         text = question if raw else question.strip().replace("  ", " ")
-        return list(self.tokenizer(text + self.settings.question_suffix)["input_ids"])
+        return text + self.settings.question_suffix
 
     def prompt_ids(self, question: str) -> list[int]:
         """Tokens of the prompt: the question, then bot."""

@@ -112,7 +112,8 @@ class PatchRequest:
         if not self.rows:
             raise ValueError("expected at least one row of patches, got none")
         outside = {token for tokens in self.start.places.values() for token in tokens}
-        check_rows(self.rows, *self.start.run.resid.shape[1:3], outside)
+        num_layers, num_latents = self.start.run.resid.shape[1:3]
+        check_rows(self.rows, num_layers, num_latents, outside)
         if self.watch and len(self.watch) != len(self.rows):
             raise ValueError(
                 f"expected cells to watch for each of {len(self.rows)} rows, got {len(self.watch)}"

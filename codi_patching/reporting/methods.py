@@ -9,12 +9,12 @@ import xarray as xr
 
 from codi_patching.reporting.names import counted, data_name, model_name, words
 from codi_patching.results.dataset import is_attention, pairs_of, patches, run_of
-from codi_patching.results.description import THOUGHT, THOUGHTS, RunDescription
+from codi_patching.results.description import THOUGHT, RunDescription, place_name
 
 _PATCHES = {
     "layer": "For each pair and layer, {site} is overwritten at all latent positions at once by "
     "{values}.",
-    "position": "For each pair, one layer and one latent position at a time, {site} is overwritten "
+    "position": "For each pair, one layer and one {position} at a time, {site} is overwritten "
     "by {values}.",
     "head": "For each pair, one attention head at a time, {site} is overwritten at {positions} by "
     "{values}.",
@@ -105,6 +105,7 @@ def _sample(data: xr.Dataset) -> str:
         said += f" Left out before: {counted(len(run.filtered), 'pair')} with equal answers."
     if not patches(data):
         return said
+    said += _left_out(data)
     base, source = ("corrupted", "clean") if run.clean_is_source else ("clean", "corrupted")
     said += (
         f" The run of the {base} question is patched; activations come from that of the {source} "
@@ -123,6 +124,22 @@ def _sample(data: xr.Dataset) -> str:
     return said
 
 
+def _left_out(data: xr.Dataset) -> str:
+    """Which pairs have no values in a column, by name."""
+    said = ""
+    for column in run_of(data).grid.columns:
+        reasons = {
+            str(name): pair.left_out[column]
+            for name, pair in zip(data["pair"].values, pairs_of(data))
+            if column in pair.left_out
+        }
+        if reasons:
+            named = "; ".join(f"{name}, {reason}" for name, reason in reasons.items())
+            counted_pairs = counted(len(reasons), "pair")
+            said += f" Without values at {place_name(column)}: {counted_pairs} ({named})."
+    return said
+
+
 def answered(data: xr.Dataset, which: str) -> int | None:
     """How many questions the unpatched base or source run answers right; None if unknown."""
     clean = (which == "source") == run_of(data).clean_is_source
@@ -131,11 +148,19 @@ def answered(data: xr.Dataset, which: str) -> int | None:
 
 
 def _intervention(run: RunDescription) -> str:
-    one = f"latent position {run.positions}"
-    where = "all latent positions at once" if run.positions == THOUGHTS else one
+    where = run.places or "all latent positions at once"
+    position = "position" if run.positions == "all" else "latent position"
     said = _PATCHES.get(run.arm, _OTHER).format(
-        site=_SITES.get(run.site, run.site), values=_VALUES[run.source], positions=where
+        position=position,
+        site=_SITES.get(run.site, run.site),
+        values=_VALUES[run.source],
+        positions=where,
     )
+    if run.positions == "all":
+        said += (
+            " Positions are the latent ones and places outside them: the changed number, all its "
+            "tokens together, the question's last token, bot, eot, and each token of the readout."
+        )
     if THOUGHT in run.grid.layers:
         said += " The row “thought” is of the latent thoughts themselves, what enters layer 0."
     if run.latents == "recomputed" and run.site == "resid_post":

@@ -54,7 +54,7 @@ def unusual(run: Named) -> list[str]:
     }
     found = [str(getattr(run, key)) for key, value in default.items() if getattr(run, key) != value]
     if run.positions != THOUGHTS:
-        found.append(f"position-{run.positions}")
+        found.append(run.places.replace(" ", "-"))
     if run.source == "clean" and run.control != "sibling":
         found.append("no-control" if run.control == "none" else f"control-{run.control}")
     return found

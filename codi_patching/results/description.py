@@ -34,6 +34,17 @@ class ResultsError(InputError):
     """A results folder is not what it should be."""
 
 
+def place_name(column: str) -> str:
+    """A place outside the thoughts in words.
+
+    Example:
+        >>> [place_name(name) for name in ("number", "question end", "eot", "readout 2")]
+        ['the changed number', "the question's last token", 'eot', 'readout token 2']
+    """
+    words = {"number": "the changed number", "question end": "the question's last token"}
+    return words.get(column, column.replace("readout", "readout token"))
+
+
 @dataclass(frozen=True)
 class Grid:
     """The cells of an experiment, always layers × columns.
@@ -41,7 +52,8 @@ class Grid:
     Attributes:
         layers: Names of the rows: "thought" first if it is there, then "0", "1", ….
         column: What a column is: `position`, `iteration` or `head`.
-        columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell.
+        columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell; of
+            positions, places outside the thoughts by name.
         structural_zeros: Row and column of the cells whose patched state nothing reads.
     """
 
@@ -100,10 +112,17 @@ class Grid:
             return "all thoughts" if column == ALL else f"thought {column}"
         if column == ALL:
             return self.row_label(row, makes_thoughts)
-        name = f"layer {layer}, {self.column} {column}"
-        if not makes_thoughts or place == len(self.columns) - 1:
-            return name
-        return f"{name} (makes thought {place + 1})"
+        if not column.isdigit():
+            name = f"layer {layer}, {place_name(column)}"
+        else:
+            name = f"layer {layer}, {self.column} {column}"
+        made = self._thought_made(column)
+        return f"{name} (makes thought {made})" if makes_thoughts and made is not None else name
+
+    def _thought_made(self, column: str) -> int | None:
+        """The thought that is made from a position's last state; None if there is none."""
+        made = 0 if column == "bot" else int(column) + 1 if column.isdigit() else None
+        return made if str(made) in self.columns else None
 
     def cells(self) -> Iterator[tuple[tuple[int, int], str, str]]:
         """Index, layer name and column name of every cell, row by row."""
@@ -129,6 +148,20 @@ class Code:
     git_changed: bool | None = None
 
 
+def places_in_words(positions: str) -> str:
+    """Where patches are, if not at the thoughts.
+
+    Example:
+        >>> [places_in_words(positions) for positions in ("thoughts", "all", "1", "bot")]
+        ['', 'all positions', 'position 1', 'bot']
+    """
+    if positions == THOUGHTS:
+        return ""
+    if positions == "all":
+        return "all positions"
+    return f"position {positions}" if positions.isdigit() else place_name(positions)
+
+
 @dataclass(frozen=True)
 class RunLabel:
     """What a run is called by, known before its model is loaded; see `RunDescription`."""
@@ -143,6 +176,11 @@ class RunLabel:
     control: str
     site: str
     positions: str = THOUGHTS
+
+    @property
+    def places(self) -> str:
+        """See `RunDescription.places`."""
+        return places_in_words(self.positions)
 
 
 @dataclass(frozen=True)
@@ -178,8 +216,8 @@ class RunDescription:
         top: Of the lens, how many tokens are kept for each cell; a hit is a result among them.
         readers: Of attention, names of those who attend, the last one before the answer.
         attended: Of attention, names of what is attended to.
-        positions: Where patches are: at the `thoughts`, or of heads at the one position of this
-            number.
+        positions: Where patches are: at the `thoughts`; at `all` places, those outside the thoughts
+            too; or of heads at this one.
     """
 
     experiment: str
@@ -211,6 +249,11 @@ class RunDescription:
     readers: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
     positions: str = THOUGHTS
+
+    @property
+    def places(self) -> str:
+        """Where patches are in words; empty for the thoughts."""
+        return places_in_words(self.positions)
 
     @property
     def arm(self) -> str:
@@ -322,6 +365,7 @@ class PairDescription:
         chain_links: Of relay, cells patched with what the iteration before generated.
         chain_broken: How many of those held anything else.
         verified: Runs that were made again another way.
+        left_out: By column why it has no values of this pair, or none of its control.
     """
 
     base_question: str
@@ -348,10 +392,13 @@ class PairDescription:
     chain_links: int = 0
     chain_broken: int = 0
     verified: tuple[VerifiedRun, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists; the ceiling's control stands inside the ceiling."""
         content = asdict(self)
+        if not self.left_out:
+            del content["left_out"]
         content["ceiling"]["control"] = content.pop("ceiling_control") or None
         return content
 

@@ -18,7 +18,11 @@ from codi_patching.patching.sweep.values import Values
 
 
 def unread_rows(
-    rows: Sequence[PatchSet], num_layers: int, num_latents: int, latents: Latents
+    rows: Sequence[PatchSet],
+    num_layers: int,
+    num_latents: int,
+    latents: Latents,
+    readout: int = 1,
 ) -> list[bool]:
     """For each row whether no logits that are read depend on any of its patches.
 
@@ -27,8 +31,10 @@ def unread_rows(
         num_layers: L.
         num_latents: K.
         latents: See `interventions`.
+        readout: Tokens after the thoughts, of which the last one is read.
     """
     shapes = Values.of(rows, torch.zeros(1, 1, 1)).shapes
-    suffix = Suffix.of(num_latents, (0,), ((0,),))  # one token is read, after all thoughts
+    lead = max((-patch.site.token for row in rows for patch in row), default=0)
+    suffix = Suffix.of(num_latents, (0,) * readout, ((0,),), max(0, lead))
     (reads,) = make_plan(suffix, num_layers, shapes, ((),) * len(rows), latents).reads
     return [bool((row >= reads.outputs).all()) for row in reads.answers[0]]
