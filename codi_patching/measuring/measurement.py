@@ -150,9 +150,10 @@ class Measurement:
         }
         if start.control_activations is not None:
             sources["control"] = (start.control_activations, start.control_activations)
-        asked = []
+        asked, left_out = list[PatchedRuns](), dict[int, str]()
         for kind, (activations, ceiling) in sources.items():
-            sets, left_out = at_places(self.cells.patch_sets(activations), start.base.places)
+            sets, own = at_places(self.cells.patch_sets(activations), start.base.places)
+            left_out = own | left_out  # what has no own value has no control's either
             rows, watch = [*sets, all_patches(ceiling)], [*self.cells.watch(sets), []]
             asked.append(PatchedRuns(kind, PatchRequest(start.base, rows, watch), left_out))
         if self_patch:

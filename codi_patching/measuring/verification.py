@@ -216,7 +216,10 @@ class _Group:
             for arm, given in arms.items()
         }
         self.sets = {key: sets for key, (sets, _) in placed.items()}
-        self.left_out = {key: left_out for key, (_, left_out) in placed.items()}
+        self.left_out = {  # what has no own value has no control's either
+            (place, arm): {*left_out, *placed[place, "own"][1]}
+            for (place, arm), (_, left_out) in placed.items()
+        }
 
     def _rows(self, context: Any, places: Sequence[int]) -> Any:
         """A context of some of its rows."""
