@@ -268,7 +268,8 @@ def _reading(report: Report, label: str) -> str:
     run, said = run_of(report.summaries[label].data), []
     claims, tied = claims_of(report, label)
     if not run.grid.whole_layers:
-        said += [*marks_of(claims, tied), "Bars: means over layers and positions."]
+        across = "heads" if run.grid.column == "head" else "positions"
+        said += [*marks_of(claims, tied), f"Bars: means over layers and {across}."]
     elif any(claim.claimed for claim in claims):
         said.append("Shaded: claimed.")
     if strata_of(report, label):

@@ -102,7 +102,8 @@ def label_axes(axes: Axes, run: RunDescription) -> None:
     names = ["z" if name == THOUGHT else name for name in run.grid.layers]
     axes.set_yticks(places, [names[place] for place in places])
     step = max(1, -(-columns // 16))
-    axes.set_xticks(range(0, columns, step), column_names(run)[::step])
+    shown = [name.replace(" ", "\n") for name in column_names(run)[::step]]
+    axes.set_xticks(range(0, columns, step), shown)
     axes.set_xlabel(column_kind(run))
     axes.set_ylabel("layer")
 
@@ -219,6 +220,13 @@ def add_bar(figure: Figure, axes: Any, scale: Scale, label: str, **where: Any) -
     return bar
 
 
+def last_reader(run: RunDescription) -> str:
+    """What reads the last layer's output; the head, if that is before the answer."""
+    if run.positions == THOUGHTS:
+        return "the next thought"
+    return "the next thought, or before the answer the head,"
+
+
 def notes_on(run: RunDescription) -> list[str]:
     """What a reader of a map must know of its cells."""
     notes = []
@@ -227,6 +235,6 @@ def notes_on(run: RunDescription) -> list[str]:
     last = len(run.grid.layers) - 1
     if run.makes_thoughts(last):
         notes.append(
-            f"Layer {run.grid.layers[last]} is the last: only the next thought reads its output."
+            f"Layer {run.grid.layers[last]} is the last: only {last_reader(run)} reads its output."
         )
     return notes

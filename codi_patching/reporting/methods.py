@@ -167,6 +167,7 @@ def _intervention(run: RunDescription) -> str:
         said += (
             f" The output of the last layer, {run.grid.layers[-1]}, is read by nothing but the "
             "next thought: a patch there is a patch of that thought."
+            + (" Before the answer the head reads it." if run.positions == "all" else "")
         )
     return f"{said} {_LATENTS[run.latents]}"
 
