@@ -1,10 +1,14 @@
 """Head patching: its experiment, its grid in Python, its names."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import codi_patching as cp
+from codi_patching import cli
 from codi_patching.analysis.levels import label_of
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
@@ -103,3 +107,12 @@ def test_of_the_shipped_model_one_head_does_what_its_layer_does():
     assert heads.loc[0].max() == pytest.approx(whole[0], rel=1e-2)
     others = heads.to_numpy().flatten()
     assert np.sort(others)[-2] < 0.01
+
+
+@pytest.mark.parametrize(("given", "kept"), [("1", 1), ("bot", "bot"), ("null", None)])
+def test_a_position_is_a_number_a_place_or_all(given, kept, capsys, monkeypatch):
+    command = ["codi-patching", "predict", "--config=head", f"--model.position={given}"]
+    monkeypatch.setattr(sys, "argv", [*command, "--print_config"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["position"] == kept

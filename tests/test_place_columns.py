@@ -1,6 +1,7 @@
 """Position patching at all positions: its columns, and the same in Python."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from conftest import random_model
 
 import codi_patching as cp
+from codi_patching.analysis import simulated
 from codi_patching.analysis.levels import kind_of, label_of
 from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
@@ -19,6 +21,8 @@ from codi_patching.models.answers import build_readout
 from codi_patching.reporting.maps import column_names
 from codi_patching.reporting.methods import methods
 from codi_patching.reporting.names import title
+from codi_patching.reporting.sentences import headline
+from codi_patching.results.dataset import run_of
 
 PAIR = cp.Pair.of("Tom has 16 pears. He eats 3.", "Tom has 18 pears. He eats 3.", 13, 15)
 COLUMNS = (
@@ -151,6 +155,36 @@ def test_the_mean_at_a_number_is_over_all_its_tokens(attached, checkpoint, uneve
     ]
     mean = torch.stack([run.mean(1) for run in runs]).mean(0)
     torch.testing.assert_close(preparation._mean.places["number"]["resid_post"][:, 0], mean)
+
+
+@pytest.mark.parametrize("left_out", [0, 10, 40])
+def test_claims_name_heads_and_places_and_count_the_pairs_that_have_them(left_out):
+    """A planted effect of 0.6 in the third column, which some of 40 pairs do not have."""
+    runs = simulated.simulate(None, 0, 40, simulated.Planted(0.6))
+    data = next(d for d in runs if label_of(run_of(d)) == "position, recomputed")
+    for experiment, columns, where in (
+        ("position", ("bot", "0", "number", "1", "eot"), "the changed number"),
+        ("head", ("0", "1", "2", "3", "4"), "head 2"),
+    ):
+        axis = "head" if experiment == "head" else "position"
+        run = replace(
+            run_of(data),
+            experiment=experiment,
+            positions="all" if axis == "position" else "thoughts",
+            site="resid_post" if axis == "position" else "head",
+            grid=replace(run_of(data).grid, column=axis, columns=columns),
+        )
+        own = data.copy(deep=True).assign_coords(column=list(columns))
+        for metric in run.metrics:
+            own[metric].values[:left_out, :, 2] = np.nan
+        own.attrs = {**data.attrs, "run": run}
+        report = build_report([own])
+        claims = [c for c in report.finding("cells").claims if c.column == columns[2]]
+        assert {claim.lead.n for claim in claims} == ({40 - left_out} if left_out < 40 else set())
+        said = f"at {where} at layers 4 to 11, by up to 0.7"
+        assert (said in " ".join(headline(report))) == (left_out < 40)
+        assert not any(c.claimed for c in report.finding("cells").claims if c.column != columns[2])
+        assert report.finding("strata") is None or report.finding("strata").answer == "missing"
 
 
 # -- in Python ----------------------------------------------------------------------------------

@@ -288,8 +288,11 @@ class RunDescription:
         return self.grid.label(cell, self.makes_thoughts(cell[0]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries and lists."""
-        return asdict(self)
+        """Plain dictionaries and lists; where patches are, if not at the thoughts."""
+        content = asdict(self)
+        if self.positions == THOUGHTS:
+            del content["positions"]
+        return content
 
     @classmethod
     def from_json(cls, content: Any) -> RunDescription:
