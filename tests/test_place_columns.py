@@ -16,6 +16,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
+from codi_patching.measuring import by_hand
 from codi_patching.measuring.places import PlaceFinder, changed_words
 from codi_patching.models.answers import build_readout
 from codi_patching.reporting.maps import column_names
@@ -30,6 +31,12 @@ COLUMNS = (
     "readout 1", "readout 2", "readout 3", "readout 4",
 )  # fmt: skip
 """Of a model with three thoughts whose answers follow `The answer is :`."""
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch):
+    """Patched runs say one token of their answer."""
+    monkeypatch.setattr(by_hand, "_MAX_TOKENS", 1, raising=False)
 
 
 @pytest.fixture
@@ -317,10 +324,14 @@ def test_the_shipped_model_reads_numbers_in_its_first_layer_and_answers_before_t
     data = cp.PairsDataModule(max_pairs=1)
     data.setup("predict")
     hand, (pair,) = cp.load("codi-tiny"), data.kept
-    kl = hand.grid(pair, "kv", positions="all")["kl_divergence"].unstack()
-    assert kl.loc[0, "number"] > 1  # its tokens' keys and values are read at once
-    assert kl.loc[5:, "number"].max() < 0.01  # and only there
-    states = hand.grid(pair, positions="all")["recovery"].unstack()
-    assert states.loc[15, "bot"] == pytest.approx(states.loc[:14, 0].max(), abs=0.05)
-    assert states.loc[15, "readout 4"] == pytest.approx(1, abs=0.01)
-    assert abs(states.loc[0, "readout 4"]) < 0.05
+
+    def metric(name, *site, **place):
+        return hand.patch(pair, cp.Site(*site, **place)).metrics[name]
+
+    assert metric("kl_divergence", "kv", layer=0, position="number") > 1  # read at once
+    assert metric("kl_divergence", "kv", layer=5, position="number") < 0.01  # and only there
+    made = metric("recovery", "resid_post", layer=15, position="bot")
+    assert made == pytest.approx(metric("recovery", "thought", position=0), abs=1e-3)
+    assert made > 0.9
+    late = [metric("recovery", "resid_post", layer=la, position="readout 4") for la in (0, 15)]
+    assert late == pytest.approx([0, 1], abs=0.05)
