@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codi_patching.data.datamodule import PairsDataModule
     from codi_patching.data.pairs import Pair, Question
     from codi_patching.experiments.attention import AttentionExperiment
+    from codi_patching.experiments.head import HeadPatching
     from codi_patching.experiments.iterative import IterativePatching
     from codi_patching.experiments.knockout import KnockoutExperiment
     from codi_patching.experiments.layer import LayerPatching
@@ -39,6 +40,7 @@ _PLACES = {
     "Edge": "patching.edges",
     "Effect": "hand_runs",
     "Grid": "hand_runs",
+    "HeadPatching": "experiments.head",
     "IterativePatching": "experiments.iterative",
     "KnockoutExperiment": "experiments.knockout",
     "LayerPatching": "experiments.layer",
@@ -64,6 +66,7 @@ __all__ = [
     "Edge",
     "Effect",
     "Grid",
+    "HeadPatching",
     "IterativePatching",
     "KnockoutExperiment",
     "LayerPatching",

@@ -51,9 +51,17 @@ from codi_patching.measuring.engine_choice import EngineName, build_engine
 from codi_patching.measuring.hand_edges import without_edges
 from codi_patching.measuring.measurement import Measurement
 from codi_patching.measuring.own_cache import as_text, said_by
-from codi_patching.measuring.patch_grid import PatchGrid, grid_layers, single_cells, whole_layers
+from codi_patching.measuring.patch_grid import (
+    PatchGrid,
+    Positions,
+    all_positions,
+    grid_layers,
+    head_grid,
+    single_cells,
+    whole_layers,
+)
 from codi_patching.measuring.preparation import PairStart, Preparation
-from codi_patching.measuring.prompts import Direction, Prompts
+from codi_patching.measuring.prompts import Direction, Prompts, roles
 from codi_patching.metrics.inputs import MetricInputs
 from codi_patching.metrics.table import METRICS, metric_rows
 from codi_patching.models.codi import CodiModel
@@ -239,8 +247,8 @@ class Model:
             sites: All that is overwritten; edges of attention are cut in the base run, which with
                 `noising` is the clean question's.
             value: What with: one for all sites or one for each; see `Value`. Tensors and arguments
-                of functions have the shape of the site's activation, `(hidden,)` or for `kv`
-                `(2, heads, size)`, or that flat.
+                of functions have the shape of the site's activation, `(hidden,)`, for `kv`
+                `(2, heads, size)`, or that flat, for a head `(size,)`.
             latents: Whether later thoughts are generated anew or stay the base run's.
             direction: `noising` patches the clean question's run with the corrupted one's.
             questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
@@ -312,8 +320,11 @@ class Model:
         whole_layers: bool = False,
         questions: Sequence[str | Question] = (),
         metric: RunMetric | None = None,
+        positions: Positions = "thoughts",
     ) -> Grid:
         """Every cell alone, or every whole layer, as position and layer patching have it.
+
+        Of the site `head` every head alone, at all positions at once.
 
         Args:
             pair: See `patch`.
@@ -324,10 +335,12 @@ class Model:
             whole_layers: All positions of a layer at once.
             questions: See `patch`.
             metric: A function of each patched run; its numbers are the column `metric`.
+            positions: With `all`, places outside the thoughts have columns too.
 
         Returns:
-            By layer and position, a column for each metric: `grid["recovery"].unstack()` is the
-            map. `structural_zero` marks cells that cannot have an effect, whatever the model.
+            By layer and position, or head, a column for each metric: `grid["recovery"].unstack()`
+            is the map. `structural_zero` marks cells that cannot have an effect, whatever the
+            model.
         """
         check_choice("site", site, SiteName)
         check_choice("latents", latents, Latents)
@@ -336,11 +349,25 @@ class Model:
             raise InputError(
                 f"expected whole_layers to be a truth value, got {brief(whole_layers)}"
             )
-        cells = self._cells(site, latents, whole_layers)
-        preparation = self._preparation(direction, cells.record)
+        check_choice("positions", positions, Positions)
+        if positions == "all" and (whole_layers or site in ("head", "thought")):
+            raise InputError(
+                "expected positions thoughts with whole layers, heads or thoughts: set "
+                "[[positions]]"
+            )
+        cells = self._cells(site, latents, whole_layers, positions)
+        preparation = self._preparation(direction, cells.record, cells.places)
         start = self._start(preparation, pair)
         runs = start.base.run.activations(), start.source.run.activations()
-        named = self._calls.named(runs, direction, cells.record, as_questions(questions))
+        base, _ = roles(start.pair, direction)
+        named = self._calls.named(
+            runs,
+            direction,
+            cells.record,
+            as_questions(questions),
+            start.base.places,
+            (lambda _: base) if cells.places else None,
+        )
         start = replace(start, source_activations=named.of(plain(value)))
         if metric is not None:
             own = partial(_metric_of_cells, self.codi, start, cells, metric)
@@ -353,7 +380,7 @@ class Model:
             (int(layer) if layer.isdigit() else layer, int(at) if at.isdigit() else at)
             for _, layer, at in cells.grid.cells()
         ]
-        index = pd.MultiIndex.from_tuples(names, names=["layer", "position"])
+        index = pd.MultiIndex.from_tuples(names, names=["layer", cells.grid.column])
         columns = {m: v.flatten() for m, v in result.values.items()}
         return Grid({**columns, "structural_zero": cells.grid.structural.flatten()}, index=index)
 
@@ -384,20 +411,29 @@ class Model:
             say=whole_number(say, "say", 1),
         )
 
-    def _cells(self, site: SiteName, latents: Latents, whole: bool) -> PatchGrid:
+    def _cells(
+        self, site: SiteName, latents: Latents, whole: bool, positions: Positions
+    ) -> PatchGrid:
         """Every cell alone, or every layer at once."""
         layers = grid_layers(self.codi, site)
-        columns = (ALL,) if whole else tuple(map(str, range(self.num_latents)))
-        patch_sets = partial(whole_layers if whole else single_cells, layers=layers, site=site)
+        if site == "head" and not whole:
+            return head_grid(self.codi, latents)
+        every = all_positions(self.codi) if positions == "all" else range(self.num_latents)
+        columns = (ALL,) if whole else tuple(map(str, every))
+        patch_sets = partial(single_cells, layers=layers, site=site, positions=every)
+        if whole:
+            patch_sets = partial(whole_layers, layers=layers, site=site)
         return PatchGrid.of(
             self.codi, patch_sets, layers=layers, columns=columns, latents=latents, site=site
         )
 
-    def _preparation(self, direction: Direction, record: Sequence[SiteName]) -> Preparation:
+    def _preparation(
+        self, direction: Direction, record: Sequence[SiteName], places: bool
+    ) -> Preparation:
         """Makes unpatched runs, without control."""
         check_choice("direction", direction, Direction)
         prompts = Prompts.of(self.codi, direction, self.engine)
-        return Preparation(engine=self.engine, prompts=prompts, record=record)
+        return Preparation(engine=self.engine, prompts=prompts, record=record, places=places)
 
     def _start(self, preparation: Preparation, pair: Pair) -> PairStart:
         """The two unpatched runs of a pair."""
@@ -410,8 +446,8 @@ class Model:
         requests = preparation.requests(pair)
         key = tuple((tuple(ids), readout) for ids, readout in requests.all())
         runs = self._calls.once(
-            (key, tuple(preparation.record)),
-            lambda: self.engine.unpatched(requests.all(), preparation.record),
+            (key, tuple(preparation.record), preparation.places),
+            lambda: self.engine.unpatched(requests.all(), preparation.record, requests.places),
         )
         return preparation.start(pair, requests, runs)
 
@@ -448,6 +484,8 @@ def _metric_of_cells(
     for row, patches in enumerate(rows):
 
         def say(patches: Any = patches) -> str:
+            if cells.places:
+                raise InputError("expected no answer of patches outside the thoughts: use patch")
             return as_text(codi, said_by(codi, [start.base], [patches], cells.latents, TOKENS)[0])
 
         run = inputs.patched.take(slice(row, row + 1))

@@ -37,10 +37,13 @@ from codi_patching.measuring.hand_patches import (
 )
 from codi_patching.measuring.kept_runs import KeptRuns
 from codi_patching.measuring.own_cache import as_text
+from codi_patching.measuring.patch_grid import all_positions
+from codi_patching.measuring.places import typical_places
 from codi_patching.measuring.preparation import Preparation
 from codi_patching.measuring.prompts import Direction, Prompts, roles
 from codi_patching.models.accuracy import latent_answer_ids
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import head_shape
 from codi_patching.models.vocabulary import unknown_words
 from codi_patching.patching.edges import Edge
 from codi_patching.patching.engine import Engine
@@ -49,9 +52,12 @@ from codi_patching.patching.interventions import (
     Activations,
     Latents,
     Patch,
+    PlaceError,
+    PlaceTokens,
     Site,
     SiteName,
     extra_sites,
+    on_tokens,
 )
 
 RunMetric = Callable[[Effect], Any]
@@ -112,7 +118,11 @@ class Calls:
         return [as_text(self.codi, tokens) for tokens in self.said(texts)]
 
     def hand(
-        self, latents: Latents, direction: Direction, record: Sequence[SiteName]
+        self,
+        latents: Latents,
+        direction: Direction,
+        record: Sequence[SiteName],
+        outside: bool = False,
     ) -> HandPatching:
         """Runs patches by hand."""
         check_choice("latents", latents, Latents)
@@ -123,6 +133,7 @@ class Calls:
             prompts=Prompts.of(self.codi, direction, self.engine),
             latents=latents,
             record=record,
+            outside=outside,
         )
 
     def starts(self, hand: HandPatching, requests: Sequence[HandRequest]) -> list[HandStart]:
@@ -142,24 +153,49 @@ class Calls:
         direction: Direction,
         record: Sequence[SiteName],
         questions: Sequence[Question],
+        places: PlaceTokens | None = None,
+        twin: Callable[[Question], Question | None] | None = None,
     ) -> NamedValues:
-        """What names stand for beside a pair's base and source run, or a question's alone."""
-        own = {"base": runs[0]}
+        """What names stand for beside a pair's base and source run, or a question's alone.
+
+        Args:
+            runs: The base run, then the source run.
+            direction: Which of them is the clean question's.
+            record: Sites beside `resid_post`.
+            questions: What `"mean"` is taken over.
+            places: Tokens of the places of the base run.
+            twin: See `activations`.
+        """
+        own: dict[str, Activations] = {"base": runs[0]}
         if len(runs) > 1:
             clean, corrupted = (1, 0) if direction == "denoising" else (0, 1)
             own |= {"source": runs[1], "clean": runs[clean], "corrupted": runs[corrupted]}
-        return NamedValues(partial(self.activations, record=record), own, questions)
+        run = partial(self.activations, record=record, twin=twin)
+        return NamedValues(run, own, questions, places=places or {})
 
     @torch.no_grad()
     def activations(
-        self, questions: Sequence[Question], record: Sequence[SiteName]
+        self,
+        questions: Sequence[Question],
+        record: Sequence[SiteName],
+        twin: Callable[[Question], Question | None] | None = None,
     ) -> Iterator[Activations]:
         """What the runs of questions have.
+
+        Args:
+            questions: The questions.
+            record: Sites beside `resid_post`.
+            twin: The question from which one differs in its number; without it places outside the
+                thoughts are not recorded.
 
         Raises:
             PairError: One cannot be run.
         """
         prompts = Prompts.of(self.codi, "denoising", self.engine)
+        if twin is not None:
+            alone = Preparation(engine=self.engine, prompts=prompts, record=record, places=True)
+            yield from (alone.activations_of(question, twin(question)) for question in questions)
+            return
         for group in groups(questions):
             asked = [prompts.of_question(question) for question in group]
             for start in self.engine.unpatched(asked, record):
@@ -193,19 +229,24 @@ class Patching:
     say: int
     donors: dict[str, Question] | None = None
     made: dict[str, Activations] = field(default_factory=dict)
+    twins: dict[str, Question] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse sites that the model does not have."""
         codi = self.calls.codi
+        heads, positions = head_shape(codi.backbone)[0], all_positions(codi)
         for site in self.sites:
-            if not (site.layer < len(codi.blocks) and 0 <= site.position < codi.num_latents):
+            if not (site.layer < len(codi.blocks) and site.position in positions):
                 raise InputError(
                     f"expected a layer under {len(codi.blocks)} and a position under "
-                    f"{codi.num_latents}, got {site}"
+                    f"{codi.num_latents} or of {', '.join(typical_places(codi))}, got {site}"
                 )
+            if site.head is not None and site.head >= heads:
+                raise InputError(f"expected a head under {heads}, got {site}")
         check_metric(self.metric)
         record = extra_sites({site.name for site in self.sites})
-        self.hand = self.calls.hand(self.latents, self.direction, record)
+        self.outside = any(isinstance(site.position, str) for site in self.sites)
+        self.hand = self.calls.hand(self.latents, self.direction, record, self.outside)
 
     def effects(self, subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Effect | InputError]]:
         """The effect on each, or why it cannot be run; pairs with their answers."""
@@ -245,13 +286,16 @@ class Patching:
         starts = self.calls.starts(self.hand, [request for _, request in asked])
         donated = self._donated([subject for subject, _ in asked])
         with torch.set_grad_enabled(self.calls.differentiable):
-            rows = [self._row(start, donor) for start, donor in zip(starts, donated, strict=True)]
             try:
+                rows = [
+                    self._row(subject, start, donor)
+                    for (subject, _), start, donor in zip(asked, starts, donated, strict=True)
+                ]
                 cuts = [self._cuts(subject) for subject, _ in asked]
                 runs = list(self.hand.patched(starts, rows, cuts))
-            except InputError as error:
+            except (InputError, PlaceError) as error:
                 if len(asked) == 1:
-                    return [error]
+                    return [InputError(str(error))]
                 return [found for each in asked for found in self._run([each])]
             except ValueError as error:
                 raise InputError(str(error)) from None
@@ -264,19 +308,36 @@ class Patching:
         """The activations of the other pair that each takes from, where one is drawn."""
         drawn = self.donors or {}
         wanted = [drawn.get(s.pair_id) if isinstance(s, Pair) else None for s in subjects]
-        runs = self.calls.activations([q for q in wanted if q is not None], self.hand.record)
+        twin = partial(self._twin, None) if self.outside else None
+        asked = [question for question in wanted if question is not None]
+        runs = self.calls.activations(asked, self.hand.record, twin)
         return [None if question is None else next(runs) for question in wanted]
 
-    def _row(self, start: HandStart, donor: Activations | None) -> list[Patch]:
+    def _twin(self, subject: Subject | None, question: Question) -> Question | None:
+        """The question from which one differs in its number: its pair's, else the base question."""
+        if question.text in self.twins or subject is None:
+            return self.twins.get(question.text)
+        return roles(subject, self.direction)[0] if isinstance(subject, Pair) else None
+
+    def _row(self, subject: Subject, start: HandStart, donor: Activations | None) -> list[Patch]:
         """The patches of one run."""
-        own = [run.run.activations() for run in start.runs]
-        named = self.calls.named(own, self.direction, self.hand.record, self.questions)
+        places, own = start.runs[0].places, [run.run.activations() for run in start.runs]
+        named = self.calls.named(
+            own,
+            self.direction,
+            self.hand.record,
+            self.questions,
+            places,
+            partial(self._twin, subject) if self.outside else None,
+        )
         drawn = {} if donor is None else {"random_pair": donor}
-        named = replace(named, own={**named.own, **drawn}, made=self.made)
-        return [
+        made = {} if self.outside else self.made  # a number's place depends on the twin
+        named = replace(named, own={**named.own, **drawn}, made=made)
+        row = [
             Patch(site, as_values(self.calls.codi, site, plain(value), named))
             for site, value in zip(self.sites, self.values)
         ]
+        return on_tokens(row, places)
 
     def _cuts(self, subject: Subject) -> CutsOf:
         """What is cut in the run that is patched, once it is known what is read."""
@@ -302,6 +363,8 @@ class Patching:
         pairs = [subject for subject in subjects if isinstance(subject, Pair)]
         if pairs:
             subjects = pairs = with_own_ids(pairs)
+            both = (roles(pair, self.direction) for pair in pairs)
+            self.twins = {source.text: base for base, source in both}
         sources = [roles(p, self.direction)[1] for p in pairs] or [
             subject for subject in subjects if isinstance(subject, Question)
         ]

@@ -45,7 +45,8 @@ def model() -> Iterator[CodiModel]:
     model = random_model()
     yield model
     for module in model.modules():
-        assert not module._forward_hooks, f"hooks left on {type(module).__name__}"
+        left = module._forward_hooks or module._forward_pre_hooks
+        assert not left, f"hooks left on {type(module).__name__}"
 
 
 @pytest.fixture

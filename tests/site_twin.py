@@ -3,7 +3,8 @@
 The whole sequence is run again for every thought. Edits are `{(site, layer, index): value}`,
 `index` being a place in the sequence and `value` a vector or a function of the present one; the
 site `thought` is left to the caller; the value of `cut` is the places that `index` does not see.
-Keys and values are one vector, `(2, heads, size)` flattened.
+Keys and values are one vector, `(2, heads, size)` flattened; the site `("head", h)` is what head h
+hands to the output projection.
 """
 
 import math
@@ -57,7 +58,13 @@ def attend(queries, keys, values, edits, layer):
                 logits[unseen] = -math.inf
             weights = logits.softmax(0)
             mixed[place, head] = weights @ v
-    return mixed.reshape(length, -1)
+    return mixed
+
+
+def heads_edited(edits, layer, mixed):
+    """What heads give `(length, heads, size)` with the edits of single heads."""
+    parts = [edited(edits, ("head", h), layer, mixed[:, h]) for h in range(mixed.shape[1])]
+    return torch.stack(parts, dim=1)
 
 
 def llama_block(block, x, layer, edits, config):
@@ -72,7 +79,8 @@ def llama_block(block, x, layer, edits, config):
     keys, values = kv.unflatten(-1, (2, -1, size)).unbind(1)
     theta = config.rope_parameters["rope_theta"]
     queries, keys = rotate(queries, theta), rotate(keys, theta)
-    added = attention.o_proj(attend(queries, keys, values, edits, layer))
+    mixed = heads_edited(edits, layer, attend(queries, keys, values, edits, layer))
+    added = attention.o_proj(mixed.flatten(1))
     added = edited(edits, "attn_out", layer, added)
     x = x + added
     normed = rms(x, block.post_attention_layernorm)
@@ -80,7 +88,7 @@ def llama_block(block, x, layer, edits, config):
         functional.silu(block.mlp.gate_proj(normed)) * block.mlp.up_proj(normed)
     )
     out = edited(edits, "mlp_out", layer, out)
-    return edited(edits, "resid_post", layer, x + out), kv, added, out
+    return edited(edits, "resid_post", layer, x + out), kv, added, out, mixed
 
 
 def gpt2_block(block, x, layer, edits, config):
@@ -89,13 +97,14 @@ def gpt2_block(block, x, layer, edits, config):
     kv = edited(edits, "kv", layer, both[:, hidden:])
     keys, values = kv.unflatten(-1, (2, -1, size)).unbind(1)
     mixed = attend(both[:, :hidden].unflatten(-1, (-1, size)), keys, values, edits, layer)
-    added = mixed @ block.attn.c_proj.weight + block.attn.c_proj.bias
+    mixed = heads_edited(edits, layer, mixed)
+    added = mixed.flatten(1) @ block.attn.c_proj.weight + block.attn.c_proj.bias
     added = edited(edits, "attn_out", layer, added)
     x = x + added
     inner = layer_norm(x, block.ln_2) @ block.mlp.c_fc.weight + block.mlp.c_fc.bias
     inner = 0.5 * inner * (1 + (math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)).tanh())
     out = edited(edits, "mlp_out", layer, inner @ block.mlp.c_proj.weight + block.mlp.c_proj.bias)
-    return edited(edits, "resid_post", layer, x + out), kv, added, out
+    return edited(edits, "resid_post", layer, x + out), kv, added, out, mixed
 
 
 def through(model, x, edits):
@@ -105,7 +114,7 @@ def through(model, x, edits):
     decoder = backbone.transformer if gpt2 else backbone.model
     if gpt2:
         x = x + decoder.wpe.weight[: len(x)]
-    kept = {name: [] for name in ("resid_post", "kv", "attn_out", "mlp_out")}
+    kept = {name: [] for name in ("resid_post", "kv", "attn_out", "mlp_out", "head")}
     for layer, block in enumerate(decoder.h if gpt2 else decoder.layers):
         x, *rest = (gpt2_block if gpt2 else llama_block)(block, x, layer, edits, config)
         for name, value in zip(kept, (x, *rest)):
@@ -114,10 +123,12 @@ def through(model, x, edits):
     return last, {name: torch.stack(values) for name, values in kept.items()}
 
 
-def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None):
-    """One row of `(site, layer, position, value)`; of `cut` the places after the prompt, or before.
+def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None, everything=False):
+    """One row of `(site, layer, position, value)`; position -1 is the prompt's last token; of `cut`
+    the places after the prompt, or before.
 
-    Returns thoughts (K, d), sites {name: (L, K, width)}, and a list of answer logits (m, V).
+    Returns thoughts (K, d), sites {name: (L, K, width)}, and a list of answer logits (m, V); with
+    `everything` the sites of the whole sequence too, (L, length, width).
     """
     start, words = len(prompt), model.backbone.get_input_embeddings().weight
     cells = {(s, layer, start + p): v for s, layer, p, v in row if s != "thought"}
@@ -143,4 +154,5 @@ def run_site_twin(model, prompt, row, readout, latents="recomputed", frozen=None
         head = model.backbone.get_output_embeddings().weight
         logits.append(hidden[-len(answer) :] @ head.T)
     inside = slice(start, start + model.num_latents)
-    return torch.stack(thoughts), {k: v[:, inside] for k, v in sites.items()}, logits
+    found = torch.stack(thoughts), {k: v[:, inside] for k, v in sites.items()}, logits
+    return (*found, sites) if everything else found

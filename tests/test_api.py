@@ -18,6 +18,7 @@ SITES = [
     cp.Site("mlp_out", layer=0, position=2),
     cp.Site("kv", layer=2, position=2),
     cp.Site("thought", position=1),
+    cp.Site("head", layer=0, head=3, position=1),
 ]
 
 
@@ -41,6 +42,7 @@ def test_a_run_gives_what_the_model_has(hand, model):
         "attn_out": (3, 3, 32),
         "mlp_out": (3, 3, 32),
         "kv": (3, 3, 2, 2, 8),
+        "head": (3, 3, 4, 8),
     }
 
 
@@ -92,6 +94,7 @@ def test_every_kind_of_value(hand):
         for site in SITES
     ]
     given = [v if site.name == "thought" else v[site.position] for v, site in zip(given, SITES)]
+    given = [v if site.head is None else v[site.head] for v, site in zip(given, SITES)]
     source = hand.patch(PAIR, SITES)
     same(source, hand.patch(PAIR, SITES, value=given))
     same(source, hand.patch(PAIR, SITES, value="clean"))
@@ -158,7 +161,7 @@ def test_answers_come_from_the_model_where_they_are_not_given(hand, model, monke
 @pytest.mark.parametrize(
     ("sites", "options", "message"),
     [
-        (SITES, {"value": ["zero"]}, "expected a value for each of 5 sites, got 1"),
+        (SITES, {"value": ["zero"]}, "expected a value for each of 6 sites, got 1"),
         (SITES[0], {"value": torch.zeros(3)}, "expected numbers of \\(32,\\) for Site"),
         (SITES[0], {"value": 3}, "expected a name, a question, a tensor or a function as a value"),
         (SITES[0], {"value": lambda x: x[:2]}, r"that gives numbers of .*got \(2,\)"),

@@ -8,6 +8,7 @@ from random_families import family_model
 from site_twin import run_site_twin
 
 from codi_patching.errors import InputError
+from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
@@ -17,9 +18,11 @@ from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 
 INNER = ("attn_out", "mlp_out", "kv", "thought")
+SINGLE = tuple(site for site in SITE_NAMES if site != "head")
+"""What a cell of layer or position patching may be."""
 
 
-@pytest.mark.parametrize("site", SITE_NAMES)
+@pytest.mark.parametrize("site", SINGLE)
 @pytest.mark.parametrize("experiment", [LayerPatching, PositionPatching])
 def test_both_engines_agree_at_every_site(predict, checkpoint, experiment, site):
     ours, theirs = (
@@ -55,6 +58,12 @@ def test_means_and_zeros_are_taken_at_the_site(predict, checkpoint, site):
         assert results.values["kl_divergence"].max() > 1e-6
 
 
+@pytest.mark.parametrize("experiment", [LayerPatching, PositionPatching])
+def test_heads_are_no_cells_of_positions(experiment):
+    with pytest.raises(InputError, match="HeadPatching, configuration head; set site"):
+        experiment(site="head")
+
+
 @pytest.mark.parametrize("site", INNER)
 def test_chains_are_of_outputs_alone(site):
     with pytest.raises(InputError, match=f"resid_post in iterative patching.*got '{site}'"):
@@ -84,19 +93,24 @@ ADDED = ("resid_post", "attn_out", "mlp_out")
 def grids():
     """Experiments, and their structural zeros as DESIGN 4.1 and 4.4 have them."""
     everywhere = {(LAST, p) for p in range(K)}
-    for site in SITE_NAMES:
+    for site in SINGLE:
         added = site in ADDED
         yield PositionPatching, {"site": site, "latents": "frozen"}, everywhere if added else set()
         yield PositionPatching, {"site": site}, {(LAST, K - 1)} if added else set()
         yield LayerPatching, {"site": site}, {(LAST, 0)} if added else set()
         yield LayerPatching, {"site": site, "latents": "recomputed"}, set()
+    heads = {(LAST, head) for head in range(4)}
+    yield HeadPatching, {"latents": "frozen"}, heads
+    yield HeadPatching, {}, set()
+    yield HeadPatching, {"position": K - 1}, heads
+    yield HeadPatching, {"position": 0}, set()
     yield IterativePatching, {}, {(LAST, K - 1)}
     yield IterativePatching, {"strategy": "cumulative"}, set()
 
 
 @pytest.mark.parametrize(
     ("experiment", "options", "zeros"),
-    [pytest.param(*case, id=f"{case[0].name}-{'-'.join(case[1].values())}") for case in grids()],
+    [pytest.param(*c, id=f"{c[0].name}-{'-'.join(map(str, c[1].values()))}") for c in grids()],
 )
 def test_structural_zeros_are_derived_and_are_zero(
     model, attached, checkpoint, experiment, options, zeros

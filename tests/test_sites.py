@@ -43,11 +43,21 @@ def twist(present):
     return present.roll(1) * 1.5 - 0.25
 
 
-def sites_of(layers, latents):
+INNER = ("attn_out", "mlp_out", "kv")
+HEADS = tuple(("head", head) for head in range(4))
+
+
+def site_at(site, layer, position):
+    """A site; of heads the name comes with a number."""
+    name, head = site if isinstance(site, tuple) else (site, None)
+    return Site.at(layer, position, name, head)
+
+
+def sites_of(layers, latents, heads=HEADS):
     yield from (("thought", -1, p) for p in range(latents))
     yield from (
         (site, layer, p)
-        for site in ("resid_post", *EXTRA_SITES)
+        for site in ("resid_post", *INNER, *heads)
         for layer in range(layers)
         for p in range(latents)
     )
@@ -89,15 +99,19 @@ def test_every_site_equals_brute_force(family, latents):
     model = family_model(family, 2, 2)
     source_run = run_site_twin(model, PROMPTS[1], [], READOUT)
     source = {**source_run[1], "thought": source_run[0][None].expand(2, -1, -1)}
+    source |= {site: source["head"][:, :, site[1]] for site in HEADS}
     base = run_site_twin(model, PROMPTS[0], [], READOUT)[0]
-    cells = [[(s, la, p, source[s][la][p])] for s, la, p in sites_of(2, 2)]
+    cells = [[(s, la, p, source[s][la][p])] for s, la, p in sites_of(2, 2, HEADS[::3])]
     everywhere = [
-        [(s, la, p, source[s][la][p]) for p in range(2)] for s in EXTRA_SITES for la in range(2)
+        [(s, la, p, source[s][la][p]) for p in range(2)] for s in INNER for la in range(2)
     ]
-    functions = [[(s, la, p, twist)] for s, la, p in sites_of(2, 2)]
+    everywhere += [[(s, 0, p, source[s][0][p]) for s in HEADS[1:3] for p in range(2)]]
+    functions = [[(s, la, p, twist)] for s, la, p in sites_of(2, 2, HEADS[2:3])]
     mixed = [
         ("kv", 0, 0, source["kv"][0][0]),
         ("attn_out", 1, 0, twist),
+        (HEADS[0], 0, 1, twist),
+        (HEADS[3], 0, 1, source["head"][0, 1, 3]),
         ("thought", -1, 1, twist),
         ("mlp_out", 0, 1, source["mlp_out"][0][1]),
         ("kv", 1, 1, twist),
@@ -106,7 +120,7 @@ def test_every_site_equals_brute_force(family, latents):
     rows = [*cells, *everywhere, *functions, mixed]
     expected = [run_site_twin(model, PROMPTS[0], row, READOUT, latents, base)[2] for row in rows]
     patches = [
-        [Patch(Site.at(la, p, s), Computed(v) if callable(v) else v) for s, la, p, v in row]
+        [Patch(site_at(s, la, p), Computed(v) if callable(v) else v) for s, la, p, v in row]
         for row in rows
     ]
     for engine in engines(model):
@@ -159,14 +173,12 @@ def request_of(engine, case):
     noise = torch.Generator().manual_seed(0)
 
     def values(site, layer, position, kind, row):
-        there = activations.at(layer, position, site)
+        there = activations.of(site_at(site, layer, position))
         drawn = torch.randn(there.shape, generator=noise, dtype=torch.float64)
         kinds = {"source": there, "noise": drawn, "function": Computed(twist)}
         return kinds.get(kind, Generated(row))
 
-    patches = [
-        [Patch(Site.at(item[1], item[2], item[0]), values(*item)) for item in row] for row in rows
-    ]
+    patches = [[Patch(site_at(*item[:3]), values(*item)) for item in row] for row in rows]
     return [base, source], PatchRequest(base, patches, watch)
 
 
@@ -436,6 +448,46 @@ def test_recomputed_grids_take_the_least_work():
     assert counts(grid("thought"), "recomputed") == (thoughts, thoughts)
 
 
+def head_grid(positions):
+    """Each of four heads of a layer at some positions at once."""
+    return tuple(
+        tuple((la, p, 4 * la + head, "head", False, head) for p in positions)
+        for la in range(LAYERS)
+        for head in range(4)
+    )
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+def test_a_head_takes_the_attention_of_its_layer_more_than_all_of_them(latents):
+    """Where what all heads add is given, the patched layer's attention is not computed."""
+    for p in range(5):
+        given = tuple(((la, p, at, "attn_out"),) for at, la in enumerate(4 * [*range(LAYERS)]))
+        attention, mlp = counts(head_grid([p]), latents)
+        read = LAYERS - (latents == "frozen" or p == 4)  # of the last layer nothing is read
+        before = counts(given, latents)
+        assert (attention, mlp) == (before[0] + 4 * read, before[1])
+        assert attention + mlp <= 1.5 * sum(before)
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_all_heads_of_a_layer_are_what_its_attention_adds(family, latents):
+    model = family_model(family, 3, 3)
+    for engine in engines(model):
+        base, source = engine.unpatched([(p, READOUT) for p in PROMPTS], EXTRA_SITES)
+        given = source.run.activations()
+        for site, rows in {"one": [[1]], "all": [range(3)]}.items():
+            heads, added = (
+                engine.patched(
+                    base, [patches_from(given, la, p, s) for p in rows for la in range(3)], latents
+                )
+                for s in ("head", "attn_out")
+            )
+            for ours, theirs in zip(heads.answer_logits, added.answer_logits, strict=True):
+                close(ours, theirs)
+                assert (ours[:1] - base.run.answer_logits[0][:, -1:]).abs().max() > 1e-6, site
+
+
 def test_whole_layers_take_the_least_work():
     after = sum((14 - la) * 10 + 1 for la in range(15))
     assert counts(whole_layers("resid_post"), "frozen") == (after, after)
@@ -510,15 +562,15 @@ def test_own_activations_change_nothing_and_inputs_stay_as_they_are():
         before = own.map(torch.clone)
         rows = [patches_from(own, la, range(3), s) for s in EXTRA_SITES for la in range(3)]
         rows += [
-            [Patch(Site.at(la, 1, s), Computed(lambda x: x))]
-            for s in EXTRA_SITES
+            [Patch(site_at(s, la, 1), Computed(lambda x: x))]
+            for s in (*INNER, *HEADS)
             for la in range(3)
         ]
         logits = engine.patched(start, rows).answer_logits[0]
         close(logits, start.run.answer_logits[0].expand_as(logits))
         for site in SITE_NAMES:
             assert torch.equal(own.of_site(site), before.of_site(site))
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_what_was_not_recorded_is_refused():
@@ -546,6 +598,12 @@ def test_sites_name_what_is_wrong():
         Site("thought", layer=2, position=0)
     with pytest.raises(ValueError, match="expected a site of resid_post, attn_out"):
         Site("attention", layer=2, position=0)
+    with pytest.raises(ValueError, match="expected a head for the site 'head', got None"):
+        Site("head", layer=2, position=0)
+    with pytest.raises(ValueError, match="expected no head for the site 'kv', got 1"):
+        Site("kv", layer=2, position=0, head=1)
+    with pytest.raises(ValueError, match="expected head of at least 0, got -1"):
+        Site("head", layer=2, position=0, head=-1)
 
 
 def test_a_patch_hook_of_an_inner_site_that_does_not_fire_raises():

@@ -37,7 +37,7 @@ def cells(runs: Runs) -> list[Contrast]:
     data = runs["run"]
     run, able = run_of(data), ~structural_of(data)
     return [
-        Contrast(run.label(cell), {"run": unit(data, *cell)}, layer, column)
+        Contrast(run.label(cell), {"run": unit(data, *cell)}, layer, column, axis=run.grid.column)
         for cell, layer, column in run.grid.cells()
         if able[cell]
     ]

@@ -46,6 +46,7 @@ class Contrast:
         either: Whether it may go either way; else only a rise answers what is asked.
         one_base: Whether all of its runs have the same unpatched run, which then cancels.
         step: The reasoning step that it is about, from 1, if it is about one.
+        axis: What `column` is, as `Grid` has it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Contrast:
     either: bool = False
     one_base: bool = True
     step: int | None = None
+    axis: str = "position"
 
     def reach(self, against: Against) -> float:
         """The largest size that it can have; what effects relative to a run share cancels."""

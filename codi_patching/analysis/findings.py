@@ -75,6 +75,7 @@ class Claim:
         unit: `probability`, `rate`, `logits` or `nats`.
         step: The reasoning step that it is about, from 1, if it is about one.
         either: Whether it may go either way, as a difference does; else only a rise answers.
+        axis: What `column` is, as `Grid` has it.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Claim:
     unit: str = "probability"
     step: int | None = None
     either: bool = False
+    axis: str = "position"
 
     @property
     def lead(self) -> Comparison:

@@ -221,5 +221,5 @@ def _claim(
     )  # fmt: skip
     return Claim(
         contrast.name, verdict, comparisons, known.p, bound, contrast.layer, contrast.column,
-        contrast.kind, effect.unit, contrast.step, contrast.either,
+        contrast.kind, effect.unit, contrast.step, contrast.either, contrast.axis,
     )  # fmt: skip

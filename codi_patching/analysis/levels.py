@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from codi_patching.results.description import RunDescription
+from codi_patching.results.description import THOUGHTS, RunDescription
 
 SHARES: Mapping[str, Mapping[str, float]] = {
     "ceiling": {"all": 0.0033},
@@ -47,7 +47,7 @@ def kind_of(run: RunDescription) -> str:
     """The kind of a run, as `SHARES` has it."""
     if run.strategy in ("relay", "cumulative"):
         return run.strategy
-    if run.experiment in ("layer", "position"):
+    if run.experiment in ("layer", "position") and run.positions == THOUGHTS:
         return f"{run.experiment}, {run.latents}"
     return run.experiment if run.experiment in _UNPATCHED else "own"
 
@@ -56,10 +56,12 @@ def label_of(run: RunDescription) -> str:
     """What sentences call a run: `position, recomputed`, `relay`, `layer, frozen, kv, noising`."""
     kind = kind_of(run)
     name = f"{run.experiment}, {run.latents}" if kind == "own" else kind
+    site = "head" if run.experiment == "head" else "resid_post"
     rest = [
         value
         for value, usual in (
-            (run.site, "resid_post"), (run.direction, "denoising"), (run.source, "clean"),
+            (run.places, ""), (run.site, site), (run.direction, "denoising"),
+            (run.source, "clean"),
         )
         if value != usual and kind not in _UNPATCHED
     ]  # fmt: skip

@@ -32,7 +32,7 @@ from codi_patching.results.dataset import (
     run_of,
     structural_of,
 )
-from codi_patching.results.description import RunDescription
+from codi_patching.results.description import Mask, RunDescription
 from codi_patching.results.layout import CHECKSUMS
 
 EXACT = 1e-9
@@ -109,14 +109,17 @@ def check_structural_zeros(data: xr.Dataset) -> list[Check]:
     for arm in (OWN, CONTROL) if has_control(data) else (OWN,):
         name = f"structural zeros, {arm}"
         kl = cells_of(data, "kl_divergence", arm)[:, structural_of(data)]
+        missing = ~np.isfinite(kl) & ~_left_out(data)[:, structural_of(data)]
         if arm == CONTROL:
-            kl = kl[data["control_kind"].values != ""]
-            kl = kl[:, np.isfinite(kl).any(axis=0)]  # some edges have no control
+            controlled = data["control_kind"].values != ""
+            kl, missing = kl[controlled], missing[controlled]
+            run = np.isfinite(kl).any(axis=0)  # some edges have no control
+            kl, missing = kl[:, run], missing[:, run]
         if not kl.size:
             seen = "no pair has a control" if cells else "there are no such cells"
             checks.append(judged(name, expected, seen, None))
             continue
-        unknown = int((~np.isfinite(kl)).any(axis=1).sum())
+        unknown = int(missing.any(axis=1).sum())
         worst = float(np.abs(kl[np.isfinite(kl)]).max(initial=0.0))
         seen = f"at most {worst:.2g} nats in {_count(cells, 'cell')}"
         seen += f"; undefined in {_count(unknown, 'pair')}" if unknown else ""
@@ -142,6 +145,14 @@ def check_control_words(data: xr.Dataset) -> Check:
         return judged(name, expected, "no pair has a control", None)
     seen = f"not so in {len(wrong)} of {drawn} cuts: {wrong[0]}" if wrong else f"so in {drawn} cuts"
     return judged(name, expected, seen, not wrong)
+
+
+def _left_out(data: xr.Dataset) -> Mask:
+    """Cells of which a pair says why it has no values, `(pairs, layers, columns)`."""
+    columns = run_of(data).grid.columns
+    named = [[column in pair.left_out for column in columns] for pair in pairs_of(data)]
+    rows = np.array(named, dtype=bool).reshape(-1, 1, len(columns))
+    return np.broadcast_to(rows, (len(rows), *run_of(data).grid.shape))
 
 
 def check_chain(data: xr.Dataset) -> Check:

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from codi_patching.commands.one_line import nearest, refuse
 from codi_patching.errors import InputError
 from codi_patching.experiments.attention import AttentionExperiment
+from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
@@ -28,6 +29,7 @@ EXPERIMENTS = (
     LayerPatching,
     PositionPatching,
     IterativePatching,
+    HeadPatching,
     LensExperiment,
     AttentionExperiment,
     KnockoutExperiment,

@@ -26,6 +26,7 @@ from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import INVALID, InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.experiments.describe import label_run
+from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models.arithmetic import enable_mkl_reproducibility
@@ -230,9 +231,9 @@ def print_help() -> None:
         "and later files and options win.",
         epilog="--trainer.… takes every option of lightning.pytorch.Trainer (--trainer.help lists "
         "them), such as --trainer.precision bf16-true, --trainer.devices 2, --trainer.logger "
-        "false. --model takes LayerPatching, PositionPatching, IterativePatching, LensExperiment, "
-        "AttentionExperiment, KnockoutExperiment, or the path of a class of your own; "
-        "--model.help CLASS lists its options.",
+        "false. --model takes LayerPatching, PositionPatching, IterativePatching, HeadPatching, "
+        "LensExperiment, AttentionExperiment, KnockoutExperiment, or the path of a class of your "
+        "own; --model.help CLASS lists its options.",
     )
     parser.add_argument(
         "--config",
@@ -241,7 +242,8 @@ def print_help() -> None:
     parser.add_argument("--seed_everything", type=int, default=42, help="of everything random")
     shared = parser.add_class_arguments(PositionPatching, "model")
     own = {name.removeprefix("model.") for name in shared}
-    parser.add_class_arguments(IterativePatching, "model", as_group=False, skip=own)
+    for experiment in (IterativePatching, HeadPatching):
+        parser.add_class_arguments(experiment, "model", as_group=False, skip=own)
     parser.add_class_arguments(PairsDataModule, "data")
     parser.add_class_arguments(ResultsWriter, "results")
     parser.add_class_arguments(Report, "report")

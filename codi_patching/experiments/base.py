@@ -154,6 +154,19 @@ def check_choice(option: str, value: str, choices: object) -> None:
         )
 
 
+def check_not_heads(site: str) -> None:
+    """Refuse the site `head` where a cell is not a head.
+
+    Raises:
+        InputError: It is that.
+    """
+    if site == "head":
+        raise InputError(
+            "expected a site that has one activation at a layer and position, got 'head': heads "
+            "have an experiment of their own, HeadPatching, configuration head; set [[model.site]]"
+        )
+
+
 def check_least(option: str, value: int | None, least: int) -> None:
     """Refuse what is no whole number or too small, naming the option.
 

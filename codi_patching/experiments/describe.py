@@ -16,7 +16,7 @@ from codi_patching.models.arithmetic import describe_device
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport
 from codi_patching.results.code import describe_code
-from codi_patching.results.description import Grid, RunDescription, RunLabel
+from codi_patching.results.description import THOUGHTS, Grid, RunDescription, RunLabel
 
 _PACKAGES = ("torch", "transformers", "lightning", "torchmetrics")
 
@@ -36,6 +36,7 @@ class DescribedModule(pl.LightningModule, ABC):
     source: str = "clean"
     control: str = "none"
     site: str = "resid_post"
+    positions: str = THOUGHTS
     top: int | None = None
     readers: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
@@ -116,6 +117,7 @@ def label_run(module: DescribedModule, data: PairsDataModule) -> RunLabel:
         source=module.source,
         control=module.control,
         site=module.site,
+        positions=module.positions,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from codi_patching.experiments.base import check_not_heads
 from codi_patching.experiments.patching import PatchingExperiment
 from codi_patching.measuring.patch_grid import whole_layers
 from codi_patching.patching.interventions import Activations, Latents, PatchSet
@@ -29,6 +30,7 @@ class LayerPatching(PatchingExperiment):
 
     def __init__(self, latents: Latents = "frozen", **kwargs: Any) -> None:
         super().__init__(latents=latents, **kwargs)
+        check_not_heads(self.site)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -48,8 +48,9 @@ class PatchingExperiment(Experiment):
         control: With source `clean`, what each patched run is repeated with: the activations of the
             pair's `sibling` (of a `random_pair` where it has none), of a `random_pair`, or `none`.
         site: What is overwritten: `resid_post`, a block's output; `attn_out` or `mlp_out`, what a
-            sublayer adds to the stream; `kv`, what later tokens can read there; `thought`, the
-            latent thought itself, a grid of one row.
+            sublayer adds to the stream; `kv`, what later tokens can read there; `head`, what one
+            attention head hands to the output projection (`HeadPatching`); `thought`, the latent
+            thought itself, a grid of one row.
         include_thought: Whether to patch the latent thoughts themselves too, as an extra row.
         engine: `sweep`, which computes what a patch changes and nothing else, or `reference`, whole
             forward passes with hooks.
@@ -241,5 +242,6 @@ class PatchingExperiment(Experiment):
             control=self.control,
             seed=self.seed,
             record=self.patch_grid.record,
+            places=self.patch_grid.places,
         )
         return Measurement(model=self.model, preparation=preparation, cells=self.patch_grid)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from codi_patching.data.pairs import Pair
 from codi_patching.measuring.attention_again import draw_looks, look_again
+from codi_patching.measuring.places import readout_ids
 from codi_patching.measuring.prompts import PromptRequest, Prompts
 from codi_patching.models.answers import PairError
 from codi_patching.models.attention import NAME, watched_attention
@@ -49,7 +50,7 @@ class AttentionShares:
     @property
     def readers(self) -> tuple[str, ...]:
         """Names of those who attend."""
-        readout = len(self._readout_tokens())
+        readout = len(readout_ids(self.model))
         return (BOT, *self._thoughts, *(f"readout {place}" for place in range(readout)))
 
     @property
@@ -60,11 +61,6 @@ class AttentionShares:
     @property
     def _thoughts(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.model.num_latents)))
-
-    def _readout_tokens(self) -> list[int]:
-        settings = self.model.settings
-        prefix = self.model.tokenizer(settings.answer_prefix, add_special_tokens=False)
-        return [*settings.eot_ids, *prefix["input_ids"]]
 
     def read(self, pair: Pair) -> PairRecord:
         """One pair's source run.
@@ -112,7 +108,7 @@ class AttentionShares:
     def _kept(self, tokens: int) -> list[int]:
         """Rows of the readers of the readout: its first tokens, and the last before the answer."""
         start = 1 + self.model.num_latents
-        readers = len(self._readout_tokens())
+        readers = len(readout_ids(self.model))
         if tokens < readers:
             raise PairError(f"expected a readout of at least {readers} tokens, got {tokens}")
         return [*range(start, start + readers - 1), start + tokens - 1]

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from codi_patching.data.pairs import Pair, Question, as_question
 from codi_patching.errors import InputError, brief
+from codi_patching.measuring.places import spread
 from codi_patching.measuring.sources import mean_activations
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.number_text import first_number
 from codi_patching.patching.interventions import (
     Activations,
     Computed,
+    PlaceTokens,
     Site,
     SiteName,
 )
@@ -43,12 +45,14 @@ class NamedValues:
             alone; of another pair, if there is one, `random_pair`.
         questions: What `"mean"` is taken over, and `"random_pair"` is the first of otherwise.
         made: What was run so far, by question or name: each once for all sites and pairs.
+        places: Tokens of the places of the run that is patched; none if it is at thoughts alone.
     """
 
     run: Callable[[Sequence[Question]], Iterator[Activations]]
     own: Mapping[str, Activations]
     questions: Sequence[Question] = ()
     made: dict[str, Activations] = field(default_factory=dict)
+    places: PlaceTokens = field(default_factory=dict)
 
     def of(self, value: Any) -> Activations:
         """The activations.
@@ -78,7 +82,7 @@ class NamedValues:
         if value in self.own:
             return self.own[value]
         if value == "zero":
-            return Activations.zeros_like(self.own["base"])
+            return spread(Activations.zeros_like(self.own["base"]), self.places)
         if value in ("source", "clean", "corrupted"):
             raise InputError(
                 f"expected a pair to take {value!r} activations from, got a question alone: "
@@ -94,7 +98,13 @@ class NamedValues:
             raise InputError(f"expected {what}: set [[questions]]")
         if value == "random_pair":
             return self.of(self.questions[0])
-        return self._once(value, lambda: mean_activations(self.run(self.questions)))
+        return spread(self._once(value, self._mean), self.places)
+
+    def _mean(self) -> Activations:
+        """Over the questions; of a place's tokens it is their mean, as of one token."""
+        one = dict.fromkeys(self.places, (0,))
+        runs = (run for run in self.run(self.questions) if run.places.keys() == one.keys())
+        return mean_activations(spread(run, one) for run in runs)
 
     def _once(self, key: str, make: Callable[[], Activations]) -> Activations:
         """What was made of it before, else it is made."""
@@ -179,8 +189,11 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
     Raises:
         InputError: A tensor is not of the site's size, or the value is of no known kind.
     """
-    there = named.own["base"].at(*site.cell, site.name)
-    shape = tuple(shaped(model, there, site.name).shape)
+    there = _recorded(named.own["base"], site)
+    if isinstance(site.position, str) and callable(value):
+        there = there[0]  # a function is of each token alone
+    shapes = [tuple(each.shape) for each in (shaped(model, there, site.name), there)]
+    shape = shapes[0]
 
     def fitted(numbers: Any, what: str) -> Tensor:
         numbers = as_tensor(numbers)
@@ -189,15 +202,16 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
         given = tuple(numbers.shape)
         while len(given) > 1 and given[0] == 1:
             given = given[1:]
-        if given not in (shape, tuple(there.shape)):
+        known = [own[1:] if own[0] == 1 and len(own) > 1 else own for own in shapes]
+        if given not in known:
             raise InputError(f"expected {what} of {shape} for {site}, got {tuple(numbers.shape)}")
-        fitting = numbers.to(there).flatten()
+        fitting = numbers.to(there).reshape(there.shape)
         # An engine takes values at one address for one value, with one history of gradients.
         return fitting.clone() if torch.is_grad_enabled() else fitting
 
     value = as_tensor(value)
     if isinstance(value, str | Question | Activations):
-        return named.of(value).at(*site.cell, site.name)
+        return _recorded(named.of(value), site)
     if isinstance(value, Tensor):
         return fitted(value, "numbers")
     if not callable(value) or isinstance(value, type):
@@ -209,3 +223,15 @@ def as_values(model: CodiModel, site: Site, value: Any, named: NamedValues) -> T
             value(shaped(model, present.clone(), site.name)), "a function that gives numbers"
         )
     )
+
+
+def _recorded(activations: Activations, site: Site) -> Tensor:
+    """The activation of a site.
+
+    Raises:
+        InputError: A run does not have it, as one of a single question has no changed number.
+    """
+    try:
+        return activations.of(site)
+    except ValueError as error:
+        raise InputError(f"{error}: give the question itself, of the pair's wording") from None

@@ -22,7 +22,7 @@ from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.row_limit import rows_at_once
 from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Unpatched
-from codi_patching.patching.interventions import Cell, Latents, PatchSet, SiteName
+from codi_patching.patching.interventions import Cell, Latents, PatchSet, PlaceTokens, SiteName
 from codi_patching.patching.reference import Prompt, ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 
@@ -65,10 +65,11 @@ class CheckedReference(ReferenceEngine):
         self,
         requests: Sequence[tuple[Sequence[int], Readout]],
         record: Collection[SiteName] = (),
+        places: Sequence[PlaceTokens] = (),
     ) -> list[Unpatched]:
         """Run prompts without patches, one by one."""
         check_followed(self._codi)
-        return super().unpatched(requests, record)
+        return super().unpatched(requests, record, places)
 
 
 class WatchfulSweep(SweepEngine):
@@ -94,18 +95,19 @@ class WatchfulSweep(SweepEngine):
         self,
         requests: Sequence[tuple[Sequence[int], Readout]],
         record: Collection[SiteName] = (),
+        places: Sequence[PlaceTokens] = (),
     ) -> list[Unpatched]:
         """Run prompts without patches, by the engine that fits the model as it is now."""
         check_followed(self._codi)
         reason = self.changed
         if reason is None:
-            return super().unpatched(requests, record)
+            return super().unpatched(requests, record, places)
         if reason != self._said:
             self._said = reason
             warnings.warn(
                 f"the reference engine is used in place of the sweep: {reason}", stacklevel=2
             )
-        return self._reference.unpatched(requests, record)
+        return self._reference.unpatched(requests, record, places)
 
     def _is_reference(self, starts: Sequence[Unpatched]) -> bool:
         """Whether runs without patches are the reference engine's.

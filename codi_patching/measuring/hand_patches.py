@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.measuring.measurement import check_finite
 from codi_patching.measuring.own_cache import SpokenReadout, as_text, said_by
-from codi_patching.measuring.prompts import PromptRequest, Prompts
+from codi_patching.measuring.places import PlaceFinder
+from codi_patching.measuring.prompts import PromptRequest, Prompts, roles
 from codi_patching.metrics import functional as F
 from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
 from codi_patching.metrics.table import METRICS, Metric, metric_rows
@@ -26,7 +27,7 @@ from codi_patching.models.answers import build_readout, format_answer
 from codi_patching.models.codi import CodiModel
 from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, PatchRequest, Readout, Unpatched
-from codi_patching.patching.interventions import Latents, Patch, SiteName
+from codi_patching.patching.interventions import Latents, Patch, PlaceTokens, SiteName
 from codi_patching.patching.reference import ReferenceEngine
 
 QUESTION_METRICS: dict[str, Metric] = {
@@ -53,11 +54,15 @@ class HandRequest:
         prompts: Of the base run, then of the source run, if there is one.
         spoken: What is read of each.
         names: Of the answers that are read, as logits are named.
+        outside: Whether places outside the thoughts are recorded and may be patched.
+        places: Of each prompt the tokens of these places; they follow from the rest.
     """
 
     prompts: tuple[tuple[int, ...], ...]
     spoken: SpokenReadout
     names: tuple[str, ...]
+    outside: bool = False
+    places: tuple[PlaceTokens, ...] = field(default=(), compare=False)
 
     @property
     def asked(self) -> list[PromptRequest]:
@@ -138,6 +143,7 @@ class HandPatching:
         prompts: Makes requests for it.
         latents: Whether thoughts after a patch are generated anew.
         record: Sites that unpatched runs record beside `resid_post`.
+        outside: Whether places outside the thoughts are recorded and may be patched.
     """
 
     model: CodiModel
@@ -145,6 +151,7 @@ class HandPatching:
     prompts: Prompts
     latents: Latents
     record: Sequence[SiteName] = ()
+    outside: bool = False
 
     def of_pair(self, pair: Pair) -> HandRequest:
         """A pair with its answers.
@@ -156,7 +163,9 @@ class HandPatching:
         names = ("corrupted", "clean") if self.prompts.direction == "denoising" else ()
         spoken = self._spoken(base[1], max(len(base[0]), len(source[0])))
         both = tuple(base[0]), tuple(source[0])
-        return HandRequest(both, spoken, names or ("clean", "corrupted"))
+        twins = roles(pair, self.prompts.direction)
+        places = self._places([(base, *twins), (source, *twins[::-1])])
+        return HandRequest(both, spoken, names or ("clean", "corrupted"), self.outside, places)
 
     def of_question(self, question: Question, said: Sequence[int]) -> HandRequest:
         """A question alone.
@@ -175,10 +184,26 @@ class HandPatching:
                 self.model.tokenizer, settings.eot_ids, settings.answer_prefix, (question.answer,)
             )
         ids, _ = self.prompts.of_question(question, readout)
-        return HandRequest((tuple(ids),), self._spoken(readout, len(ids)), ("answer",))
+        spoken, places = (
+            self._spoken(readout, len(ids)),
+            self._places([((ids, readout), question, None)]),
+        )
+        return HandRequest((tuple(ids),), spoken, ("answer",), self.outside, places)
+
+    def _places(
+        self, asked: Sequence[tuple[PromptRequest, Question, Question | None]]
+    ) -> tuple[PlaceTokens, ...]:
+        """The places of some runs, each of a question and its twin; none if none are wanted."""
+        finder = PlaceFinder(self.model)
+        return tuple(finder.of(*each) for each in asked) if self.outside else ()
 
     def _spoken(self, readout: Readout, prompt: int) -> SpokenReadout:
-        """A readout that tells what is said, where the eos after an answer still fits."""
+        """A readout that tells what is said, where the eos after an answer still fits.
+
+        Where its own tokens may be patched, it is read as metrics read it, and tells nothing else.
+        """
+        if self.outside:
+            return SpokenReadout(readout, readout.answers, 0, from_prefix=False)
         answers = max(len(answer) for answer in readout.answers)
         length = prompt + self.model.num_latents + len(readout.prefix) + answers
         most = min(self.model.context_length, self.prompts.limit or self.model.context_length)
@@ -188,7 +213,8 @@ class HandPatching:
     def start(self, requests: Sequence[HandRequest]) -> list[HandStart]:
         """The unpatched runs of some pairs or questions, side by side."""
         asked = [each for request in requests for each in request.asked]
-        runs = iter(self.engine.unpatched(asked, self.record))
+        places = [each for request in requests for each in request.places]
+        runs = iter(self.engine.unpatched(asked, self.record, places))
         return [HandStart(request, [next(runs) for _ in request.prompts]) for request in requests]
 
     def patched(
@@ -223,8 +249,9 @@ def words_of(model: CodiModel, runs: Sequence[HandPatched], most: int) -> list[s
     eos = model.settings.eos_id
     said = [run.start.request.spoken.forced(run.answer_logits, eos, most) for run in runs]
     for place, run in enumerate(runs):
-        if said[place] is None and run.cuts(run.start.request.spoken.readout):
-            said[place] = _said_without(model, run, most)
+        request = run.start.request
+        if said[place] is None and (request.outside or run.cuts(request.spoken.readout)):
+            said[place] = _said_anew(model, run, most)
     left = [run for run, tokens in zip(runs, said) if tokens is None]
     if left:
         starts = [run.start.runs[0] for run in left]
@@ -233,15 +260,19 @@ def words_of(model: CodiModel, runs: Sequence[HandPatched], most: int) -> list[s
     return [as_text(model, tokens or ()) for tokens in said]
 
 
-def _said_without(model: CodiModel, run: HandPatched, most: int) -> list[int]:
-    """What a run without some edges says: each word is read anew, as it sees no more than they."""
-    prompt, prefix = run.start.request.prompts[0], tuple(answer_start(model))
+def _said_anew(model: CodiModel, run: HandPatched, most: int) -> list[int]:
+    """What a run says whose own readout is patched, or without some edges: each word read anew."""
+    request, prefix = run.start.request, tuple(answer_start(model))
     engine, said = ReferenceEngine(model, 1), list[int]()
+    prompt, places = list(request.prompts[0]), request.places[:1]
     read = len(prompt) + model.num_latents + len(prefix)
     while len(said) < min(most, model.context_length - read + 1):
-        readout = Readout(prefix, ((*said, model.settings.eos_id),))
-        start = engine.unpatched([(list(prompt), readout)])[0]
-        found = engine.patched(start, [run.row], run.latents, cuts=run.cuts(readout))
+        readout = Readout((*prefix, *said), ((model.settings.eos_id,),))
+        end = model.num_latents + len(readout.prefix)  # a place may be a token not yet said
+        there = [{k: tuple(t for t in v if t < end) for k, v in own.items()} for own in places]
+        start = engine.unpatched([(prompt, readout)], (), there)[0]
+        row = [patch for patch in run.row if patch.site.token < end]
+        found = engine.patched(start, [row], run.latents, cuts=run.cuts(readout))
         token = int(found.answer_logits[0][0, -1].argmax())
         if token == model.settings.eos_id:
             break

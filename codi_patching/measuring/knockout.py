@@ -95,7 +95,7 @@ class EdgeGrid:
         prompt = {QUESTION: (-1,), NUMBERS: (-1,)}
         cuts = [(self.cut(edge, layers, prompt, 1),) for edge, layers in self.cells]
         none = [()] * len(cuts)
-        unread = unread_rows(none, self.num_layers, self.num_latents, "recomputed", cuts)
+        unread = unread_rows(none, self.num_layers, self.num_latents, "recomputed", cuts=cuts)
         zeros = [divmod(cell, len(names)) for cell, zero in enumerate(unread) if zero]
         return Grid(tuple(self.rows), "edge", names, tuple(zeros))
 

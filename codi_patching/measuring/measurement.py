@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from codi_patching.data.pairs import Pair
 from codi_patching.measuring.pair_description import describe_pair, numbers
 from codi_patching.measuring.patch_grid import Extras, PatchGrid
+from codi_patching.measuring.places import at_places
 from codi_patching.measuring.preparation import PairRequests, PairStart, Preparation
 from codi_patching.measuring.verification import Cells, VerifiedGrid, VerifiedPair, verify_pairs
 from codi_patching.metrics import functional as F
@@ -46,10 +48,12 @@ class PatchedRuns:
     Attributes:
         kind: `own`, of the source run; `control`; `self`, of the base run, which changes nothing.
         request: A row for each cell, in `run_order`; then, but for `self`, the ceiling's.
+        left_out: By number of a row why it is patched with nothing.
     """
 
     kind: Literal["own", "control", "self"]
     request: PatchRequest
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Measurement:
             except PairError as error:
                 results[pair.pair_id] = ExcludedPair(pair.pair_id, str(error))
         requests = [request for own in asked.values() for request in own.all()]
-        runs = iter(self.preparation.engine.unpatched(requests, self.preparation.record))
+        places = [own_places for own in asked.values() for own_places in own.places]
+        runs = iter(self.preparation.engine.unpatched(requests, self.preparation.record, places))
         starts = [
             self.preparation.start(pair, own, list(islice(runs, len(own.all()))))
             for pair in pairs
@@ -145,13 +150,15 @@ class Measurement:
         }
         if start.control_activations is not None:
             sources["control"] = (start.control_activations, start.control_activations)
-        asked = []
+        asked, left_out = list[PatchedRuns](), dict[int, str]()
         for kind, (activations, ceiling) in sources.items():
-            sets = self.cells.patch_sets(activations)
+            sets, own = at_places(self.cells.patch_sets(activations), start.base.places)
+            left_out = own | left_out  # what has no own value has no control's either
             rows, watch = [*sets, all_patches(ceiling)], [*self.cells.watch(sets), []]
-            asked.append(PatchedRuns(kind, PatchRequest(start.base, rows, watch)))
+            asked.append(PatchedRuns(kind, PatchRequest(start.base, rows, watch), left_out))
         if self_patch:
             sets = self.cells.patch_sets(start.base.run.activations())
+            sets, _ = at_places(sets, start.base.places)
             asked.append(PatchedRuns("self", PatchRequest(start.base, sets)))
         return asked
 
@@ -188,6 +195,7 @@ class Measurement:
             self_patch=self_patch,
             chain_links=own.extras.chain_links,
             chain_broken=own.extras.chain_broken,
+            left_out=self._left_out(asked),
         )
         return PairRecord(
             pair_id=start.pair.pair_id,
@@ -197,6 +205,15 @@ class Measurement:
             activations=own.extras.activations,
             trace=own.extras.trace,
         )
+
+    def _left_out(self, asked: Sequence[PatchedRuns]) -> dict[str, str]:
+        """By column why it has no values of a pair, or no control's."""
+        columns, reasons = self.cells.grid.columns, dict[str, str]()
+        for runs in asked:
+            for run, reason in runs.left_out.items():
+                said = reason if runs.kind == "own" else f"{runs.kind}: {reason}"
+                reasons.setdefault(columns[self.cells.run_order[run] % len(columns)], said)
+        return reasons
 
     def _measure_grid(
         self, start: PairStart, runs: PatchedRuns, patched: Patched, inputs: MetricInputs
@@ -211,8 +228,12 @@ class Measurement:
         cells = inputs.of(logits.take(order), extras.generated)
         values = metric_rows(cells, self.cells.metrics)
         ceiling = metric_rows(inputs.of(logits.take(slice(size, None))), METRICS)
+        left_out = [self.cells.run_order[run] for run in runs.left_out]
+        measured = {name: value.double().numpy() for name, value in values.items()}
+        for of_cells in measured.values():
+            of_cells[left_out] = np.nan
         return MeasuredGrid(
-            {name: value.double().reshape(shape).numpy() for name, value in values.items()},
+            {name: of_cells.reshape(shape) for name, of_cells in measured.items()},
             numbers({name: value.item() for name, value in ceiling.items()}),
             extras,
         )
@@ -253,7 +274,12 @@ class Measurement:
         if requests.control is not None:
             given["control"] = requests.control
         return VerifiedPair(
-            requests.base, requests.source, given, start.direction == "denoising", cells
+            requests.base,
+            requests.source,
+            given,
+            start.direction == "denoising",
+            cells,
+            requests.places,
         )
 
     def _report(

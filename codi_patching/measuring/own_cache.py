@@ -165,7 +165,7 @@ def _go_on(
     engine, prompts = ReferenceEngine(model, _ROWS), prompts_of(model, starts)
     own = torch.cat([start.run.thoughts for start in starts])
     frozen = own if latents == "frozen" else None
-    _, context = engine.think(prompts, engine.with_values(prompts, rows, frozen), frozen)
+    _, context = engine.think(prompts, engine.with_values(prompts, rows, frozen, [()]), frozen)
     room = model.context_length - context.length - len(answer_start(model)) + 1
     return read_out_ids(model, context, min(most, room)) if room > 0 else [[]] * len(rows)
 

@@ -8,27 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from codi_patching.measuring.places import BEFORE, after_names, readout_ids, typical_places
 from codi_patching.metrics.inputs import GeneratedActivations
 from codi_patching.metrics.table import METRICS, Metric
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import head_shape
 from codi_patching.patching.interventions import (
     EXTRA_SITES,
     THOUGHT,
     Activations,
     Cell,
     Latents,
+    Patch,
     PatchSet,
+    Position,
+    Site,
     SiteName,
     extra_sites,
+    on_tokens,
     patches_from,
 )
 from codi_patching.patching.sweep.unread import unread_rows
 from codi_patching.results import description
+
+Positions = Literal["thoughts", "all"]
+"""Whether the latent positions alone are patched, or places outside them too."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class PatchGrid:
             back always `frozen`.
         site: What is overwritten, as cells are named.
         record: Sites that unpatched runs record beside `resid_post`.
+        places: Whether they record places outside the thoughts too.
         metrics: What is computed of each run.
         watch: For each of `patch_sets` the cells whose activations are wanted.
         extras: What is made of these: from the pair's start, the patches and the activations.
@@ -73,6 +84,7 @@ class PatchGrid:
     latents: Latents
     site: SiteName
     record: tuple[SiteName, ...]
+    places: bool
     metrics: Mapping[str, Metric]
     watch: Callable[[Sequence[PatchSet]], list[list[Cell]]]
     extras: Callable[..., Extras]
@@ -115,12 +127,14 @@ class PatchGrid:
         names = tuple(description.THOUGHT if la == THOUGHT else str(la) for la in layers)
         count = len(names) * len(columns)
         order = list(range(count)) if run_order is None else list(run_order)
-        rows = patch_sets(zero_activations(model))
+        named = patch_sets(zero_activations(model))
+        rows = [on_tokens(row, typical_places(model)) for row in named]
         if len(rows) != count:
             raise ValueError(
                 f"expected patches for each of {len(names)} × {len(columns)} cells, got {len(rows)}"
             )
-        unread = unread_rows(rows, len(model.blocks), model.num_latents, latents)
+        readout = len(readout_ids(model))
+        unread = unread_rows(rows, len(model.blocks), model.num_latents, latents, readout)
         zeros = sorted(divmod(order[row], len(columns)) for row in range(count) if unread[row])
         sites = {patch.site.name for row in rows for patch in row}
         return cls(
@@ -130,6 +144,7 @@ class PatchGrid:
             latents=latents,
             site=site,
             record=extra_sites({*sites, "kv"}),  # the ceiling has keys and values
+            places=any(isinstance(p.site.position, str) for row in named for p in row),
             metrics=metrics,
             watch=watch,
             extras=extras,
@@ -147,26 +162,62 @@ class PatchGrid:
 
 
 def zero_activations(model: CodiModel) -> Activations:
-    """Activations of zeros, every site of them, in the model's shapes."""
+    """Activations of zeros, every site and place of them, in the model's shapes."""
     layers, latents = len(model.blocks), model.num_latents
     config = model.backbone.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, size = head_shape(model.backbone)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
     like = next(model.parameters())
     thoughts = like.new_zeros(latents, config.hidden_size)
     resid = like.new_zeros(layers, latents, config.hidden_size)
-    widths = {"kv": 2 * heads * size}
+    widths = {"kv": (2 * kv_heads * size,), "head": (heads, size)}
     recorded = {
-        site: like.new_zeros(layers, latents, widths.get(site, config.hidden_size))
+        site: like.new_zeros(layers, latents, *widths.get(site, (config.hidden_size,)))
         for site in EXTRA_SITES
     }
-    return Activations(thoughts, resid, recorded)
+    sites = {"resid_post": resid, **recorded}
+    one = {cast(SiteName, site): values[:, :1] for site, values in sites.items()}
+    return Activations(thoughts, resid, recorded, dict.fromkeys(typical_places(model), one))
 
 
-def single_cells(activations: Activations, layers: Sequence[int], site: SiteName) -> list[PatchSet]:
-    """Each cell alone, layer by layer."""
-    cells = product(layers, range(len(activations.thoughts)))
-    return [patches_from(activations, layer, [p], site) for layer, p in cells]
+def single_cells(
+    activations: Activations,
+    layers: Sequence[int],
+    site: SiteName,
+    positions: Sequence[Position] | None = None,
+) -> list[PatchSet]:
+    """Each cell alone, layer by layer; at the latent positions if none are given."""
+    if positions is None:
+        positions = range(len(activations.thoughts))
+    return [patches_from(activations, la, [p], site) for la, p in product(layers, positions)]
+
+
+def all_positions(model: CodiModel) -> list[Position]:
+    """The latent positions among the places before and after them, in a run's order."""
+    return [*BEFORE, *range(model.num_latents), *after_names(model)]
+
+
+def single_heads(
+    activations: Activations, layers: Sequence[int], positions: Sequence[Position]
+) -> list[PatchSet]:
+    """Each head of each layer at some positions at once, layer by layer."""
+    heads = range(activations.of_site("head").shape[2])
+    sites = [[Site.at(la, p, "head", head) for p in positions] for la in layers for head in heads]
+    return [[Patch(site, activations.of(site)) for site in run] for run in sites]
+
+
+def head_grid(model: CodiModel, latents: Latents) -> PatchGrid:
+    """Each head of each layer at all latent positions at once."""
+    layers, heads = grid_layers(model, "head"), range(head_shape(model.backbone)[0])
+    return PatchGrid.of(
+        model,
+        partial(single_heads, layers=layers, positions=range(model.num_latents)),
+        layers=layers,
+        columns=tuple(map(str, heads)),
+        latents=latents,
+        site="head",
+        column="head",
+    )
 
 
 def whole_layers(activations: Activations, layers: Sequence[int], site: SiteName) -> list[PatchSet]:

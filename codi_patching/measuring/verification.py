@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from codi_patching.measuring.metrics_by_hand import Logits, metrics_by_hand
+from codi_patching.measuring.places import at_places
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import (
     Activations,
@@ -25,10 +26,11 @@ from codi_patching.patching.interventions import (
     Latents,
     Patch,
     PatchSet,
+    PlaceTokens,
     SiteName,
     all_patches,
 )
-from codi_patching.patching.reference import Latent, Prompt, ReferenceEngine
+from codi_patching.patching.reference import Latent, ReferenceEngine
 from codi_patching.results.description import Grid, VerifiedRun
 
 Asked = tuple[Sequence[int], Readout]
@@ -52,6 +54,7 @@ class VerifiedPair:
             prompt, or activations that no single prompt has.
         clean_is_source: Whether the source answer is the pair's clean one.
         cells: The cells of the grid.
+        places: Of each of `asked` the tokens outside the thoughts, if any are patched.
     """
 
     base: Asked
@@ -59,6 +62,7 @@ class VerifiedPair:
     given: Mapping[str, Asked | Activations]
     clean_is_source: bool
     cells: Cells
+    places: Sequence[PlaceTokens] = ()
 
     @property
     def asked(self) -> list[Asked]:
@@ -191,29 +195,55 @@ class _Group:
         for pair in pairs:
             self.base.append(len(asked))
             asked += pair.asked
-        self.prompts = Prompt(*engine.model.encode([ids for ids, _ in asked]))
+        self.prompts = engine.read([ids for ids, _ in asked])
         self.latent, context = engine.think(self.prompts, [[]] * len(asked), record=wanted.record)
         both = [place + run for place in self.base for run in (0, 1)]
         readouts = [asked[place][1] for place in both]
-        read = engine.read_each(self._rows(context, both), readouts)
+        read = engine.read_each(self._rows(context, both), readouts, [[]] * len(both))
+        self.places = [own for pair in pairs for own in pair.places]
+        if self.places:
+            self.everywhere = engine.everywhere(
+                self.prompts,
+                [[]] * len(asked),
+                record=wanted.record,
+                prefixes=[readout.prefix for _, readout in asked],
+            )
         self.unpatched = [[_numbers(run) for run in pair] for pair in zip(read[::2], read[1::2])]
         self.arms = [self._arms(place) for place in range(len(pairs))]
-        self.sets = {
-            (place, arm): wanted.patch_sets(given)
+        placed = {
+            (place, arm): at_places(wanted.patch_sets(given), self._places(self.base[place]))
             for place, arms in enumerate(self.arms)
             for arm, given in arms.items()
+        }
+        self.sets = {key: sets for key, (sets, _) in placed.items()}
+        self.left_out = {  # what has no own value has no control's either
+            (place, arm): {*left_out, *placed[place, "own"][1]}
+            for (place, arm), (_, left_out) in placed.items()
         }
 
     def _rows(self, context: Any, places: Sequence[int]) -> Any:
         """A context of some of its rows."""
         return context.take(torch.tensor(places, device=self.engine.model.device))
 
+    def _places(self, run: int) -> PlaceTokens:
+        """The places of an unpatched run."""
+        return self.places[run] if self.places else {}
+
+    def _activations(self, run: int) -> Activations:
+        """What an unpatched run has, at places too."""
+        own = self.latent.activations(run)
+        if not self.places:
+            return own
+        sites = self.everywhere.of_places(self.places[run])
+        places = {name: {s: values[run] for s, values in of.items()} for name, of in sites.items()}
+        return replace(own, places=places)
+
     def _arms(self, place: int) -> dict[str, Activations]:
         """The activations that are patched in."""
         arms, pair = {}, self.pairs[place]
         for arm, given in pair.given.items():
             if not isinstance(given, Activations):
-                given = self.latent.activations(self.base[place] + pair.asked.index(given))
+                given = self._activations(self.base[place] + pair.asked.index(given))
             arms[arm] = given
         return arms
 
@@ -229,6 +259,8 @@ class _Group:
             own = [VerifiedRun(n, measured(run)) for n, run in zip(("base", "source"), unpatched)]
             for arm in pair.given:
                 for (row, column), run in zip(pair.cells, runs[place], strict=True):
+                    if run in self.left_out[place, arm]:
+                        continue
                     names = self.wanted.grid.layers[row], self.wanted.grid.columns[column]
                     own.append(VerifiedRun(arm, measured(logits[_Row(place, arm, run)]), *names))
                 name = "ceiling" if arm == "own" else f"ceiling_{arm}"
@@ -261,25 +293,28 @@ class _Group:
         logits: dict[_Row, Logits] = {}
         for depth in sorted(rows):
             for piece in batched(rows[depth], min(self.engine.max_rows, _ROWS)):
-                found, context = self._think(piece, generated)
+                sets, found, context = self._think(piece, generated)
                 if depth + 1 in rows:
                     generated |= {row: found.activations(i) for i, row in enumerate(piece)}
                 read = [i for i, row in enumerate(piece) if row in wanted]
                 if read:
                     readouts = [self.pairs[piece[i].pair].base[1] for i in read]
-                    each = self.engine.read_each(self._rows(context, read), readouts)
+                    rest = self._rows(context, read)
+                    each = self.engine.read_each(rest, readouts, [sets[i] for i in read])
                     logits |= {piece[i]: _numbers(own) for i, own in zip(read, each)}
         return logits
 
     def _think(
         self, rows: Sequence[_Row], generated: Mapping[_Row, Activations]
-    ) -> tuple[Latent, Any]:
-        """The latent positions of some rows, all of whose values are there."""
+    ) -> tuple[list[list[Patch]], Latent, Any]:
+        """The latent positions of some rows, and their patches, all of whose values are there."""
         places = [self.base[row.pair] for row in rows]
         prompt = self.prompts.take(places)
         frozen = self.latent.thoughts[places] if self.wanted.latents == "frozen" else None
+        prefixes = [self.pairs[row.pair].base[1].prefix for row in rows]
         sets = [self._patches(row, generated) for row in rows]
-        return self.engine.think(prompt, self.engine.with_values(prompt, sets, frozen), frozen)
+        sets = self.engine.with_values(prompt, sets, frozen, prefixes)
+        return sets, *self.engine.think(prompt, sets, frozen)
 
     def _patches(self, row: _Row, generated: Mapping[_Row, Activations]) -> list[Patch]:
         """A row's patches, with what earlier rows generated in place of its name."""

@@ -34,6 +34,7 @@ class Family:
         mlp: Inside a block: the MLP, from normed input to what it adds to the stream.
         keys: Inside a block: what makes keys before rotation; its norm where there is one.
         values: Inside a block: what makes values.
+        output: Inside a block: the projection that attention ends with, of what its heads give.
         windowed: Whether attention may be limited to so many tokens before each.
         fused: Whether `keys` and `values` are one module, of queries, keys, values in this order.
     """
@@ -51,6 +52,7 @@ class Family:
     mlp: str = "mlp"
     keys: str = "self_attn.k_proj"
     values: str = "self_attn.v_proj"
+    output: str = "self_attn.o_proj"
     fused: bool = False
     windowed: bool = False
 
@@ -73,6 +75,7 @@ FAMILIES: dict[str, Family] = {
         mlp_norm="ln_2",
         keys="attn.c_attn",
         values="attn.c_attn",
+        output="attn.c_proj",
         fused=True,
     ),
 }
@@ -105,8 +108,17 @@ def part_of(backbone: nn.Module, path: str) -> Any:
     return attrgetter(path)(backbone)
 
 
+def head_shape(backbone: PreTrainedModel) -> tuple[int, int]:
+    """Number of attention heads, and the size of one."""
+    config = backbone.config
+    heads = int(config.num_attention_heads)
+    return heads, int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+
+
 def outlets_of(backbone: PreTrainedModel, site: SiteName) -> list[list[Outlet]]:
     """Where a site leaves a model: its parts (of `kv`: keys, values), each with one a layer.
+
+    Of `head` each attention head is a part, where it enters the output projection.
 
     Raises:
         ValueError: Thoughts leave no block.
@@ -118,6 +130,12 @@ def outlets_of(backbone: PreTrainedModel, site: SiteName) -> list[list[Outlet]]:
     if site in ("attn_out", "mlp_out"):
         path = family.attention if site == "attn_out" else family.mlp
         return [[Outlet(part_of(block, path)) for block in blocks]]
+    if site == "head":
+        heads, size = head_shape(backbone)
+        return [
+            [Outlet(part_of(b, family.output), h * size, (h + 1) * size, True) for b in blocks]
+            for h in range(heads)
+        ]
     if site != "kv":
         raise ValueError(f"expected a site inside a block or after it, got {site!r}")
     if family.fused:

@@ -23,6 +23,7 @@ from codi_patching.patching.interventions import (
     Generated,
     Latents,
     PatchSet,
+    PlaceTokens,
     SiteName,
     check_rows,
 )
@@ -57,17 +58,23 @@ class Run:
         answer_logits: For each answer the logits at the position before each of its tokens,
             `(rows, tokens, vocabulary)`, in float32 at least.
         recorded: Further sites that were asked for, `(rows, L, K, width)`; see `Activations`.
+        places: Of each place that was asked for its sites, `(rows, L, tokens, width)`.
     """
 
     thoughts: Tensor
     resid: Tensor
     answer_logits: tuple[Tensor, ...]
     recorded: Mapping[SiteName, Tensor] = field(default_factory=dict)
+    places: Mapping[str, Mapping[SiteName, Tensor]] = field(default_factory=dict)
 
     def activations(self, row: int = 0) -> Activations:
         """The activations of one row."""
         recorded = {site: values[row] for site, values in self.recorded.items()}
-        return Activations(self.thoughts[row], self.resid[row], recorded)
+        places = {
+            name: {site: values[row] for site, values in own.items()}
+            for name, own in self.places.items()
+        }
+        return Activations(self.thoughts[row], self.resid[row], recorded, places)
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,13 @@ class Unpatched:
         run: The run, of one row.
         readout: What was read after the thoughts.
         state: The engine's own.
+        places: Tokens outside the thoughts that may be patched, by the names of their places.
     """
 
     run: Run
     readout: Readout
     state: Any
+    places: PlaceTokens = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,12 @@ class PatchRequest:
         """
         if not self.rows:
             raise ValueError("expected at least one row of patches, got none")
-        check_rows(self.rows, *self.start.run.resid.shape[1:3])
+        outside = {token for tokens in self.start.places.values() for token in tokens}
         layers, latents = self.start.run.resid.shape[1:3]
+        check_rows(self.rows, layers, latents, outside)
         check_cuts(self.cuts, layers, latents + self.start.readout.length)
+        if outside and any(self.cuts):
+            raise ValueError("expected edges to be cut in runs that are patched at thoughts alone")
         for what, of_rows in (("cells to watch", self.watch), ("cuts", self.cuts)):
             if of_rows and len(of_rows) != len(self.rows):
                 raise ValueError(
@@ -158,11 +170,14 @@ class Engine(ABC):
         self,
         requests: Sequence[tuple[Sequence[int], Readout]],
         record: Collection[SiteName] = (),
+        places: Sequence[PlaceTokens] = (),
     ) -> list[Unpatched]:
         """Run prompts without patches.
 
         Args:
             requests: Token ids of each prompt, and what is read after the thoughts.
+            places: Of each request the tokens outside the thoughts that are recorded and may be
+                patched: of its prompt, and of its readout before the answers.
             record: Sites of `EXTRA_SITES` to record too. A run that is to be patched at `mlp_out`
                 must have recorded it.
         """

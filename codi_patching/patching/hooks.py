@@ -1,4 +1,4 @@
-"""Recording and overwriting activations where modules put them out.
+"""Recording and overwriting activations where modules put them out, or take them in.
 
 Hooks live inside context managers only, which remove them whatever happens. Neither kind writes
 into a tensor that the model holds: patching returns a new one.
@@ -15,26 +15,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True)
 class Outlet:
-    """Where a site leaves a module: some features of its output.
+    """Where a site leaves a module, or enters one: some features of its output or input.
 
     Attributes:
         module: Its output is `(rows, length, …)`; what follows is taken as one vector.
         start: The first of its features that belong to the site.
         stop: The first after them; None for the end.
+        enters: Whether the site is the module's first input in place of its output.
     """
 
     module: nn.Module
     start: int = 0
     stop: int | None = None
+    enters: bool = False
 
     @property
     def features(self) -> slice:
         """Which features of the output."""
         return slice(self.start, self.stop)
+
+    def register(self, see: Callable[[object], object]) -> RemovableHandle:
+        """Hang a function of the output, or input, on the module; what it gives replaces that."""
+        if self.enters:
+            return self.module.register_forward_pre_hook(lambda _module, args: see(args))
+        return self.module.register_forward_hook(lambda _module, _args, output: see(output))
 
 
 Outlets = Sequence[nn.Module] | Sequence[Outlet]
@@ -56,15 +65,13 @@ def capture(blocks: Outlets) -> Iterator[list[list[Tensor]]]:
     """
     records: list[list[Tensor]] = [[] for _ in blocks]
 
-    def record(outlet: Outlet, record_to: list[Tensor]) -> Callable[..., None]:
-        return lambda _module, _args, output: record_to.append(
-            _stream(output).flatten(2)[..., outlet.features]
-        )
+    def record(outlet: Outlet, record_to: list[Tensor]) -> Callable[[object], None]:
+        return lambda output: record_to.append(_stream(output).flatten(2)[..., outlet.features])
 
     handles = []
     try:
         for outlet, record_to in zip(map(_outlet, blocks), records, strict=True):
-            handles.append(outlet.module.register_forward_hook(record(outlet, record_to)))
+            handles.append(outlet.register(record(outlet, record_to)))
         yield records
     finally:
         for handle in handles:
@@ -90,10 +97,10 @@ def patch(blocks: Outlets, edits: dict[int, tuple[Tensor, Tensor]]) -> Iterator[
     """
     fired = dict.fromkeys(edits, 0)
 
-    def overwrite(layer: int, mask: Tensor, values: Tensor) -> Callable[..., object]:
+    def overwrite(layer: int, mask: Tensor, values: Tensor) -> Callable[[object], object]:
         features = _outlet(blocks[layer]).features
 
-        def hook(_module: nn.Module, _args: object, output: object) -> object:
+        def hook(output: object) -> object:
             fired[layer] += 1
             stream = _stream(output)
             if stream.shape[:2] != mask.shape:
@@ -112,8 +119,7 @@ def patch(blocks: Outlets, edits: dict[int, tuple[Tensor, Tensor]]) -> Iterator[
     handles = []
     try:
         for layer, (mask, values) in edits.items():
-            module = _outlet(blocks[layer]).module
-            handles.append(module.register_forward_hook(overwrite(layer, mask, values)))
+            handles.append(_outlet(blocks[layer]).register(overwrite(layer, mask, values)))
         yield
         wrong = {layer: count for layer, count in fired.items() if count != 1}
         if wrong:

@@ -14,7 +14,7 @@ from codi_patching.reporting.formats import layers_named, listed, short, with_in
 from codi_patching.reporting.names import counted, data_name, edge_name, model_name, title
 from codi_patching.reporting.question_texts import BETWEEN, DESCRIBED, SIDES
 from codi_patching.results.dataset import run_of
-from codi_patching.results.description import ALL, RunDescription
+from codi_patching.results.description import ALL, RunDescription, place_name
 
 RISES, FALLS = ("rises", "more often"), ("falls", "less often")
 """Verdicts that something goes up, or down."""
@@ -175,19 +175,26 @@ def places(claims: Sequence[Claim], verdicts: Sequence[str] = RISES) -> str:
         return layers_named([claim.layer for claim in shown if claim.layer]) or "some layers"
     by_column: dict[str, tuple[str, ...]] = {}
     for claim in shown:
-        column = claim.column or ""
+        column = _column_named(claim)
         by_column[column] = (*by_column.get(column, ()), claim.layer or "")
     by_layers: dict[tuple[str, ...], list[str]] = {}
     for column, layers in by_column.items():
         by_layers.setdefault(layers, []).append(column)
     parts = [
-        f"{listed([f'z{column}' for column in columns])} at {layers_named(layers)}"
-        for layers, columns in by_layers.items()
+        f"{listed(columns)} at {layers_named(layers)}" for layers, columns in by_layers.items()
     ]
     if len(parts) > 4:
         columns = sorted(by_column, key=lambda name: (len(name), name))
-        return f"{len(shown)} of {len(claims)} cells, of {listed([f'z{c}' for c in columns])}"
+        return f"{len(shown)} of {len(claims)} cells, of {listed(columns)}"
     return ", ".join(parts)
+
+
+def _column_named(claim: Claim) -> str:
+    """What sentences call a claim's column: `z1`, `head 2`, `the changed number`."""
+    column = claim.column or ""
+    if claim.axis == "head":
+        return f"head {column}"
+    return f"z{column}" if column.isdigit() else place_name(column)
 
 
 def best_carried(table: StrataTable) -> dict[str, Carried]:

@@ -39,6 +39,7 @@ from codi_patching.reporting.maps import (
     LEAST,
     add_bar,
     cell_mask,
+    column_kind,
     column_names,
     draw_cells,
     notes_on,
@@ -170,7 +171,8 @@ def _grid(report: Report, label: str, width: Width, end: float | None) -> Figure
         table = group[0]
         names = place == 0 or not beside
         draw_table(axes, table.strata, table.entries, column_names(run), names)
-        axes.set_xlabel("thought patched" if run.grid.column == "position" else run.grid.column)
+        kind = column_kind(run)
+        axes.set_xlabel("thought patched" if kind == "thought" else kind)
         head = f"{'bc'[place]}  Restored at {layers_of(group)}"
         axes.set_title(head, y=1.12 if beside else 1.04, pad=0)
         if beside and place == 0:
@@ -266,7 +268,8 @@ def _reading(report: Report, label: str) -> str:
     run, said = run_of(report.summaries[label].data), []
     claims, tied = claims_of(report, label)
     if not run.grid.whole_layers:
-        said += [*marks_of(claims, tied), "Bars: means over layers and positions."]
+        across = "heads" if run.grid.column == "head" else "positions"
+        said += [*marks_of(claims, tied), f"Bars: means over layers and {across}."]
     elif any(claim.claimed for claim in claims):
         said.append("Shaded: claimed.")
     if strata_of(report, label):

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 
 from codi_patching.analysis.findings import Claim
 from codi_patching.reporting.canvas import SMALL, SOFT
-from codi_patching.results.description import THOUGHT, Array, Mask, RunDescription
+from codi_patching.results.description import THOUGHT, THOUGHTS, Array, Mask, RunDescription
 
 LEAST = {"probability": 0.10, "nats": 0.05, "rate": 0.10}
 """What is too small to matter: scales go up to this at least."""
@@ -102,15 +102,22 @@ def label_axes(axes: Axes, run: RunDescription) -> None:
     names = ["z" if name == THOUGHT else name for name in run.grid.layers]
     axes.set_yticks(places, [names[place] for place in places])
     step = max(1, -(-columns // 16))
-    axes.set_xticks(range(0, columns, step), column_names(run)[::step])
-    axes.set_xlabel("thought" if run.grid.column == "position" else run.grid.column)
+    shown = [name.replace(" ", "\n") for name in column_names(run)[::step]]
+    axes.set_xticks(range(0, columns, step), shown)
+    axes.set_xlabel(column_kind(run))
     axes.set_ylabel("layer")
+
+
+def column_kind(run: RunDescription) -> str:
+    """What a column is, in a figure: a thought, or with places outside them a position."""
+    thoughts = run.grid.column == "position" and run.positions == THOUGHTS
+    return "thought" if thoughts else run.grid.column
 
 
 def column_names(run: RunDescription) -> list[str]:
     """What figures call the columns: `z0`, `z1`, … for positions, else their names."""
-    prefix = "z" if run.grid.column == "position" and not run.grid.whole_layers else ""
-    return [prefix + name for name in run.grid.columns]
+    thoughts = run.grid.column == "position"
+    return [f"z{name}" if thoughts and name.isdigit() else name for name in run.grid.columns]
 
 
 def segments(column: Array) -> Iterator[tuple[int, int]]:
@@ -213,6 +220,13 @@ def add_bar(figure: Figure, axes: Any, scale: Scale, label: str, **where: Any) -
     return bar
 
 
+def last_reader(run: RunDescription) -> str:
+    """What reads the last layer's output; the head, if that is before the answer."""
+    if run.positions == THOUGHTS:
+        return "the next thought"
+    return "the next thought, or before the answer the head,"
+
+
 def notes_on(run: RunDescription) -> list[str]:
     """What a reader of a map must know of its cells."""
     notes = []
@@ -221,6 +235,6 @@ def notes_on(run: RunDescription) -> list[str]:
     last = len(run.grid.layers) - 1
     if run.makes_thoughts(last):
         notes.append(
-            f"Layer {run.grid.layers[last]} is the last: only the next thought reads its output."
+            f"Layer {run.grid.layers[last]} is the last: only {last_reader(run)} reads its output."
         )
     return notes

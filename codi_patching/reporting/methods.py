@@ -9,13 +9,15 @@ import xarray as xr
 
 from codi_patching.reporting.names import counted, data_name, model_name, words
 from codi_patching.results.dataset import is_attention, is_knockout, pairs_of, patches, run_of
-from codi_patching.results.description import THOUGHT, RunDescription
+from codi_patching.results.description import THOUGHT, RunDescription, place_name
 
 _PATCHES = {
     "layer": "For each pair and layer, {site} is overwritten at all latent positions at once by "
     "{values}.",
-    "position": "For each pair, one layer and one latent position at a time, {site} is overwritten "
+    "position": "For each pair, one layer and one {position} at a time, {site} is overwritten "
     "by {values}.",
+    "head": "For each pair, one attention head at a time, {site} is overwritten at {positions} by "
+    "{values}.",
     "relay": "For each pair and layer a chain of runs is made. Iteration 0 overwrites {site} at "
     "position 0 by {values}; each later iteration N overwrites position N alone, by exactly what "
     "the previous iteration generated there.",
@@ -28,6 +30,7 @@ _SITES = {
     "attn_out": "what the attention sublayer adds to the residual stream",
     "mlp_out": "what the MLP sublayer adds to the residual stream",
     "kv": "the layer's entry of keys and values",
+    "head": "what the head hands to the layer's output projection",
     "thought": "the latent thought that enters layer 0",
 }
 _VALUES = {
@@ -130,6 +133,7 @@ def _sample(data: xr.Dataset) -> str:
         said += f" Left out before: {counted(len(run.filtered), 'pair')} with equal answers."
     if not patches(data):
         return said
+    said += _left_out(data)
     base, source = ("corrupted", "clean") if run.clean_is_source else ("clean", "corrupted")
     said += (
         f" The run of the {base} question is patched; activations come from that of the {source} "
@@ -148,6 +152,22 @@ def _sample(data: xr.Dataset) -> str:
     return said
 
 
+def _left_out(data: xr.Dataset) -> str:
+    """Which pairs have no values in a column, by name."""
+    said = ""
+    for column in run_of(data).grid.columns:
+        reasons = {
+            str(name): pair.left_out[column]
+            for name, pair in zip(data["pair"].values, pairs_of(data))
+            if column in pair.left_out
+        }
+        if reasons:
+            named = "; ".join(f"{name}, {reason}" for name, reason in reasons.items())
+            counted_pairs = counted(len(reasons), "pair")
+            said += f" Without values at {place_name(column)}: {counted_pairs} ({named})."
+    return said
+
+
 def answered(data: xr.Dataset, which: str) -> int | None:
     """How many questions the unpatched base or source run answers right; None if unknown."""
     clean = (which == "source") == run_of(data).clean_is_source
@@ -158,8 +178,16 @@ def answered(data: xr.Dataset, which: str) -> int | None:
 def _intervention(run: RunDescription) -> str:
     usable = counted(run.mean_runs, "usable pair") if run.mean_runs else "usable pairs"
     said = _PATCHES.get(run.arm, _OTHER).format(
-        site=_SITES.get(run.site, run.site), values=_VALUES[run.source].format(usable=usable)
+        position="position" if run.positions == "all" else "latent position",
+        site=_SITES.get(run.site, run.site),
+        values=_VALUES[run.source].format(usable=usable),
+        positions=run.places or "all latent positions at once",
     )
+    if run.positions == "all":
+        said += (
+            " Positions are the latent ones and places outside them: the changed number, all its "
+            "tokens together, the question's last token, bot, eot, and each token of the readout."
+        )
     if THOUGHT in run.grid.layers:
         said += " The row “thought” is of the latent thoughts themselves, what enters layer 0."
     if not run.feeds_back:
@@ -168,6 +196,7 @@ def _intervention(run: RunDescription) -> str:
         said += (
             f" The output of the last layer, {run.grid.layers[-1]}, is read by nothing but the "
             "next thought: a patch there is a patch of that thought."
+            + (" Before the answer the head reads it." if run.positions == "all" else "")
         )
     return f"{said} {_LATENTS[run.latents]}"
 

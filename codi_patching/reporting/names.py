@@ -8,7 +8,7 @@ from pathlib import Path
 
 from codi_patching.errors import InputError, brief
 from codi_patching.results.dataset import PAIR_KINDS
-from codi_patching.results.description import RunDescription, RunLabel
+from codi_patching.results.description import THOUGHTS, RunDescription, RunLabel
 
 SHIPPED_DATA = "word-problems"
 """Name of the pairs that ship with the package."""
@@ -50,9 +50,11 @@ def unusual(run: Named) -> list[str]:
         "latents": "frozen" if run.experiment == "layer" else "recomputed",
         "direction": "denoising",
         "source": "clean",
-        "site": "resid_post",
+        "site": "head" if run.experiment == "head" else "resid_post",
     }
     found = [str(getattr(run, key)) for key, value in default.items() if getattr(run, key) != value]
+    if run.positions != THOUGHTS:
+        found.append(run.places.replace(" ", "-"))
     if run.source == "clean" and run.control != "sibling":
         found.append("no-control" if run.control == "none" else f"control-{run.control}")
     return found

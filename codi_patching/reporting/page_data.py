@@ -30,7 +30,7 @@ from codi_patching.reporting.content import (
     mean_of,
     strata_of,
 )
-from codi_patching.reporting.maps import LEAST, column_names
+from codi_patching.reporting.maps import LEAST, column_kind, column_names
 from codi_patching.reporting.names import HEADS, counted, kind, reader_name, words
 from codi_patching.results.dataset import pairs_of, run_of, structural_of
 from codi_patching.results.description import Array, Grid, PairDescription, RunDescription
@@ -105,7 +105,7 @@ def run_data(report: Report, label: str) -> dict[str, Any]:
         "effect": effect_name(summary),
         "layers": run.grid.layers,
         "columns": column_names(run),
-        "column": "thought" if run.grid.column == "position" else run.grid.column,
+        "column": column_kind(run),
         "names": [run.label(cell) for cell, _, _ in run.grid.cells()],
         "structural": flags(structural_of(summary.data)),
         "measures": [[name, _label(name), _least(name)] for name in names],

@@ -204,7 +204,13 @@ def compare_folders(
 
 def findings_json(report: Report) -> dict[str, Any]:
     """The answer, and every finding with its claims, as plain data."""
-    return {"answer": headline(report), "findings": [asdict(f) for f in report.findings]}
+    findings = [asdict(finding, dict_factory=_unusual_axis) for finding in report.findings]
+    return {"answer": headline(report), "findings": findings}
+
+
+def _unusual_axis(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a claim's column is stands beside it where it is no position."""
+    return {key: value for key, value in items if (key, value) != ("axis", "position")}
 
 
 def comparison_json(report: Report) -> dict[str, Any]:

@@ -25,6 +25,8 @@ ALL = "all"
 
 EDGE = "edge"
 """What a column is where edges of attention are cut."""
+THOUGHTS = "thoughts"
+"""Patches are at the latent positions alone, at all of them or one after the other."""
 
 THOUGHT = "thought"
 """The row of the latent thoughts themselves, what enters layer 0."""
@@ -34,6 +36,17 @@ class ResultsError(InputError):
     """A results folder is not what it should be."""
 
 
+def place_name(column: str) -> str:
+    """A place outside the thoughts in words.
+
+    Example:
+        >>> [place_name(name) for name in ("number", "question end", "eot", "readout 2")]
+        ['the changed number', "the question's last token", 'eot', 'readout token 2']
+    """
+    words = {"number": "the changed number", "question end": "the question's last token"}
+    return words.get(column, column.replace("readout", "readout token"))
+
+
 @dataclass(frozen=True)
 class Grid:
     """The cells of an experiment, always layers × columns.
@@ -41,9 +54,10 @@ class Grid:
     Attributes:
         layers: Names of the rows: "thought" first if it is there, then "0", "1", …; where edges are
             cut "all" first, then "0", "1", … or windows of layers, "0-2", "1-3", ….
-        column: What a column is: `position`, `iteration` or `edge`.
+        column: What a column is: `position`, `iteration`, `head` or `edge`.
         columns: Names of the columns: "0", "1", …, or "all" alone where a layer is one cell; of
-            edges "question->readout", "0->readout", "0->1", ….
+            positions, places outside the thoughts by name; of edges "question->readout",
+            "0->readout", "0->1", ….
         structural_zeros: Row and column of the cells whose patched state nothing reads.
     """
 
@@ -110,10 +124,17 @@ class Grid:
         if self.column == EDGE:
             ends = (f"z{end}" if end.isdigit() else end for end in column.split("->"))
             return f"{' → '.join(ends)}, {self.row_label(row)}"
-        name = f"layer {layer}, {self.column} {column}"
-        if not makes_thoughts or place == len(self.columns) - 1:
-            return name
-        return f"{name} (makes thought {place + 1})"
+        if not column.isdigit():
+            name = f"layer {layer}, {place_name(column)}"
+        else:
+            name = f"layer {layer}, {self.column} {column}"
+        made = self._thought_made(column)
+        return f"{name} (makes thought {made})" if makes_thoughts and made is not None else name
+
+    def _thought_made(self, column: str) -> int | None:
+        """The thought that is made from a position's last state; None if there is none."""
+        made = 0 if column == "bot" else int(column) + 1 if column.isdigit() else None
+        return made if str(made) in self.columns else None
 
     def cells(self) -> Iterator[tuple[tuple[int, int], str, str]]:
         """Index, layer name and column name of every cell, row by row."""
@@ -139,6 +160,20 @@ class Code:
     git_changed: bool | None = None
 
 
+def places_in_words(positions: str) -> str:
+    """Where patches are, if not at the thoughts.
+
+    Example:
+        >>> [places_in_words(positions) for positions in ("thoughts", "all", "1", "bot")]
+        ['', 'all positions', 'position 1', 'bot']
+    """
+    if positions == THOUGHTS:
+        return ""
+    if positions == "all":
+        return "all positions"
+    return f"position {positions}" if positions.isdigit() else place_name(positions)
+
+
 @dataclass(frozen=True)
 class RunLabel:
     """What a run is called by, known before its model is loaded; see `RunDescription`."""
@@ -152,6 +187,12 @@ class RunLabel:
     source: str
     control: str
     site: str
+    positions: str = THOUGHTS
+
+    @property
+    def places(self) -> str:
+        """See `RunDescription.places`."""
+        return places_in_words(self.positions)
 
 
 @dataclass(frozen=True)
@@ -159,8 +200,8 @@ class RunDescription:
     """All that the numbers of a run depend on, and nothing that changes from run to run.
 
     Attributes:
-        experiment: `layer`, `position`, `iterative`, `lens`, `attention`, `knockout`, or the name
-            of a user's own.
+        experiment: `layer`, `position`, `iterative`, `head`, `lens`, `attention`, `knockout`, or
+            the name of a user's own.
         strategy: Of iterative patching: `relay` or `cumulative`.
         latents: `frozen` or `recomputed`.
         direction: `denoising` or `noising`.
@@ -191,6 +232,8 @@ class RunDescription:
         top: Of the lens, how many tokens are kept for each cell; a hit is a result among them.
         readers: Of attention, names of those who attend, the last one before the answer.
         attended: Of attention, names of what is attended to.
+        positions: Where patches are: at the `thoughts`; at `all` places, those outside the thoughts
+            too; or of heads at this one.
     """
 
     experiment: str
@@ -222,6 +265,12 @@ class RunDescription:
     top: int | None = None
     readers: tuple[str, ...] = ()
     attended: tuple[str, ...] = ()
+    positions: str = THOUGHTS
+
+    @property
+    def places(self) -> str:
+        """Where patches are in words; empty for the thoughts."""
+        return places_in_words(self.positions)
 
     @property
     def arm(self) -> str:
@@ -262,8 +311,11 @@ class RunDescription:
         return self.grid.label(cell, self.makes_thoughts(cell[0]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries and lists."""
-        return asdict(self)
+        """Plain dictionaries and lists; where patches are, if not at the thoughts."""
+        content = asdict(self)
+        if self.positions == THOUGHTS:
+            del content["positions"]
+        return content
 
     @classmethod
     def from_json(cls, content: Any) -> RunDescription:
@@ -339,6 +391,7 @@ class PairDescription:
         chain_links: Of relay, cells patched with what the iteration before generated.
         chain_broken: How many of those held anything else.
         verified: Runs that were made again another way.
+        left_out: By column why it has no values of this pair, or none of its control.
     """
 
     base_question: str
@@ -365,10 +418,13 @@ class PairDescription:
     chain_links: int = 0
     chain_broken: int = 0
     verified: tuple[VerifiedRun, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists; the ceiling's control stands inside the ceiling."""
         content = asdict(self)
+        if not self.left_out:
+            del content["left_out"]
         content["ceiling"]["control"] = content.pop("ceiling_control") or None
         return content
 

@@ -20,6 +20,8 @@ from codi_patching.patching.sweep.kinds import padded, places_of, put
 from codi_patching.patching.sweep.plan import (
     AttentionStep,
     Functions,
+    HeadFunctions,
+    Heads,
     MLPStep,
     Plan,
     Step,
@@ -37,6 +39,7 @@ class Part:
         start: Number of its start; requests of the same start follow one another.
         vectors: How many vectors are among its values.
         kvs: How many keys and values are.
+        heads: How many are what heads give.
         functions: How many functions are.
         hidden: How many sets of prompt tokens are.
     """
@@ -45,6 +48,7 @@ class Part:
     start: int
     vectors: int
     kvs: int
+    heads: int
     functions: int
     hidden: int = 0
 
@@ -65,6 +69,7 @@ class _Placed:
         slots: Its own slots.
         vectors: Its vectors among the values.
         kvs: Its keys and values.
+        heads: What its heads give.
         functions: Its functions.
         hidden: Its sets of prompt tokens.
         watched: Its watched cells.
@@ -77,6 +82,7 @@ class _Placed:
     slots: int
     vectors: int
     kvs: int
+    heads: int
     functions: int
     hidden: int
     watched: int
@@ -92,19 +98,29 @@ class _Joining:
         self.tokens = sum(tokens_of.values())
         self.slots, self.watched, self.count = self.tokens, 0, 0
         self.placed: list[_Placed] = []
-        vectors = kvs = functions = hidden = 0
+        vectors = kvs = heads = functions = hidden = 0
         for part in parts:
             first = sum(count for start, count in tokens_of.items() if start < part.start)
-            none = torch.arange(0)
             self.placed.append(
                 _Placed(
-                    part, first, self.slots, vectors, kvs, functions, hidden, self.watched, 0, none
+                    part=part,
+                    tokens=first,
+                    slots=self.slots,
+                    vectors=vectors,
+                    kvs=kvs,
+                    heads=heads,
+                    functions=functions,
+                    hidden=hidden,
+                    watched=self.watched,
+                    nodes=0,
+                    outputs=torch.arange(0),
                 )
             )
             self.slots += part.plan.num_slots - part.plan.tokens
             self.watched += part.plan.watched
             vectors += part.vectors
             kvs += part.kvs
+            heads += part.heads
             functions += part.functions
             hidden += part.hidden
 
@@ -112,7 +128,7 @@ class _Joining:
         """All waves, and where the logits of all requests are."""
         plans = [placed.part.plan for placed in self.placed]
         waves = [self._wave(waves) for waves in zip(*(plan.waves for plan in plans), strict=True)]
-        logit_outputs = [p.outputs[plan.logit_outputs] for p, plan in zip(self.placed, plans)]
+        logit_outputs = [self._ends(p, plan.logit_outputs) for p, plan in zip(self.placed, plans)]
         constant = [
             (placed.watched + place, layer, int(self._given(placed, torch.tensor(source))))
             for placed, plan in zip(self.placed, plans)
@@ -145,6 +161,14 @@ class _Joining:
         if not count:
             return given
         return torch.where(index < count, placed.outputs[index.clamp(max=count - 1)], given)
+
+    def _ends(self, placed: _Placed, index: Tensor) -> Tensor:
+        """Where an output is, or a vector, which come after all outputs."""
+        count = len(placed.outputs)
+        vectors = self.count + placed.vectors + index - count
+        if not count:
+            return vectors
+        return torch.where(index < count, placed.outputs[index.clamp(max=count - 1)], vectors)
 
     def _slots(self, placed: _Placed, slots: Tensor) -> Tensor:
         own = placed.part.plan.tokens
@@ -224,6 +248,7 @@ class _Joining:
             torch.cat([p.vectors + step.added for p, step in parts]),
             self._functions([step.functions for step in steps], places),
             self._functions([step.key_functions for step in steps], places),
+            *self._heads(steps, places),
         )
 
     def _hidden(self, steps: Sequence[AttentionStep]) -> Tensor | None:
@@ -235,6 +260,23 @@ class _Joining:
             own = torch.full((step.attending,), -1) if step.hidden is None else step.hidden
             labels.append(torch.where(own < 0, own, own + placed.hidden))
         return torch.cat(labels)
+
+    def _heads(
+        self, steps: Sequence[AttentionStep], places: Sequence[Tensor]
+    ) -> tuple[Heads, HeadFunctions]:
+        """Each part's heads, of nodes that are at these places."""
+        parts = list(zip(self.placed, steps, places, strict=True))
+        given = (
+            torch.cat([at[step.heads[0]] for _, step, at in parts]),
+            torch.cat([step.heads[1] for step in steps]),
+            torch.cat([placed.heads + step.heads[2] for placed, step, _ in parts]),
+        )
+        computed = tuple(
+            (int(at[item]), head, placed.functions + number)
+            for placed, step, at in parts
+            for item, head, number in step.head_functions
+        )
+        return given, computed
 
     def _segments(self, steps: Sequence[AttentionStep]) -> tuple[tuple[int, int], ...]:
         """How many attend to each start's prompt, whichever requests they are of."""

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from codi_patching.patching.sweep.demand import Demand
 from codi_patching.patching.sweep.nodes import Node, PlannedSweep
-from codi_patching.patching.sweep.plan import AttentionStep, Functions, MLPStep, Step, Watched
+from codi_patching.patching.sweep.plan import (
+    AttentionStep,
+    Functions,
+    HeadFunctions,
+    Heads,
+    MLPStep,
+    Step,
+    Watched,
+)
 
 
 def as_tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
@@ -87,6 +95,7 @@ class LayerSteps:
             as_tensor([_label(n, "attn_out", layer) for n in adding]),
             _functions(attending, "attn_out", layer),
             _functions([*attending, *kv_only], "kv", layer),
+            *_heads(attending, layer),
         )
         return step, [*attending, *adding]
 
@@ -127,6 +136,15 @@ def _label(node: Node, site: str, layer: int) -> int:
     patch = node.given(site, layer)
     assert patch is not None
     return patch.label
+
+
+def _heads(nodes: Sequence[Node], layer: int) -> tuple[Heads, HeadFunctions]:
+    """What attention heads of some nodes give, by item, head and label."""
+    patches = [(i, p) for i, node in enumerate(nodes) for p in node.heads if p.layer == layer]
+    given = [(i, p.head, p.label) for i, p in patches if not p.computed]
+    places = as_tensor(given).view(-1, 3).unbind(1)
+    computed = tuple((i, p.head, p.label) for i, p in patches if p.computed)
+    return (places[0], places[1], places[2]), computed
 
 
 def _functions(nodes: Sequence[Node], site: str, layer: int) -> Functions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class _Lowering:
             for token in suffix.read_tokens:
                 self.demand.add(nodes[token], self.top)
             for layer, position in cells:
-                self.demand.add(nodes[position], 2 * layer + 2)
+                self.demand.add(nodes[position + suffix.lead], 2 * layer + 2)
         self.steps = LayerSteps(self.sweep, self.demand)
         self.constant: list[tuple[int, int, int]] = []
 
@@ -127,7 +128,8 @@ class _Lowering:
                 place += 1
                 if position not in positions:
                     continue
-                kind, where = self.sweep.source(nodes[position], 2 * layer + 2)
+                node = nodes[position + self.suffix.lead]
+                kind, where = self.sweep.source(node, 2 * layer + 2)
                 if kind == "own":
                     cells.append((2 * layer + 2, place, where))
                 else:
@@ -141,8 +143,12 @@ class _Lowering:
         outputs, places = zip(*here) if here else ((), ())
         return as_tensor(outputs), as_tensor(places)
 
+    def _made(self, kind: str, where: Any) -> int:
+        """Where a last state is that is not the unpatched run's: outputs, then values."""
+        return self.steps.places[where] if kind == "own" else self.steps.count + where
+
     def _reads(self) -> tuple[list[int], list[list[list[int]]]]:
-        """The last wave's outputs that are read; for each answer and row, which of them."""
+        """What is read of the last outputs and the values; for each answer and row, which of it."""
         own: dict[int, int] = {}
         answers = []
         for tokens in self.suffix.reads:
@@ -151,13 +157,13 @@ class _Lowering:
                 for nodes in self.sweep.row_nodes
             ]
             answers.append(sources)
-            for kind, where in chain.from_iterable(sources):
-                if kind == "own":
-                    own.setdefault(self.steps.places[where], len(own))
+            for source in chain.from_iterable(sources):
+                if source[0] != "base":
+                    own.setdefault(self._made(*source), len(own))
         base = {token: len(own) + i for i, token in enumerate(self.suffix.read_tokens)}
         reads = [
             [
-                [own[self.steps.places[w]] if kind == "own" else base[w] for kind, w in row]
+                [base[w] if kind == "base" else own[self._made(kind, w)] for kind, w in row]
                 for row in rows
             ]
             for rows in answers

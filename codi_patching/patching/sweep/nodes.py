@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ class Node:
         slot: Where its keys and values are in the pool.
         fork: The node whose states it shares up to `fork_state`; None for the unpatched run's.
         fork_state: See `fork`; -1 if every state is its own.
-        patches: By place.
-        chain: The nodes from the first thought to itself, which it attends to unless they are cut.
+        patches: By place, those of heads apart.
+        heads: Patches of attention heads.
+        chain: The nodes from the first token to itself, which it attends to unless they are cut.
         thought: Number of its new thought in the wave; None if its input is not a new one.
     """
 
@@ -28,6 +29,7 @@ class Node:
     fork: Node | None = None
     fork_state: int = -1
     patches: dict[tuple[str, int], PatchShape] = field(default_factory=dict)
+    heads: Sequence[PatchShape] = ()
     chain: tuple[Node, ...] = ()
     thought: int | None = None
 

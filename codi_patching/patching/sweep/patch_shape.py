@@ -21,10 +21,12 @@ class PatchShape(NamedTuple):
     Attributes:
         layer: Decoder block, or `THOUGHT`.
         position: Latent position; of a cut the reader's place, which may be of the readout.
-        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, functions, or
-            sets of prompt tokens), -1 - r what row r generates; -1 of a cut that leaves the prompt.
+        label: v ≥ 0 is the v-th of the values of its kind (vectors, keys and values, heads,
+            functions, or sets of prompt tokens), -1 - r what row r generates; -1 of a cut that
+            leaves the prompt.
         site: What is overwritten; `CUT` of a cut.
         computed: Whether the value is a function of what is there, as it is of a cut.
+        head: Attention head, of the site `head`; else -1.
         unseen: Of a cut, the places after the prompt that are not seen.
     """
 
@@ -33,6 +35,7 @@ class PatchShape(NamedTuple):
     label: int
     site: str = "resid_post"
     computed: bool = False
+    head: int = -1
     unseen: tuple[int, ...] = ()
 
     @classmethod

@@ -19,6 +19,13 @@ Functions = tuple[tuple[int, int], ...]
 """Item and function, by number, for values that are computed from what is there."""
 
 
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Attending nodes, their heads, and labels of what these give in place of what they make."""
+
+HeadFunctions = tuple[tuple[int, int, int], ...]
+"""Attending node, head and function, for what is computed from what a head makes."""
+
+
 @dataclass(frozen=True)
 class AttentionStep:
     """The first half of a layer of a wave.
@@ -40,6 +47,8 @@ class AttentionStep:
         added: Labels of the values that are added.
         functions: Of what attention adds, by attending node.
         key_functions: Of keys and values, by input.
+        heads: Of given heads.
+        head_functions: Of computed heads.
     """
 
     source: Tensor
@@ -54,6 +63,8 @@ class AttentionStep:
     added: Tensor
     functions: Functions
     key_functions: Functions
+    heads: Heads
+    head_functions: HeadFunctions
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,8 @@ class Plan:
 
     Attributes:
         waves: In order.
-        logit_outputs: The last wave's outputs that logits are made from, request by request.
+        logit_outputs: What logits are made from, request by request: of the last wave's outputs,
+            then of the values, where the last layer is patched at a token that is read.
         reads: Of each request.
         tokens: The unpatched runs' tokens after the prompt.
         num_slots: Slots for keys and values, the unpatched runs' first.

@@ -19,6 +19,7 @@ state and all below are the other's. Where a patch forks:
     thought     0                     0
     kv          2 l + 1 (attention)   l, at once
     attn_out    2 l + 1, by adding    l + 1
+    head        2 l + 1 (attention)   l + 1
     mlp_out     2 l + 2, by adding    l + 1
     resid_post  2 l + 2, as it is     l + 1
 
@@ -44,6 +45,9 @@ Relay at layer 1, worked through. Row 0 patches (1, 0) with the source run's val
 n1 and n2 go up together although n2 needs n1's output: n2 needs it only as the input of layer 2,
 and n1's output of layer 1 is made one step earlier in the same wave.
 
+Where the prompt is patched too, its lead (see `suffix`) goes up in a wave of its own before the
+thoughts; tokens of the lead and of the readout are given and are never made from those before.
+
 Invariants: a node's fork is at the same position, in the same wave or the unpatched run; what a row
 generates at (l, p) is used by later rows at (l, p) alone; rows of equal histories share nodes. Of
 what a node could compute, `demand` says what is needed.
@@ -51,7 +55,7 @@ what a node could compute, `demand` says what is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from codi_patching.patching.interventions import Latents
 from codi_patching.patching.sweep.nodes import Node, PlannedSweep, PlannedWave
@@ -59,7 +63,7 @@ from codi_patching.patching.sweep.patch_shape import PatchSetShape, PatchShape
 from codi_patching.patching.sweep.suffix import Suffix
 
 _History = tuple[tuple[PatchShape, ...], ...]
-"""For each latent position so far its patches."""
+"""For each place of the suffix so far its patches; answers branch, and share places."""
 
 
 def plan_nodes(
@@ -87,97 +91,124 @@ class _Planner:
             node.chain = tuple(self.base[t] for t in suffix.path(node.token))
         self.num_slots = len(self.base)
         shapes = [[PatchShape.of(patch) for patch in row] for row in rows]
-        length = max(map(len, (node.chain for node in self.base)))
-        every: list[_History] = [
+        places = max(len(node.chain) for node in self.base)
+        self.histories: list[_History] = [
             tuple(
-                tuple(sorted(patch for patch in row if patch.position == position))
-                for position in range(length)
+                tuple(sorted(patch for patch in row if patch.position + suffix.lead == place))
+                for place in range(places)
             )
             for row in shapes
         ]
-        self.histories = [history[: suffix.num_latents] for history in every]
-        self.endings = [history[suffix.num_latents :] for history in every]
+        self.leads: dict[_History, list[Node]] = {}
         self.latents: dict[_History, Node] = {}
 
     def recomputed(self) -> PlannedSweep:
-        """A wave for each latent position, then one for the readout."""
-        row_nodes: list[list[Node]] = [[] for _ in self.histories]
+        """A wave for the lead, if there is one, one for each latent position and the readout."""
+        lead, first_read = self.suffix.lead, self.suffix.first_read
         waves = []
-        for position in range(self.suffix.num_latents):
+        if lead:
             wave: list[Node] = []
-            for nodes, history in zip(row_nodes, self.histories):
-                nodes.append(self._latent(wave, history[: position + 1]))
-            waves.append(PlannedWave(wave, [position]))
+            for history in self.histories:
+                self._lead(wave, history[:lead])
+            waves.append(PlannedWave(wave, []))
+        ends: list[Node] = list(self.base[:1]) * len(self.histories)
+        for token in range(lead, first_read):
+            wave = []
+            ends = [self._latent(wave, history[: token + 1]) for history in self.histories]
+            waves.append(PlannedWave(wave, [token - lead]))
         readout: list[Node] = []
-        ends: dict[tuple[Node, _History], list[Node]] = {}
-        reached = [(nodes[-1], ending) for nodes, ending in zip(row_nodes, self.endings)]
-        for end in reached:
-            if end not in ends:
-                ends[end] = self._readout(readout, *end)
+        shared: dict[tuple[Node, _History, _History], list[Node]] = {}
+        rows = []
+        for end, history in zip(ends, self.histories):
+            key = end, history[:lead], history[first_read:]
+            if key not in shared:
+                shared[key] = self._readout(readout, end, history)
+            rows.append(shared[key])
         waves.append(PlannedWave(readout, []))
-        rows = [ends[end] for end in reached]
         return PlannedSweep(self.base, waves, rows, self.num_slots, True)
 
     def frozen(self) -> PlannedSweep:
         """All in one wave: every token of a row from its first patched position on."""
         wave: list[Node] = []
         shared: dict[_History, list[Node]] = {}
-        whole = [latents + ending for latents, ending in zip(self.histories, self.endings)]
-        for history in whole:
+        for history in self.histories:
             if history not in shared:
-                shared[history] = list(self.base)
-                self._follow(wave, shared[history], self.base, history, self.top)
-        rows = [shared[history] for history in whole]
+                shared[history] = self._frozen_row(wave, history)
+        rows = [shared[history] for history in self.histories]
         only = PlannedWave(wave, range(self.suffix.num_latents))
         return PlannedSweep(self.base, [only], rows, self.num_slots, False)
+
+    def _frozen_row(self, wave: list[Node], history: _History) -> list[Node]:
+        """A row's nodes, each above the lowest state that differs."""
+        made = list(self.base)
+        self._follow(wave, made, range(len(made)), history, self.top)
+        return made
 
     def _follow(
         self,
         wave: list[Node],
         made: list[Node],
-        tokens: Sequence[Node],
+        tokens: Iterable[int],
         history: _History,
         before: int,
     ) -> None:
-        """Put in a row's nodes at some tokens, each above the lowest state that differs.
+        """Make a row's nodes of some tokens that do not wait for each other, in place.
 
         Args:
-            wave: What they go up with.
-            made: The row's nodes so far, by token.
-            tokens: The unpatched run's nodes there, which they fork off.
-            history: The patches of each place.
+            wave: Gets the new nodes.
+            made: The row's node at each token so far; else the unpatched run's.
+            tokens: In order.
+            history: Of all places.
             before: The state above which a change at a token before these is read.
         """
         read: dict[int, int] = {}
-        for base in tokens:
+        for token in tokens:
+            base = self.base[token]
             patches = history[len(base.chain) - 1]
-            seen = read.get(self.suffix.parents[base.token], before)
+            seen = read.get(self.suffix.parents[token], before)
             lowest = min([seen, *(patch.shared for patch in patches)])
             if lowest < self.top:
-                made[base.token] = self._fork(wave, base, lowest, patches)
-                made[base.token].chain = tuple(made[t] for t in self.suffix.path(base.token))
-            read[base.token] = min([seen, *(2 * patch.read_from for patch in patches)])
+                made[token] = self._fork(wave, base, lowest, patches)
+                made[token].chain = tuple(made[t] for t in self.suffix.path(token))
+            read[token] = min([seen, *(2 * patch.read_from for patch in patches)])
+
+    def _lead(self, wave: list[Node], history: _History) -> list[Node]:
+        """The nodes of the lead of a history; made if there are none yet."""
+        if history not in self.leads:
+            made = list(self.base[: self.suffix.lead])
+            self._follow(wave, made, range(len(made)), history, self.top)
+            self.leads[history] = made
+        return self.leads[history]
 
     def _fork(
         self, wave: list[Node], fork: Node, state: int, patches: Sequence[PatchShape] = ()
     ) -> Node:
         """A new node of a wave, with states of its own above one."""
-        by_place: dict[tuple[str, int], PatchShape] = {(p.site, p.layer): p for p in patches}
-        node = Node(fork.token, self.num_slots, fork, state, by_place)
+        heads = [p for p in patches if p.site == "head"]
+        node = Node(fork.token, self.num_slots, fork, state, heads=heads)
+        node.patches |= {(p.site, p.layer): p for p in patches if p.site != "head"}
         self.num_slots += 1
         wave.append(node)
         return node
 
     def _latent(self, wave: list[Node], history: _History) -> Node:
         """The node of a history's last position; made if there is none yet."""
-        position, patches = len(history) - 1, history[-1]
+        lead, token, patches = self.suffix.lead, len(history) - 1, history[-1]
         if not any(history):
-            return self.base[position]
+            return self.base[token]
         if history in self.latents:
             return self.latents[history]
-        before = self._latent(wave, history[:-1]) if position else None
-        base, lowest = self.base[position], min((p.shared for p in patches), default=-1)
+        before = None
+        if token:
+            before = (
+                self._latent(wave, history[:-1])
+                if token > lead
+                else self._lead(wave, history[:-1])[-1]
+            )
+        base, lowest = self.base[token], min((p.shared for p in patches), default=-1)
         if before is None or before.fork is None:
+            if not patches:  # what was patched in the lead is read by nothing
+                return base
             node = self._fork(wave, base, lowest, patches)
         elif lowest == -1:  # patched before this position: nothing is the unpatched run's
             node = self._fork(wave, base, -1, patches)
@@ -188,12 +219,15 @@ class _Planner:
         self.latents[history] = node
         return node
 
-    def _readout(self, wave: list[Node], end: Node, ending: _History) -> list[Node]:
+    def _readout(self, wave: list[Node], end: Node, history: _History) -> list[Node]:
         """A row's nodes, by token of the suffix, after its last latent node."""
-        latents = self.suffix.num_latents
-        made, seen = [*end.chain, *self.base[latents:]], self.top
+        lead, first = self.suffix.lead, self.suffix.first_read
+        made = [*end.chain, *self.base[first:]]
+        if lead:  # the last of it may be the unpatched run's where earlier ones are not
+            made[:lead] = self._lead(wave, history[:lead])
+        seen = self.top
         if end.fork is not None:
             early = any(node.fork is not None for node in end.chain[:-1])
-            seen = 0 if early else 2 * min(patch.read_from for patch in end.patches.values())
-        self._follow(wave, made, self.base[latents:], ((),) * latents + ending, seen)
+            seen = 0 if early else 2 * min(patch.read_from for patch in history[first - 1])
+        self._follow(wave, made, range(first, len(made)), history, seen)
         return made

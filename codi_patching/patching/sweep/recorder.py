@@ -17,34 +17,59 @@ class Recorder:
 
     Args:
         model: The model.
-        record: Sites beside `resid_post`; with any, blocks are given one token of each question.
+        record: Sites beside `resid_post`.
+        tokens: Which of the tokens are kept that blocks are given; all of them if not given.
     """
 
-    def __init__(self, model: LatentModel, record: Sequence[SiteName]) -> None:
-        self.model, self.record = model, record
+    def __init__(
+        self, model: LatentModel, record: Sequence[SiteName], tokens: Tensor | None = None
+    ) -> None:
+        self.model, self.record, self.tokens = model, record, tokens
         self.kept: dict[str, list[Tensor]] = defaultdict(list)
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        self.kept[name].append(self._picked(values))
+
+    def _picked(self, values: Tensor) -> Tensor:
+        return values if self.tokens is None else values[self.tokens]
 
     def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
         """The output of a decoder block, in its two halves, for tokens `(tokens, hidden)`."""
         if "kv" in self.record:
-            self.kept["kv"].append(self.model.unrotated(layer, hidden))
+            self.kept["kv"].append(self.model.unrotated(layer, self._picked(hidden)))
+        if "head" in self.record:
+            attend = self._kept_heads(attend)
         added = self.model.attention(layer, hidden, rotations, attend)
         mid = hidden + added
         out = self.model.mlp(layer, mid)
         if "attn_out" in self.record:
-            self.kept["attn_out"].append(added)
+            self._keep("attn_out", added)
         if "mlp_out" in self.record:
-            self.kept["mlp_out"].append(out)
-            self.kept["mid"].append(mid)
+            self._keep("mlp_out", out)
+            self._keep("mid", mid)
         return mid + out
 
-    def of_question(self, index: int) -> tuple[dict[SiteName, Tensor], Tensor | None]:
-        """The sites of one question `(1, L, K, width)`, and its `mid` `(L, K, hidden)`."""
+    def _kept_heads(self, attend: Attend) -> Attend:
+        """The same attention, what its heads give being kept."""
+
+        def kept(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            mixed = attend(query, keys, values, scaling)
+            self._keep("head", mixed)
+            return mixed
+
+        return kept
+
+    def of(self, first: int, last: int) -> dict[str, Tensor]:
+        """The sites of tokens `first` to `last` (excluded), and their `mid` if there is `mlp_out`.
+
+        Returns:
+            `(L, passes × tokens, width)` of each, pass by pass.
+        """
         layers = len(self.model.blocks)
 
         def stacked(name: str) -> Tensor:
-            of_it = torch.stack([tokens[index] for tokens in self.kept[name]])
-            return of_it.unflatten(0, (-1, layers)).transpose(0, 1)
+            of_it = torch.stack([tokens[first:last] for tokens in self.kept[name]])
+            return of_it.unflatten(0, (-1, layers)).transpose(0, 1).flatten(1, 2)
 
-        recorded = {site: stacked(site).unsqueeze(0) for site in self.record}
-        return recorded, stacked("mid") if "mlp_out" in self.record else None
+        names = [*self.record, *(["mid"] if "mlp_out" in self.record else [])]
+        return {name: stacked(name) for name in names}

@@ -8,14 +8,14 @@ those of the tokens before it in its own run, by their slots in one pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Unpatched
-from codi_patching.patching.interventions import Latents, SiteName, extra_sites
+from codi_patching.patching.interventions import Latents, PlaceTokens, SiteName, extra_sites
 from codi_patching.patching.latent_model import LatentModel
 from codi_patching.patching.sweep.joining import Part, join
 from codi_patching.patching.sweep.lowering import make_plan
@@ -51,7 +51,7 @@ class SweepEngine(Engine):
     ) -> Iterator[Patched]:
         """Run the rows of several requests, as many requests together as `max_rows` allows."""
         rows = [len(request.rows) for request in requests]
-        for first, last in groups_within(rows, self.max_rows):
+        for first, last in _alike(requests, groups_within(rows, self.max_rows)):
             if rows[first] > self.max_rows:
                 asked, told = requests[first], partial(on_rows_done, first)
                 start, cuts = asked.start, asked.cuts
@@ -108,8 +108,9 @@ class SweepEngine(Engine):
             latents,
         )
         kvs = 0 if values.kv is None else len(values.kv)
-        hidden = len(values.hidden) - 1
-        return Part(plan, start, len(values.vectors), kvs, len(values.functions), hidden)
+        heads = 0 if values.heads is None else len(values.heads)
+        hidden, functions = len(values.hidden) - 1, len(values.functions)
+        return Part(plan, start, len(values.vectors), kvs, heads, functions, hidden)
 
     # -- unpatched runs -------------------------------------------------------------------------
 
@@ -117,15 +118,35 @@ class SweepEngine(Engine):
         self,
         requests: Sequence[tuple[Sequence[int], Readout]],
         record: Collection[SiteName] = (),
+        places: Sequence[PlaceTokens] = (),
     ) -> list[Unpatched]:
         """Run prompts without patches, side by side."""
         if not requests:
             return []
         latents = self.model.num_latents
-        suffixes = [Suffix.of(latents, r.prefix, r.answers) for _, r in requests]
+        leads = [_lead(own) for own in places] if places else [0] * len(requests)
+        suffixes = [
+            Suffix.of(latents, r.prefix, r.answers, lead)
+            for (_, r), lead in zip(requests, leads, strict=True)
+        ]
         prompts = [ids for ids, _ in requests]
-        batch = UnpatchedBatch(self.model, prompts, suffixes, extra_sites(record))
+        batch = UnpatchedBatch(self.model, prompts, suffixes, extra_sites(record), places)
         return batch.run([readout for _, readout in requests])
+
+
+def _alike(
+    requests: Sequence[PatchRequest], groups: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """The groups, cut where requests with places outside the thoughts meet others."""
+    for first, last in groups:
+        leads = [bool(request.start.state.suffix.lead) for request in requests[first:last]]
+        cuts = [i for i in range(1, len(leads)) if leads[i] != leads[i - 1]]
+        yield from pairwise([first, *(first + cut for cut in cuts), last])
+
+
+def _lead(places: PlaceTokens) -> int:
+    """How many of a prompt's last tokens are from the first place on; bot at least."""
+    return max([1, *(-token for tokens in places.values() for token in tokens)])
 
 
 def _spread(

@@ -38,7 +38,7 @@ class Starts:
         mids = [
             torch.zeros_like(state.stream[1:])
             if state.mid is None
-            else pad(state.mid, (0, 0, 0, len(state.suffix) - state.suffix.num_latents))
+            else pad(state.mid, (0, 0, 0, len(state.suffix) - state.mid.shape[1]))
             for state in states
         ]
         recorded = any(state.mid is not None for state in states)

@@ -1,20 +1,23 @@
 """Unpatched runs of several questions, side by side: what the sweep starts from.
 
 Prompts are packed, common beginnings once; then come thoughts and readout, one row a question.
+Where places outside the thoughts are patched, the last tokens of each prompt, from the first such
+place on, are kept as the first ones of its suffix: its lead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
-from codi_patching.patching.interventions import SiteName
-from codi_patching.patching.latent_model import Attend, LatentModel
+from codi_patching.patching.interventions import PlaceTokens, SiteName
+from codi_patching.patching.latent_model import Attend, LatentModel, Rotations
 from codi_patching.patching.sweep.prompt_tree import PromptTree
 from codi_patching.patching.sweep.recorder import Recorder
 from codi_patching.patching.sweep.suffix import Suffix
@@ -26,14 +29,14 @@ class UnpatchedState:
 
     Attributes:
         suffix: The tokens after the prompt.
-        length: Number of prompt tokens.
+        length: Number of prompt tokens, without the lead of the suffix.
         prompt_kv: Keys and values of the prompt at each layer, `(L, 2, kv heads, length, size)`.
         suffix_kv: Those of the suffix, `(L, 2, kv heads, S, size)`.
         stream: Input embeddings, then each block's outputs, at the suffix, `(L + 1, S, hidden)`.
         logits: Of `suffix.read_tokens`, `(tokens, vocabulary)`.
         bot: Hidden state after the final norm at the prompt's end, `(hidden,)`.
-        mid: The stream between attention and MLP at the latent positions, `(L, K, hidden)`; None
-            if `mlp_out` was not recorded.
+        mid: The stream between attention and MLP, `(L, tokens, hidden)`, of the latent positions or
+            with places of all the suffix; None if `mlp_out` was not recorded.
     """
 
     suffix: Suffix
@@ -59,13 +62,21 @@ class UnpatchedBatch:
         prompts: Sequence[Sequence[int]],
         suffixes: Sequence[Suffix],
         record: Sequence[SiteName] = (),
+        places: Sequence[PlaceTokens] = (),
     ) -> None:
         self.model, self.prompts, self.suffixes = model, prompts, suffixes
-        self.recorder, self.plain = Recorder(model, record), Recorder(model, ())
+        self.places_of = places or [{}] * len(prompts)
+        plain = Recorder(model, ())
+        self.lead = self.readout = plain
+        if any(suffix.lead for suffix in suffixes):
+            self.lead = Recorder(model, record, _leads(prompts, suffixes, model.device))
+            self.readout = Recorder(model, record)
+        self.lead_stream: list[Tensor] = []
+        self.recorder = Recorder(model, record)
         device = model.device
         self.lengths = torch.tensor([len(ids) for ids in prompts], device=device)
         self.longest = max(map(len, prompts))
-        self.places = self.longest + max(map(len, suffixes))
+        self.width = self.longest + max(map(len, suffixes))
         self.visible = torch.arange(self.longest, device=device) < self.lengths[:, None]
         self.kv = torch.empty(0)
 
@@ -86,11 +97,12 @@ class UnpatchedBatch:
             visible = torch.zeros(count, tokens, model.num_latents + tokens, dtype=torch.bool)
             for index, suffix in enumerate(self.suffixes):
                 ids[index, : len(suffix.tokens)] = torch.tensor(suffix.tokens)
-                for token in range(model.num_latents, len(suffix)):
-                    visible[index, token - model.num_latents, suffix.path(token)] = True
+                for token in range(suffix.first_read, len(suffix)):
+                    path = [seen - suffix.lead for seen in suffix.path(token)[suffix.lead :]]
+                    visible[index, token - suffix.first_read, path] = True
             embeddings = model.embed(ids)
             visible = visible.to(hidden.device)
-            streams.append(self._suffix_pass(embeddings, model.num_latents, visible, self.plain))
+            streams.append(self._suffix_pass(embeddings, model.num_latents, visible, self.readout))
         return self._split(torch.cat(streams, dim=2), bots, readouts)
 
     def _encode(self) -> Tensor:
@@ -100,6 +112,8 @@ class UnpatchedBatch:
         rotations = self.model.rotations(embeddings, tree.depths)
         hidden = self.model.add_position_embeddings(embeddings, tree.depths)
         last = len(self.model.blocks) - 1
+        if self.lead.tokens is not None:
+            return self._encode_leads(tree, embeddings, hidden, rotations)
         for layer in range(last + 1):
             attend = self._prompt_attention(layer, tree)
             if layer == last:  # of the others nothing but keys and values is read
@@ -108,8 +122,19 @@ class UnpatchedBatch:
                 hidden = hidden[tree.ends]
                 rotations = tuple(part[:, tree.ends] for part in rotations)
                 attend = self._suffix_attention(layer, 0, self.visible[:, None], store=False)
-            hidden = self.plain.block(layer, hidden, rotations, attend)
+            hidden = self.lead.block(layer, hidden, rotations, attend)
         return hidden
+
+    def _encode_leads(
+        self, tree: PromptTree, embeddings: Tensor, hidden: Tensor, rotations: Rotations
+    ) -> Tensor:
+        """The same with every token through every layer, what the leads have being kept."""
+        self.lead_stream = [embeddings[self.lead.tokens]]
+        for layer in range(len(self.model.blocks)):
+            attend = self._prompt_attention(layer, tree)
+            hidden = self.lead.block(layer, hidden, rotations, attend)
+            self.lead_stream.append(hidden[self.lead.tokens])
+        return hidden[tree.ends]
 
     def _prompt_attention(self, layer: int, tree: PromptTree) -> Attend:
         """Each prompt's new tokens attend to its own path from the start."""
@@ -135,7 +160,7 @@ class UnpatchedBatch:
     def _store_prompts(self, layer: int, tree: PromptTree, keys: Tensor, values: Tensor) -> None:
         if not self.kv.numel():
             heads, _, size = keys.shape
-            shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.places, size)
+            shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.width, size)
             self.kv = keys.new_zeros(shape)
         for index, path in enumerate(tree.paths):
             self.kv[layer, 0, index, :, : len(path)] = keys[:, path]
@@ -193,20 +218,70 @@ class UnpatchedBatch:
         """One start for each question, from the streams of all `(L + 1, questions, S, hidden)`."""
         latents = self.model.num_latents
         reads = [suffix.read_tokens for suffix in self.suffixes]
-        ends = torch.cat([stream[-1, i, tokens] for i, tokens in enumerate(reads)])
+        here = [[t - s.lead for t in tokens] for s, tokens in zip(self.suffixes, reads)]
+        ends = torch.cat([stream[-1, i, tokens] for i, tokens in enumerate(here)])
         logits = self.model.logits(self.model.final_norm(ends)).split([len(r) for r in reads])
         starts = []
+        first = 0
         for index, (suffix, readout) in enumerate(zip(self.suffixes, readouts)):
             length = len(self.prompts[index])
             place = {token: at for at, token in enumerate(reads[index])}
             answers = tuple(logits[index][None, [place[t] for t in r]] for r in suffix.reads)
-            own = stream[:, index, : len(suffix)]
-            recorded, mid = self.recorder.of_question(index)
+            own = stream[:, index, : len(suffix) - suffix.lead]
+            sites: dict[str, Tensor] = self.recorder.of(index, index + 1)
+            recorded = {site: sites[site].unsqueeze(0) for site in self.recorder.record}
             run = Run(own[None, 0, :latents], own[None, 1:, :latents], answers, recorded)
             kv = self.kv[:, :, index]
-            after = kv[..., self.longest : self.longest + len(suffix), :]
-            prompt_kv = kv[..., :length, :]
-            read = logits[index], bots[index]
-            state = UnpatchedState(suffix, length, prompt_kv, after, own, *read, mid)
-            starts.append(Unpatched(run, readout, state))
+            after = kv[..., self.longest : self.longest + len(suffix) - suffix.lead, :]
+            places = self.places_of[index]
+            if suffix.lead:
+                own, sites = self._whole(index, first, own, sites)
+                run = replace(run, places=_of_places(places, suffix.lead, own, sites))
+                after = torch.cat([kv[..., length - suffix.lead : length, :], after], dim=-2)
+                first += suffix.lead
+            prompt_kv, mid = kv[..., : length - suffix.lead, :], sites.get("mid")
+            before, read = length - suffix.lead, (logits[index], bots[index])
+            state = UnpatchedState(suffix, before, prompt_kv, after, own, *read, mid)
+            starts.append(Unpatched(run, readout, state, places))
         return starts
+
+    def _whole(
+        self, index: int, first: int, stream: Tensor, sites: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A question's stream and sites with those of its lead and its readout.
+
+        Args:
+            index: The question's number.
+            first: Of its lead, among the tokens of all leads.
+            stream: After the lead.
+            sites: At the latent positions.
+        """
+        suffix = self.suffixes[index]
+        new = max(len(suffix.tokens) for suffix in self.suffixes)
+        lead = self.lead.of(first, first + suffix.lead)
+        read = self.readout.of(index * new, index * new + len(suffix.tokens)) if new else {}
+        before = torch.stack([tokens[first : first + suffix.lead] for tokens in self.lead_stream])
+        whole = {}
+        for name, own in sites.items():
+            after = [read[name]] if read else []
+            whole[name] = torch.cat([lead[name], own, *after], dim=1)
+        return torch.cat([before, stream], dim=1), whole
+
+
+def _leads(
+    prompts: Sequence[Sequence[int]], suffixes: Sequence[Suffix], device: torch.device
+) -> Tensor:
+    """The tokens of all leads, one question after the other, among those of the prompts' tree."""
+    paths = PromptTree(prompts, device).paths
+    return torch.cat([path[len(path) - s.lead :] for path, s in zip(paths, suffixes)])
+
+
+def _of_places(
+    places: PlaceTokens, lead: int, stream: Tensor, sites: Mapping[str, Tensor]
+) -> dict[str, dict[SiteName, Tensor]]:
+    """The sites of places `(1, L, tokens, width)`, of the suffix's."""
+    every = {"resid_post": stream[1:], **{n: v for n, v in sites.items() if n != "mid"}}
+    return {
+        name: {cast(SiteName, s): v[None, :, [t + lead for t in tokens]] for s, v in every.items()}
+        for name, tokens in places.items()
+    }

@@ -23,6 +23,7 @@ def unread_rows(
     num_layers: int,
     num_latents: int,
     latents: Latents,
+    readout: int = 1,
     cuts: Sequence[CutSet] = (),
 ) -> list[bool]:
     """For each row whether no logits that are read depend on any of its patches or cuts.
@@ -32,9 +33,11 @@ def unread_rows(
         num_layers: L.
         num_latents: K.
         latents: See `interventions`.
+        readout: Tokens after the thoughts, of which the last one is read.
         cuts: The cuts of each row, after a prompt of one token and of one readout token.
     """
     shapes = Values.of(rows, torch.zeros(1, 1, 1), cuts, prompt=1).shapes
-    suffix = Suffix.of(num_latents, (0,), ((0,),))  # one token is read, after all thoughts
+    lead = max((-patch.site.token for row in rows for patch in row), default=0)
+    suffix = Suffix.of(num_latents, (0,) * readout, ((0,),), max(0, lead))
     (reads,) = make_plan(suffix, num_layers, shapes, ((),) * len(rows), latents).reads
     return [bool((row >= reads.outputs).all()) for row in reads.answers[0]]

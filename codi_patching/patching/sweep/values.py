@@ -23,6 +23,7 @@ class Values:
         shapes: The rows, without values.
         vectors: `(vectors, hidden)`.
         kv: Keys before rotation, then values, `(kvs, width)`; None if there are none.
+        heads: What attention heads give, `(heads, size)`; None if there are none.
         functions: Of values that are computed from what is there.
         hidden: Prompt tokens that are not seen, `(sets + 1, longest prompt)`; the last one is none.
     """
@@ -30,6 +31,7 @@ class Values:
     shapes: tuple[PatchSetShape, ...]
     vectors: Tensor
     kv: Tensor | None
+    heads: Tensor | None
     functions: tuple[Callable[[Tensor], Tensor], ...]
     hidden: Tensor
 
@@ -45,7 +47,8 @@ class Values:
             cuts: The cuts of each row.
             prompt: Length of the prompt.
         """
-        vectors, kv, functions = _Labels(), _Labels(), _Labels()
+        vectors, kv, heads, functions = _Labels(), _Labels(), _Labels(), _Labels()
+        of_site = {"kv": kv, "head": heads}
 
         def shape(patch: Patch) -> PatchShape:
             values, computed = patch.values, False
@@ -55,8 +58,9 @@ class Values:
                 label, computed = functions.of(id(values.function), values.function), True
             else:
                 key = (values.data_ptr(), values.stride())
-                label = (kv if patch.site.name == "kv" else vectors).of(key, values)
-            return PatchShape(*patch.site.cell, label, patch.site.name, computed)
+                label = of_site.get(patch.site.name, vectors).of(key, values)
+            head = -1 if patch.site.head is None else patch.site.head
+            return PatchShape(*patch.site.cell, label, patch.site.name, computed, head)
 
         hidden: list[list[int]] = []
         shapes = tuple(
@@ -71,6 +75,7 @@ class Values:
             shapes,
             stacked,
             torch.stack(kv.items).to(like) if kv.items else None,
+            torch.stack(heads.items).to(like) if heads.items else None,
             tuple(functions.items),
             masks.to(like.device),
         )
@@ -82,10 +87,12 @@ class Values:
         longest = max(part.hidden.shape[1] for part in parts)
         hidden = [pad(part.hidden[:-1], (0, longest - part.hidden.shape[1])) for part in parts]
         none = parts[0].hidden.new_zeros(1, longest)
+        heads = [part.heads for part in parts if part.heads is not None]
         return cls(
             tuple(shape for part in parts for shape in part.shapes),
             torch.cat([part.vectors for part in parts]),
             torch.cat(kv) if kv else None,
+            torch.cat(heads) if heads else None,
             tuple(function for part in parts for function in part.functions),
             torch.cat([*hidden, none]),
         )
@@ -115,7 +122,7 @@ def _cut_shapes(cuts: CutSet, hidden: list[list[int]], prompt: int) -> list[Patc
         own = tuple(place for place in places if place >= 0)
         label = labels[key] if before else -1
         if before or own:
-            shapes.append(PatchShape(layer, reader, label, CUT, True, own))
+            shapes.append(PatchShape(layer, reader, label, CUT, True, unseen=own))
     return shapes
 
 

@@ -60,7 +60,7 @@ class Sweep:
                 done += step.attention.attending + step.mlp.computed
                 on_share_done(done / (self.plan.attention_tokens + self.plan.mlp_tokens or 1))
         on_share_done(1.0)
-        return outputs[self.plan.logit_outputs]
+        return torch.cat([outputs, self.values.vectors])[self.plan.logit_outputs]
 
     def _thoughts(self, wave: Wave, outputs: Tensor) -> Tensor:
         """The new thoughts of a wave, from the outputs of the one before."""
@@ -180,9 +180,22 @@ class Sweep:
             segments = [(prompts[start][layer], count) for start, count in step.segments]
             own = OwnKeys(self.pool[layer], step.keys, step.mask)
             hidden = None if step.hidden is None else self.values.hidden[step.hidden]
-            return shared_attention(query, segments, own, scaling, hidden)
+            seen = shared_attention(query, segments, own, scaling, hidden)
+            return self._heads(step, seen)
 
         return attend
+
+    def _heads(self, step: AttentionStep, mixed: Tensor) -> Tensor:
+        """What heads give `(tokens, heads, size)`, with those that are patched."""
+        nodes, heads, labels = step.heads
+        if len(labels):
+            assert self.values.heads is not None
+            mixed = mixed.index_put((nodes, heads), self.values.heads[labels])
+        if step.head_functions:
+            mixed = mixed.clone()
+            for node, head, function in step.head_functions:
+                mixed[node, head] = self.values.functions[function](mixed[node, head])
+        return mixed
 
 
 def _picked(values: Tensor, items: Sequence[int], dim: int = 0) -> Tensor:
