@@ -115,6 +115,10 @@ def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an 
         for code in blocks_of(name):
             exec(compile(code, name, "exec"), {"__name__": "page"})
     assert (tmp_path / "carried.pdf").exists()
+    for name in ("howto/figures.md", "howto/share.md"):  # of the same results
+        for command in commands_of(DOCS[name]):
+            assert program(shlex.split(command)[1:]) == 0, command
+    assert (tmp_path / "results" / "index.html").exists()
 
 
 def test_short_answers_are_short():

@@ -48,7 +48,8 @@ class Index:
     def summary(self) -> str:
         """What there is, in a line."""
         runs = sum(bool(entry.model) for entry in self.entries)
-        said = [counted(runs, "run"), counted(len(self.entries) - runs, "comparison")]
+        numbers = {"run": runs, "comparison": len(self.entries) - runs}
+        said = [counted(number, what) for what, number in numbers.items() if number]
         if failing := sum(bool(entry.failing) for entry in self.entries):
             said.append(f"checks fail in {failing} of them")
         return ", ".join(said)
