@@ -19,6 +19,7 @@ from codi_patching.analysis.validity import check_run
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.attention import AttentionExperiment
+from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
@@ -73,6 +74,8 @@ EXPERIMENTS = {
     "cumulative": (IterativePatching, {"strategy": "cumulative"}),
     "mean": (PositionPatching, {"source": "mean"}),
     "random pair": (PositionPatching, {"source": "random_pair"}),
+    "heads": (HeadPatching, {}),
+    "places": (PositionPatching, {"positions": "all"}),
 }
 
 
@@ -258,6 +261,35 @@ def test_a_single_layer_that_is_patched_higher_fails(run_anew, patch_higher, kin
     patch_higher(layer)
     found = run_anew(f"{kind.__name__} {layer}", kind, self_patch_pairs=0)
     assert {OWN, CONTROL} <= failed(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("heads", lambda site: {"head": (site.head + 1) % 4} if site.name == "head" else {}),
+        ("places", lambda site: {"position": -2} if site.position == -1 else {}),
+        ("places", lambda site: {"position": 4} if site.position == 3 else {}),
+    ],
+)
+def test_an_engine_that_patches_the_next_head_or_token_fails(run_anew, monkeypatch, name, moved):
+    from codi_patching.patching.sweep.run import SweepEngine
+
+    patched = SweepEngine.patched_each
+
+    def elsewhere(request):
+        rows = [
+            [replace(p, site=replace(p.site, **moved(p.site))) for p in row] for row in request.rows
+        ]
+        return replace(request, rows=rows)
+
+    def patch(self, requests, *rest):
+        return patched(self, [elsewhere(request) for request in requests], *rest)
+
+    monkeypatch.setattr(SweepEngine, "patched_each", patch)
+    kind, options = EXPERIMENTS[name]
+    folder = f"moved {name} {moved.__code__.co_firstlineno}"
+    found = failed(run_anew(folder, kind, self_patch_pairs=0, **options))
+    assert {OWN, CONTROL} <= found
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,9 @@ def check_structural_zeros(data: xr.Dataset) -> list[Check]:
         if arm == CONTROL:
             controlled = data["control_kind"].values != ""
             kl, missing = kl[controlled], missing[controlled]
-            run = np.isfinite(kl).any(axis=0)  # some edges have no control
-            kl, missing = kl[:, run], missing[:, run]
+        if arm == CONTROL and is_knockout(data):  # some edges have no control
+            made = np.isfinite(kl).any(axis=0)
+            kl, missing = kl[:, made], missing[:, made]
         if not kl.size:
             seen = "no pair has a control" if cells else "there are no such cells"
             checks.append(judged(name, expected, seen, None))
@@ -149,6 +150,8 @@ def check_control_words(data: xr.Dataset) -> Check:
 
 def _left_out(data: xr.Dataset) -> Mask:
     """Cells of which a pair says why it has no values, `(pairs, layers, columns)`."""
+    if not patches(data):
+        return np.zeros((data.sizes["pair"], *run_of(data).grid.shape), dtype=bool)
     columns = run_of(data).grid.columns
     named = [[column in pair.left_out for column in columns] for pair in pairs_of(data)]
     rows = np.array(named, dtype=bool).reshape(-1, 1, len(columns))
