@@ -26,15 +26,15 @@ SHARES: Mapping[str, Mapping[str, float]] = {
     "chain": {"relay": 0.00165, "cumulative": 0.00165},
     "read": {"lens": 0.0013, "position, recomputed": 0.0013, "position, frozen": 0.0007},
     "needed": {
-        "position, recomputed": 0.0007,
-        "position, frozen": 0.0003,
+        "position, recomputed": 0.0011,
+        "position, frozen": 0.0002,
         "layer, frozen": 0.0002,
         "layer, recomputed": 0.0002,
-        "relay": 0.0001,
-        "cumulative": 0.0001,
-        "own": 0.0001,
+        "relay": 0.0002,
+        "cumulative": 0.0002,
+        "own": 0.0002,
     },
-    "around": {"knockout": 0.0016},
+    "around": {"knockout": 0.0010},
 }
 """By question and kind of run; with 0.33 % for question 7 they add up to 5 %. Question 8 has two
 parts, `needed` and `around`."""

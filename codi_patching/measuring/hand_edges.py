@@ -24,7 +24,7 @@ def without_edges(given: Any) -> tuple[Any, list[Edge]]:
         return given, []
     every = list(given)
     edges = [each for each in every if isinstance(each, Edge)]
-    return ([each for each in every if not isinstance(each, Edge)], edges) if edges else (given, [])
+    return [each for each in every if not isinstance(each, Edge)], edges
 
 
 def cuts_of(

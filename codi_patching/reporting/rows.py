@@ -177,7 +177,7 @@ def once(report: Report) -> str:
     falls = "falls of the probability of the run's own answer where an edge of attention is cut"
     if not report.summaries and report.knockout is not None:
         return (
-            "Intervals and p hold for question and thoughts together, at 0.16 % of the 5 % that "
+            "Intervals and p hold for question and thoughts together, at 0.1 % of the 5 % that "
             f"belong to a study. Estimates are {falls}: relative to the uncut run, and but for the "
             "question to a cut of as many words that carry no number, whichever is smaller."
         )

@@ -251,7 +251,7 @@ def test_needed_is_what_lowers_the_clean_answer(sign):
     names = cell_names(noising)
     sides = [np.stack([fall[:, r, c] for r, c in names.values()], axis=1)]
     groups = made.groups_of(noising)
-    ends, _ = simultaneous(sides, groups, 0.0013)
+    ends, _ = simultaneous(sides, groups, 0.0011)
     assert [claim.name for claim in finding.claims] == list(names)
     for place, claim in enumerate(finding.claims):
         check_counts(claim, place, sides, groups)
