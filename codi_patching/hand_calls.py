@@ -298,7 +298,13 @@ class Patching:
         if not self.questions and "mean" in names:
             self.questions = [q for q in sources if self.hand.prompts.fits(q)]
         if not self.questions and "random_pair" in names and pairs:
-            self.donors = self._drawn(pairs, seed)
+            able = {
+                p.pair_id: p
+                for p, asked in self._answered(pairs)
+                if isinstance(p, Pair) and isinstance(asked, HandRequest)
+            }
+            subjects = [able.get(pair.pair_id, pair) for pair in pairs]
+            self.donors = self._drawn(list(able.values()), seed)
         effects: dict[str, Effect] = {}
         excluded: dict[str, str] = {}
         answered: dict[str, Subject] = {}
