@@ -36,19 +36,21 @@ from codi_patching.hand_calls import (
     Patching,
     RunMetric,
     as_floats,
-    as_sites,
-    as_subjects,
-    check_choice,
-    check_metric,
     plain,
     say_unknown,
-    value_of_each,
 )
 from codi_patching.hand_runs import METRIC, Effect, Grid, QuestionRun, one_number
 from codi_patching.measuring import by_hand
 from codi_patching.measuring.by_hand import as_questions, with_answers
 from codi_patching.measuring.engine_choice import EngineName, build_engine
 from codi_patching.measuring.hand_edges import without_edges
+from codi_patching.measuring.hand_input import (
+    as_sites,
+    as_subjects,
+    check_choice,
+    check_metric,
+    value_of_each,
+)
 from codi_patching.measuring.measurement import Measurement
 from codi_patching.measuring.own_cache import as_text, said_by
 from codi_patching.measuring.patch_grid import (

@@ -7,32 +7,39 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import xarray as xr
 
-from codi_patching.data.pairs import Pair, Question, as_question
-from codi_patching.errors import InputError, brief, plain_text
+from codi_patching.data.pairs import Pair, Question
+from codi_patching.errors import InputError, plain_text
 from codi_patching.hand_runs import METRIC, Effect, QuestionRun, one_number
 from codi_patching.measuring.by_hand import (
     NamedValues,
-    as_tensor,
     as_values,
     shaped,
     with_answers,
 )
 from codi_patching.measuring.hand_edges import cuts_of
+from codi_patching.measuring.hand_input import (
+    Subject,
+    check_choice,
+    check_metric,
+    texts_of,
+    with_own_ids,
+)
 from codi_patching.measuring.hand_patches import (
     CutsOf,
     HandPatched,
     HandPatching,
     HandRequest,
     HandStart,
+    Words,
     words_of,
 )
 from codi_patching.measuring.kept_runs import KeptRuns
@@ -62,9 +69,6 @@ from codi_patching.patching.interventions import (
 
 RunMetric = Callable[[Effect], Any]
 """A metric of one's own: from a patched run to one number."""
-
-Subject = Pair | Question
-"""What is patched: a pair, or a question alone."""
 
 TOKENS = 8
 """Most tokens of an answer, where nothing else is said."""
@@ -372,7 +376,13 @@ class Patching:
         if not self.questions and "mean" in names:
             self.questions = [q for q in sources if self.hand.prompts.fits(q)]
         if not self.questions and "random_pair" in names and pairs:
-            self.donors = self._drawn(pairs, seed)
+            able = {
+                p.pair_id: p
+                for p, asked in self._answered(pairs)
+                if isinstance(p, Pair) and isinstance(asked, HandRequest)
+            }
+            subjects = [able.get(pair.pair_id, pair) for pair in pairs]
+            self.donors = self._drawn(list(able.values()), seed)
         effects: dict[str, Effect] = {}
         excluded: dict[str, str] = {}
         answered: dict[str, Subject] = {}
@@ -392,21 +402,6 @@ class Patching:
         preparation = Preparation(engine=self.calls.engine, prompts=prompts, pairs=pairs, seed=seed)
         partners = preparation.partners
         return {name: roles(other, self.direction)[1] for name, other in partners.items()}
-
-
-class Words:
-    """What patched runs say, made together when one is asked for the first time."""
-
-    def __init__(self, codi: CodiModel, runs: Sequence[HandPatched], most: int) -> None:
-        self.codi, self.most = codi, most
-        self.runs: Sequence[HandPatched] = runs
-        self.words: list[str] = []
-
-    def of(self, number: int) -> str:
-        """What one of them says."""
-        if not self.words:  # then the runs, with all that they hold, can go
-            self.words, self.runs = words_of(self.codi, self.runs, self.most), ()
-        return self.words[number]
 
 
 def as_dataset(
@@ -436,68 +431,6 @@ def as_array(words: Sequence[str]) -> np.ndarray[Any, Any]:
     return np.array(words, dtype=object)
 
 
-def with_own_ids(pairs: Sequence[Pair]) -> list[Pair]:
-    """Pairs with an id each; of those of the same the second is called `…_2`."""
-    seen: dict[str, int] = {}
-    found = []
-    for pair in pairs:
-        seen[pair.pair_id] = seen.get(pair.pair_id, 0) + 1
-        count = seen[pair.pair_id]
-        name = pair.pair_id if count == 1 else f"{pair.pair_id}_{count}"
-        group = name if pair.group == pair.pair_id else pair.group
-        found.append(replace(pair, pair_id=name, group=group))
-    return found
-
-
-def as_subjects(given: Any) -> list[Subject]:
-    """Pairs or questions, in a list.
-
-    Raises:
-        InputError: It is no list of one or the other.
-    """
-    if isinstance(given, str | Pair | Question) or not isinstance(given, Iterable):
-        raise InputError(
-            f"expected a list of pairs or of questions, got {brief(given)}: set [[pairs]] to a "
-            "list, or call patch"
-        )
-    listed = [each if isinstance(each, Pair) else as_question(each) for each in given]
-    kinds = {type(each) for each in listed}
-    if len(kinds) != 1:
-        what = "both" if kinds else "none"
-        raise InputError(f"expected pairs or questions, got {what}: set [[pairs]]")
-    return listed
-
-
-def as_sites(given: Any) -> list[Site]:
-    """Sites, of one or of several.
-
-    Raises:
-        InputError: They are none.
-    """
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    sites = list(given) if several else [given]
-    wrong = [site for site in sites if not isinstance(site, Site)]
-    if wrong or not sites:
-        got = brief(wrong[0]) if wrong else "none"
-        raise InputError(
-            f'expected sites such as Site("kv", layer=3, position=1), got {got}: set [[sites]]'
-        )
-    return sites
-
-
-def value_of_each(value: Any, sites: Sequence[Site]) -> list[Any]:
-    """A value for each site, of one for all or of as many.
-
-    Raises:
-        InputError: There are more or fewer.
-    """
-    value = as_tensor(value)
-    values = list(value) if isinstance(value, list | tuple) else [value] * len(sites)
-    if len(values) != len(sites):
-        raise InputError(f"expected a value for each of {len(sites)} sites, got {len(values)}")
-    return values
-
-
 def plain(value: Any) -> Any:
     """A run as the activations that it had, everything else as it is."""
     if not isinstance(value, QuestionRun):
@@ -519,12 +452,6 @@ def groups(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[first : first + _TOGETHER]
 
 
-def texts_of(subject: Subject) -> list[str]:
-    """The questions' texts."""
-    both = [subject] if isinstance(subject, Question) else [subject.clean, subject.corrupted]
-    return [question.text for question in both]
-
-
 def say_unknown(codi: CodiModel, *questions: str) -> None:
     """Warn of words that a model reads but never learned."""
     read = (*questions, codi.settings.answer_prefix)
@@ -535,27 +462,3 @@ def say_unknown(codi: CodiModel, *questions: str) -> None:
             f"the tokenizer does not know {said}: the model never learned what stands there",
             stacklevel=5,
         )
-
-
-def check_metric(metric: Any) -> None:
-    """Refuse a metric that is no function.
-
-    Raises:
-        InputError: It is none.
-    """
-    if metric is not None and (not callable(metric) or isinstance(metric, type)):
-        raise InputError(
-            "expected metric to be a function of a patched run, got "
-            f"{brief(metric)}: set [[metric]]"
-        )
-
-
-def check_choice(argument: str, value: Any, choices: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s, naming the argument.
-
-    Raises:
-        InputError: It is none.
-    """
-    if not isinstance(value, str) or value not in get_args(choices):
-        known = ", ".join(get_args(choices))
-        raise InputError(f"expected {argument} of {known}, got {brief(value)}: set [[{argument}]]")

@@ -249,6 +249,25 @@ def test_a_mean_is_over_all_pairs_and_a_random_pair_is_another(hand):
     assert sorted(givers) == ["p0", "p1", "p2"]  # each gives once
 
 
+def test_another_pair_has_other_answers_also_where_the_model_gives_them(hand, monkeypatch):
+    """Of three pairs without answers two have the same ones: neither gives to the other."""
+    said = {}
+    for number, pair in enumerate(PAIRS):
+        said |= {pair.clean.text: str(min(number, 1)), pair.corrupted.text: str(min(number, 1) + 9)}
+    tokens = hand.codi.tokenizer
+    monkeypatch.setattr(
+        hand._calls,
+        "said",
+        lambda texts: [tokens(said[t], add_special_tokens=False)["input_ids"] for t in texts],
+    )
+    typed = [cp.Pair.of(pair.clean.text, pair.corrupted.text) for pair in PAIRS]
+    many = hand.patch_many(typed, SITES, value="random_pair", say=1)
+    assert len(many.pair) == 2
+    (left,) = many.attrs["excluded"].values()
+    assert left == "no other pair with other answers can be run"
+    assert "typed" in many.pair
+
+
 def test_pairs_that_cannot_be_run_are_named(hand):
     bad = cp.Pair("bad", cp.Question("  ", 3), cp.Question("Tom has 5.", 4))
     equal = cp.Pair("equal", cp.Question("Tom has 5.", 4), cp.Question("Tom has 7.", 4))

@@ -86,7 +86,7 @@ def test_what_is_refused_without_a_model(case):
 
 
 OF_A_MODEL = {
-    "questions to run": (lambda m: m.run([CLEAN, CORRUPTED]), "a question as text, got"),
+    "numbers to run": (lambda m: m.run([CLEAN, 3]), "a question as text, got 3"),
     "pair to run": (lambda m: m.run(PAIR), "a question as text, got Pair"),
     "texts to patch": (lambda m: m.patch((CLEAN, CORRUPTED), SITE), r"make one with Pair.of"),
     "site as text": (lambda m: m.patch(PAIR, "kv"), r"sites such as Site\(.*, got 'kv'"),

@@ -23,7 +23,7 @@ from codi_patching.metrics import functional as F
 from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
 from codi_patching.metrics.table import METRICS, Metric, metric_rows
 from codi_patching.models.accuracy import answer_start
-from codi_patching.models.answers import build_readout, format_answer
+from codi_patching.models.answers import build_readout
 from codi_patching.models.codi import CodiModel
 from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, PatchRequest, Readout, Unpatched
@@ -280,6 +280,16 @@ def _said_anew(model: CodiModel, run: HandPatched, most: int) -> list[int]:
     return said
 
 
-def answer_text(question: Question) -> str:
-    """A question's answer, if it has one."""
-    return "" if math.isnan(question.answer) else format_answer(question.answer)
+class Words:
+    """What patched runs say, made together when one is asked for the first time."""
+
+    def __init__(self, codi: CodiModel, runs: Sequence[HandPatched], most: int) -> None:
+        self.codi, self.most = codi, most
+        self.runs: Sequence[HandPatched] = runs
+        self.words: list[str] = []
+
+    def of(self, number: int) -> str:
+        """What one of them says."""
+        if not self.words:  # then the runs, with all that they hold, can go
+            self.words, self.runs = words_of(self.codi, self.runs, self.most), ()
+        return self.words[number]
