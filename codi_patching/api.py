@@ -464,6 +464,12 @@ def read_pairs(path: str | Path | None = None) -> list[Pair]:
 
     Raises:
         InputError: The file cannot be read, or no pair of it has two different answers.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> pairs = cp.read_pairs()
+        >>> len(pairs), pairs[0].clean.answer, pairs[0].corrupted.answer
+        (57, 7.0, 6.0)
     """
     path = SHIPPED_PAIRS if path is None else Path(path_text(path, "path"))
     kept, dropped = split_equal(pairs_of_file(path))

@@ -155,7 +155,14 @@ class Effect:
 
 
 class Grid(pd.DataFrame):
-    """Effects by layer and position, a column for each metric; what is taken of it is plain."""
+    """Effects by layer and position, a column for each metric; what is taken of it is plain.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> grid = cp.load("codi-tiny").grid(cp.read_pairs()[0], site="thought")
+        >>> [round(p, 2) for p in grid["clean_probability"].unstack().loc["thought"]]
+        [1.0, 1.0, 0.0, 0.0, 0.0]
+    """
 
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:

@@ -24,6 +24,12 @@ class HeadPatching(PatchingExperiment):
             `Site` has it; at all latent positions at once if not given.
         site: Always `head`.
         kwargs: All other arguments of `PatchingExperiment`; latents are `recomputed` by default.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.HeadPatching(position=1)
+        >>> experiment.name, experiment.latents, experiment.site
+        ('head', 'recomputed', 'head')
     """
 
     name = "head"

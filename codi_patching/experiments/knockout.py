@@ -34,6 +34,12 @@ class KnockoutExperiment(Experiment):
         verify_pairs: Of the first so many pairs a few runs are made again by the reference engine,
             their metrics by independent code.
         kwargs: All arguments of `Experiment`.
+
+    Example:
+        >>> import codi_patching as cp
+        >>> experiment = cp.KnockoutExperiment(window=3)
+        >>> experiment.name, experiment.window
+        ('knockout', 3)
     """
 
     name = KNOCKOUT
