@@ -28,6 +28,7 @@ from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.templates import environment
 from codi_patching.results.dataset import (
     ATTENTION,
+    KNOCKOUT,
     has_control,
     is_knockout,
     pairs_of,
@@ -283,6 +284,12 @@ def _example(path: Path, run: RunDescription) -> str:
         for pair_id, pair in islice(entries(path, "pairs"), 1):
             shares = {name: [[["…"]]] for name in ("attention", "strongest")}
             shown["pairs"] = {pair_id: {**pair, **shares}, "…": "…"}
+    elif run.experiment == KNOCKOUT:
+        for pair_id, pair in islice(entries(path, "pairs"), 1):
+            cells = {arm: {run.metrics[0]: [["…"]], "…": "…"} for arm in pair["cells"]}
+            drawn = dict(islice(pair["control_tokens"].items(), 2))
+            short = {"cells": cells, "verified": ["…"], "control_tokens": {**drawn, "…": "…"}}
+            shown["pairs"] = {pair_id: {**pair, **short}, "…": "…"}
     else:
         (_, baseline), (pair_id, cells) = (next(entries(path, k)) for k in ("baseline", "results"))
         layer, column = run.grid.layers[0], run.grid.columns[0]

@@ -209,5 +209,5 @@ def _note(data: xr.Dataset, windows: bool) -> str:
         "no attention and is never cut."
     )
     if windows:
-        said += " Below: cut in one layer or window alone; q is the question."
+        said += " The maps: cut in one layer or window alone; q is the question."
     return said

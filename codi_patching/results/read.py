@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ijson
 import numpy as np
@@ -41,8 +41,6 @@ from codi_patching.results.layout import (
     results_file,
     results_name,
 )
-
-P = TypeVar("P", PairDescription, KnockoutPair)
 
 
 def read_results(folder: Path) -> xr.Dataset:
@@ -97,25 +95,10 @@ def cell_of(cells: Mapping[str, Any], grid: Grid, layer: str, column: str) -> An
 
 
 def _read_patching(path: Path) -> xr.Dataset:
-    run, pair_ids, pairs, values, control = _read_cells(path, PairDescription)
-    changed = changed_files(path.parent)
-    return patching_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
-
-
-def _read_knockout(path: Path) -> xr.Dataset:
-    run, pair_ids, pairs, values, control = _read_cells(path, KnockoutPair)
-    changed = changed_files(path.parent)
-    return knockout_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
-
-
-def _read_cells(
-    path: Path, kind: type[P]
-) -> tuple[RunDescription, list[str], list[P], dict[str, Array], dict[str, Array]]:
-    """The run, its pairs, and for each metric `(pairs, layers, columns)`, own and control."""
     run = RunDescription.from_json(dict(entries(path, "metadata")))
     if not run.metrics:
         raise ValueError("expected metrics in its metadata")
-    described = {k: kind.from_json(v) for k, v in entries(path, "baseline")}
+    described = {k: PairDescription.from_json(v) for k, v in entries(path, "baseline")}
     pair_ids, values, control = _read_values(path, run)
     lacking = [pair_id for pair_id in pair_ids if pair_id not in described]
     if lacking:
@@ -123,7 +106,9 @@ def _read_cells(
     if unmeasured := described.keys() - pair_ids:
         raise ValueError(f"expected results of each baseline, got none for {min(unmeasured)!r}")
     _check_count(run, pair_ids)
-    return run, pair_ids, [described[pair_id] for pair_id in pair_ids], values, control
+    pairs = [described[pair_id] for pair_id in pair_ids]
+    changed = changed_files(path.parent)
+    return patching_dataset(run, pair_ids, pairs, values, control, path.parent, changed)
 
 
 def _check_count(run: RunDescription, pair_ids: Sequence[str]) -> None:
@@ -221,6 +206,42 @@ def _heads(
                 reader, layer = run.readers.index(look.reader), run.grid.layers.index(look.layer)
                 kept[row] = shares[reader, layer, look.head]
     return found
+
+
+def _read_knockout(path: Path) -> xr.Dataset:
+    run = RunDescription.from_json(dict(entries(path, "metadata")))
+    if not run.metrics:
+        raise ValueError("expected metrics in its metadata")
+    pair_ids, pairs = list[str](), list[KnockoutPair]()
+    cells: dict[str, list[dict[str, Array]]] = {"own": [], "control": []}
+    for pair_id, content in entries(path, "pairs"):
+        measured = content.pop("cells")
+        for arm, known in cells.items():
+            known.append({m: _table(measured, arm, m, run, pair_id) for m in run.metrics})
+        content.pop("pair_id")
+        pairs.append(KnockoutPair.from_json(content))
+        pair_ids.append(pair_id)
+    _check_count(run, pair_ids)
+    own, control = (
+        {metric: np.stack([pair[metric] for pair in of_arm]) for metric in run.metrics}
+        for of_arm in cells.values()
+    )
+    if not any(np.isfinite(values).any() for values in control.values()):
+        control = {}
+    changed = changed_files(path.parent)
+    return knockout_dataset(run, pair_ids, pairs, own, control, path.parent, changed)
+
+
+def _table(
+    cells: Mapping[str, Any], arm: str, metric: str, run: RunDescription, pair_id: str
+) -> Array:
+    """A metric of one arm, `(layers, columns)`; NaN where the pair has no control."""
+    if arm == "control" and arm not in cells:
+        return np.full(run.grid.shape, np.nan)
+    values = np.array(cells[arm][metric], dtype=np.float64)
+    if values.shape != run.grid.shape:
+        raise ValueError(f"expected {metric} of shape {run.grid.shape} of pair {pair_id!r}")
+    return values
 
 
 def _lens_metadata(content: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
                                          every pair; one line a pair
     lens_results.json                    the lens: metadata, and for each pair the ranks
     attention_results.json               attention: metadata, and for each pair the shares
-    knockout_results.json                cut edges: as patching, each cell being an edge
+    knockout_results.json                cut edges: metadata, and for each pair every metric of
+                                         every cell
     activations.safetensors              iterative: for each pair the activations that its
                                          iterations generated, (layers, iterations - 1, hidden);
                                          attention: every head, (readers, layers, heads, attended)
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,18 @@ def _read_steps(record: PairRecord, _: RunDescription) -> dict[str, Any]:
     return {"pair_id": record.pair_id, **known}
 
 
-def _cut_cells(record: PairRecord, run: RunDescription) -> dict[str, Any]:
-    """A pair's cells to seven digits, what float32 has: there are several hundred of them."""
-    values, control = (
-        {name: _seven_digits(of_all) for name, of_all in part.items()}
-        for part in (record.values, record.control)
-    )
-    return nested_cells(replace(record, values=values, control=control), run)
+def _cut(record: PairRecord, run: RunDescription) -> dict[str, Any]:
+    """A pair of cut edges, each metric a table of layers × edges to seven digits: what float32 has.
+
+    Not cell by cell, as patching has them: there are several hundred.
+    """
+    arms = {"own": record.values, "control": record.control}
+    cells = {
+        arm: {metric: _seven_digits(values[metric]) for metric in run.metrics}
+        for arm, values in arms.items()
+        if values
+    }
+    return {"pair_id": record.pair_id, **record.description.to_json(), "cells": cells}
 
 
 def _seven_digits(values: Array) -> Array:
@@ -182,7 +188,7 @@ _PATCHING_SECTIONS: dict[str, Entry] = {"baseline": _baseline, "results": nested
 _SECTIONS: dict[str, dict[str, Entry]] = {
     LENS: {"pairs": _read_steps},
     ATTENTION: {"pairs": _attended},
-    KNOCKOUT: {"baseline": _baseline, "results": _cut_cells},
+    KNOCKOUT: {"pairs": _cut},
 }
 """Sections of a results file, and what stands there for a pair."""
 
