@@ -355,7 +355,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="codi-tiny")
     parser.add_argument("--grid", choices=GRIDS, action="append", help="else all")
-    parser.add_argument("--site", choices=SITE_NAMES, default="resid_post")
+    sites = [site for site in SITE_NAMES if site != "head"]
+    parser.add_argument("--site", choices=sites, default="resid_post")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--num_latents", type=int, default=5)
