@@ -489,8 +489,8 @@ def test_runs_of_the_arms_have_folders_of_their_own():
         c.get("results", {}).get("dir") or f"results/{name.partition('_')[0]}"
         for name, c in arms.items()
     ]
-    assert len(arms) == 12
-    assert len(set(folders)) == 12
+    assert len(arms) == 13
+    assert len(set(folders)) == 13
     assert configs["noising"]["results"] == {"dir": "results/noising", "folder_by_run": True}
 
 

@@ -40,7 +40,8 @@ def test_it_is_patched_as_the_reference_patches_it(model, site):
             [([7, 8, 9], readout), ([7, 8, 10], readout)], extra_sites([site])
         )
         source = clean.run.activations()
-        rows = [[Patch(Site.at(layer, 1, site), source.at(layer, 1, site))] for layer in layers]
+        sites = [Site.at(layer, 1, site, 1 if site == "head" else None) for layer in layers]
+        rows = [[Patch(place, source.of(place))] for place in sites]
         given[type(engine)] = engine.patched(corrupted, rows, "recomputed").answer_logits
     ours, theirs = given.values()
     for first, second in zip(ours, theirs, strict=True):

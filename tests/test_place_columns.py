@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simulated
 import torch
 from conftest import random_model
 
 import codi_patching as cp
-from codi_patching.analysis import simulated
 from codi_patching.analysis.levels import kind_of, label_of
 from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError

@@ -388,7 +388,7 @@ def test_shares_in_the_place_of_others_fail(looked, measure, axis):
     ("what", "tampered"),
     [
         ("layers", lambda p: p.roll(1, 1)),
-        ("heads", lambda p: p.roll(1, 2)),
+        ("heads of attention", lambda p: p.roll(1, 2)),
         ("readers", lambda p: p.roll(1, 0)),
         ("uniform", lambda p: torch.full_like(p, 1 / p.shape[-1])),
     ],
