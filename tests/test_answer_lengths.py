@@ -56,7 +56,9 @@ def test_the_answers_have_several_tokens(twins):
     ("experiment", "cells", "latents", "engine", "direction"),
     [
         (PositionPatching, CELLS, "recomputed", "sweep", "denoising"),
-        (PositionPatching, CELLS, "frozen", "reference", "noising"),
+        pytest.param(
+            *(PositionPatching, CELLS, "frozen", "reference", "noising"), marks=pytest.mark.thorough
+        ),
         (LayerPatching, LAYERS, "recomputed", "reference", "denoising"),
         (LayerPatching, LAYERS, "frozen", "sweep", "noising"),
     ],

@@ -47,6 +47,7 @@ def test_it_reasons_in_its_thoughts(codi_tiny):
     assert accuracy(reasoned_answers(codi_tiny, questions), answers) > 0.9
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_its_thoughts_are_causes_of_what_they_should_be(codi_tiny):
     """The full figures come from `codi-patching evaluate` too."""
@@ -163,6 +164,7 @@ def test_the_changed_numbers_are_spread_over_steps_and_lengths():
         assert first == record["changed_step"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_questions_of_every_pair_need_the_thoughts(codi_tiny):
     records = json.loads(SHIPPED_PAIRS.read_text())

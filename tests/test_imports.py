@@ -127,6 +127,7 @@ def test_help_starts_with_the_standard_library_alone():
     assert done.stdout.endswith("\n[]\n")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_without_loggers_starts_without_theirs():
     code = (

@@ -114,7 +114,9 @@ def test_options_of_a_named_logger_are_left_to_it(named):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("calls", [0, 1, 3])
+@pytest.mark.parametrize(
+    "calls", [0, *(pytest.param(calls, marks=pytest.mark.thorough) for calls in (1, 3))]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsys, caplog, calls):
     monkeypatch.setattr(

@@ -81,6 +81,7 @@ def test_nothing_is_overwritten(run, questions_file, tmp_path):
         run("--count", 4, output=questions_file)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_codi_tiny_answers_both_right_and_needs_its_thoughts(run):
     found, text = run("--checkpoint", "codi-tiny", "--needs_thoughts", "--count", 3)

@@ -200,7 +200,9 @@ def test_claims_name_heads_and_places_and_count_the_pairs_that_have_them(left_ou
 # -- in Python ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize(
+    "latents", [pytest.param("frozen", marks=pytest.mark.thorough), "recomputed"]
+)
 def test_a_patch_at_a_place_is_a_cell_of_the_grid(hand, latents):
     grid = hand.grid(PAIR, site="kv", latents=latents, positions="all")
     assert list(dict.fromkeys(grid.index.get_level_values("position"))) == [
@@ -238,6 +240,8 @@ def test_all_of_the_prompt_that_differs_makes_the_source_run(hand):
     assert effect.metrics["kl_to_source"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_kind_of_value_at_a_place(hand):
     site = cp.Site("kv", layer=0, position="number")
     source = hand.patch(PAIR, site).metrics["kl_divergence"]

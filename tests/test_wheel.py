@@ -74,6 +74,8 @@ def test_every_file_of_the_package_is_in_the_source_distribution_and_in_the_whee
         assert {name.partition("/")[2] for name in archive.getnames()} >= files
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_demo_runs_from_an_empty_folder_and_is_reported_on(program, tmp_path):
     options = ("--data.max_pairs=2", "--trainer.logger=false", "--report.pair_sheets=false")
     call(program, "predict", "--config", "position", *options, cwd=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import xarray as xr
@@ -19,6 +20,9 @@ from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import patches, run_of
 
 WIDTH = 100
+_QUESTION = 40
+"""Width of a table's questions."""
+
 _NAMED = 3
 _FEW = 2
 
@@ -64,16 +68,16 @@ def _table(rows: list[Row]) -> Iterator[str]:
     missing = [row for row in rows if row.command]
     if len(missing) > _FEW:
         rows = [row for row in rows if not row.command]
-    width = max((len(row.question) for row in rows), default=0)
+    width = min(_QUESTION, max((len(row.question) for row in rows), default=0))
     for row in rows:
-        if row.command:
-            yield f"{row.question:<{width}}  not run: {row.command}"
-            continue
+        asked = textwrap.wrap(row.question, width)
         said = [row.answer, row.estimate, f"p = {row.p}" if row.p != "–" else ""]
         text = "; ".join(part for part in said if part)
-        first, *rest = textwrap.wrap(text, max(40, WIDTH - width - 2))
-        yield f"{row.question:<{width}}  {first}"
-        yield from (" " * (width + 2) + line for line in rest[:3])
+        answer = textwrap.wrap(text, WIDTH - width - 2)
+        if row.command:
+            answer = [f"not run: {row.command}"]
+        for left, right in zip_longest(asked, answer, fillvalue=""):
+            yield f"{left:<{width}}  {right}".rstrip()
     if len(missing) > _FEW:
         yield f"{len(missing)} further questions take other runs: codi-patching study makes them"
 

@@ -283,7 +283,7 @@ def _example(path: Path, run: RunDescription) -> str:
     elif run.experiment == ATTENTION:
         for pair_id, pair in islice(entries(path, "pairs"), 1):
             shares = {name: [[["…"]]] for name in ("attention", "strongest")}
-            shown["pairs"] = {pair_id: {**pair, **shares}, "…": "…"}
+            shown["pairs"] = {pair_id: {**pair, **shares, "verified": ["…"]}, "…": "…"}
     elif run.experiment == KNOCKOUT:
         for pair_id, pair in islice(entries(path, "pairs"), 1):
             cells = {arm: {run.metrics[0]: [["…"]], "…": "…"} for arm in pair["cells"]}
