@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import pytest
 import torch
 from transformers import (
     GPT2Config,
@@ -60,3 +61,12 @@ def family_model(family, num_layers, num_latents, window=None):
             else:  # norms
                 parameter.uniform_(0.5, 1.5)
     return model.double().eval().requires_grad_(False)
+
+
+def usual(families):
+    """Families as parameters; where time counts Llama stands for those that are built like it."""
+    like_llama = ("mistral", "qwen2")
+    return [
+        pytest.param(name, marks=pytest.mark.thorough if name in like_llama else ())
+        for name in families
+    ]

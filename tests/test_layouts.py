@@ -171,6 +171,19 @@ def test_a_model_saved_in_our_own_layout_is_the_same(row, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            (name, family),
+            id=f"{name}-{family}",
+            marks=() if family == "llama" else pytest.mark.thorough,
+        )
+        for name in LAYOUTS
+        for family in FAMILIES
+    ],
+    indirect=True,
+)
 def test_every_experiment_runs_on_every_layout(row, tmp_path, predict):
     _, _, _, where = row
     save_checkpoint(load_checkpoint(**where, num_latents=2)[0], tmp_path / "own")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_models import PublishedCodi
+from random_families import usual
 from safetensors.torch import load_file, save_file
 
 from codi_patching.experiments.iterative import IterativePatching
@@ -88,7 +89,7 @@ def test_lora_is_merged_into_a_new_tensor_a_few_rows_at_a_time(monkeypatch, dtyp
     assert torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", usual(FAMILIES))
 def test_every_experiment_runs_on_every_family(write, predict, family):
     _, where = write(family)
     for experiment in (LayerPatching, PositionPatching, IterativePatching):

@@ -157,7 +157,7 @@ def test_what_is_read_is_what_was_written(folder):
         np.testing.assert_array_equal(control[0], RECORDS[0].control[metric])
         assert np.isnan(control[1]).all()
     assert data["structural_zero"].values.tolist() == [[False, False], [False, True]]
-    assert data["run_kl_divergence"].sel(run="ceiling_control")[0] == 9
+    assert data["run_kl_divergence"].sel(run="ceiling_control")[0] == 8
     assert np.isnan(data["run_kl_divergence"].sel(run="ceiling_control")[1])
 
 

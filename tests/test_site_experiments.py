@@ -23,7 +23,9 @@ SINGLE = tuple(site for site in SITE_NAMES if site != "head")
 
 
 @pytest.mark.parametrize("site", SINGLE)
-@pytest.mark.parametrize("experiment", [LayerPatching, PositionPatching])
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(LayerPatching, marks=pytest.mark.thorough), PositionPatching]
+)
 def test_both_engines_agree_at_every_site(predict, checkpoint, experiment, site):
     ours, theirs = (
         predict(experiment(checkpoint=checkpoint, site=site, engine=engine, self_patch_pairs=1))

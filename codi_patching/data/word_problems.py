@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 MAX_VALUE = 60
@@ -267,7 +268,8 @@ def twins(problem: Problem, max_change: int = 3) -> list[Problem]:
     return changed
 
 
-def vocabulary(samples: int = 5000) -> list[str]:
+@cache
+def vocabulary(samples: int = 5000) -> tuple[str, ...]:
     """Every word and sign that problems and their reasoning are made of, sorted; numbers last."""
     rng = Random(0)
     texts = ["The answer is:"]
@@ -275,7 +277,7 @@ def vocabulary(samples: int = 5000) -> list[str]:
         problem = sample_problem(rng, held_out=False)
         texts += [problem.question, *problem.reasoning_steps]
     words = {word for word in split_words(texts) if not word.isdigit()}
-    return [*sorted(words), *(str(n) for n in range(MAX_VALUE + 1))]
+    return (*sorted(words), *(str(n) for n in range(MAX_VALUE + 1)))
 
 
 def split_words(texts: Sequence[str]) -> list[str]:
