@@ -10,12 +10,12 @@ TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_the_tutorial_runs():
+def test_the_tutorial_runs(monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(TUTORIAL, as_version=4)
     kept = [cell.get("outputs") for cell in notebook.cells]
     root = str(TUTORIAL.parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": root}}).execute()
     for cell, before in zip(notebook.cells, kept):
         if cell.cell_type == "code":
