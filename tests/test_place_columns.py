@@ -240,6 +240,12 @@ def test_all_of_the_prompt_that_differs_makes_the_source_run(hand):
     assert effect.metrics["kl_to_source"] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_cut_beside_a_place_outside_the_thoughts_is_refused(hand):
+    both = [cp.Site("resid_post", layer=1, position="bot"), cp.Edge("readout", ("thought", 0))]
+    with pytest.raises(InputError, match="edges to be cut in runs that are patched at thoughts"):
+        hand.patch(PAIR, both)
+
+
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_every_kind_of_value_at_a_place(hand):

@@ -109,11 +109,22 @@ def named_run(model: str, label: str) -> str:
 
 
 def by_model(datasets: Sequence[xr.Dataset]) -> dict[str, Model]:
-    """Runs by the name of their checkpoint and by label.
+    """Runs by the name of their checkpoint and by label, of models that can be set side by side.
 
     Raises:
         ResultsError: The files of pairs differ, a run is there twice, or a model has no run in
             common with another one.
+    """
+    models = by_checkpoint(datasets)
+    _check_common(models)
+    return models
+
+
+def by_checkpoint(datasets: Sequence[xr.Dataset]) -> dict[str, Model]:
+    """Runs by the name of their checkpoint and by label.
+
+    Raises:
+        ResultsError: The files of pairs differ, or a run is there twice.
     """
     names: dict[str, str] = {}
     for data in datasets:
@@ -132,7 +143,6 @@ def by_model(datasets: Sequence[xr.Dataset]) -> dict[str, Model]:
         if label in own:
             raise ResultsError(f"expected each experiment of a model once, got {label} twice")
         own[label] = data
-    _check_common(models)
     return models
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from codi_patching.analysis.between import Model, by_model
+from codi_patching.analysis.between import Model, by_checkpoint
 from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ResultsError, RunDescription
 
@@ -51,7 +51,7 @@ def pool(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
             "expected results of two or more checkpoints to pool, got those of one: leave out "
             "[[pool]]"
         )
-    models = by_model(datasets)
+    models = by_checkpoint(datasets)
     first, *others = models
     for name in others:
         if odd := sorted(models[first].keys() ^ models[name].keys()):

@@ -1,5 +1,8 @@
 """Checkpoints put together: twice the runs of a pair are not twice the evidence."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from results_maker import make, run_of, written
@@ -7,8 +10,11 @@ from results_maker import make, run_of, written
 from codi_patching.analysis.pooled import pool
 from codi_patching.analysis.report import build_report
 from codi_patching.reporting.runs import ReportOptions, compare_folders
+from codi_patching.results import dataset
 from codi_patching.results.description import ResultsError
+from codi_patching.results.read import read_results
 
+SHIPPED = Path(__file__).parents[2] / "docs" / "results"
 OTHER = "f" * 64
 """Checksum of another checkpoint."""
 
@@ -105,3 +111,15 @@ def test_pooled_reports_say_so(tmp_path):
     assert "48 pairs of 2 checkpoints together, 24 groups" in made.text
     document = next((tmp_path / "out").glob("*.md")).read_text()
     assert "each once for each of 2 checkpoints" in document
+
+
+@pytest.mark.parametrize("name", ["attention", "knockout", "lens"])
+def test_runs_that_patch_nothing_are_pooled_pair_by_pair(name):
+    one = read_results(SHIPPED / name)
+    changed = replace(dataset.run_of(one), checkpoint_sha256=OTHER, model="seed-2")
+    (both,) = pool([one, one.assign_attrs(run=changed)])
+    assert both.sizes["pair"] == 2 * one.sizes["pair"]
+    for variable in one.data_vars:
+        first, second = np.split(both[variable].values, 2)
+        np.testing.assert_array_equal(first, one[variable].values)
+        np.testing.assert_array_equal(second, one[variable].values)
