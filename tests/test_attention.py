@@ -10,6 +10,7 @@ import results_maker
 import torch
 from conftest import quiet_trainer
 from random_families import CLASSES, family_model
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from codi_patching.analysis.attended import (
@@ -33,6 +34,8 @@ from codi_patching.models.answers import PairError
 from codi_patching.models.attention import NAME
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
+from codi_patching.reporting.figures import draw_figures
+from codi_patching.reporting.head_figure import draw_heads
 from codi_patching.reporting.page_data import attention_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
@@ -278,6 +281,58 @@ def test_the_figure_shows_the_shares():
             assert shown.origin == "lower"
     assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
     assert last_reader(data).shape == (12, 3, 2)
+
+
+def with_heads(folder, seed=8):
+    """Attention whose heads, three of each layer, are kept in a folder; and these heads."""
+    rng, data = np.random.default_rng(seed), made(np.random.default_rng(seed))
+    shape = (len(READERS), len(LAYERS), 3, len(ATTENDED))
+    heads = {str(pair): rng.random(shape).astype(np.float32) for pair in data["pair"].values}
+    save_file(heads, folder / "activations.safetensors")
+    data.attrs["folder"] = folder
+    return data, heads
+
+
+def test_the_sheet_of_heads_shows_each_head_of_the_last_reader(tmp_path):
+    data, heads = with_heads(tmp_path)
+    figure = dict(draw_figures(build_report([data])))["attention_heads"]
+    for row in range(2):  # pairs are of two and of three steps in turn
+        own = np.mean([h[-1] for h in list(heads.values())[row::2]], axis=0)  # layer, head, group
+        for thought in range(2):
+            shown = figure.axes[2 * row + thought].images[0]
+            np.testing.assert_allclose(shown.get_array(), own[:, :, 5 + thought], rtol=1e-5)
+            assert shown.origin == "lower"
+        layer, head, thought = np.unravel_index(own[..., 5:7].argmax(), (3, 3, 2))
+        most = f"layer {layer} head {head} at z{thought} in {row + 2} steps"
+        assert f"{most} ({own[..., 5:7].max():.2f})" in " ".join(figure.get_suptitle().split())
+    assert [a.get_title(loc="left") for a in figure.axes[:4]] == ["z0", "z1", "", ""]
+    labels = [figure.axes[place].get_ylabel().split("\n")[0] for place in (0, 2)]
+    assert labels == ["2 steps, n = 6", "3 steps, n = 6"]
+    assert [t.get_text() for t in figure.axes[2].get_yticklabels()] == list(LAYERS)
+
+
+def test_heads_that_hardly_look_are_said_to(tmp_path):
+    data, heads = with_heads(tmp_path)
+    save_file({pair: h / 4 for pair, h in heads.items()}, tmp_path / "activations.safetensors")
+    title = " ".join(draw_heads(build_report([data])).get_suptitle().split())
+    assert title.startswith("No head gives a thought half of its attention; the most is layer ")
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "of another run"])
+def test_without_readable_heads_there_is_no_sheet(tmp_path, damage):
+    data, heads = with_heads(tmp_path)
+    path = tmp_path / "activations.safetensors"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        heads.pop("p3")
+        save_file(heads, path)
+    report = build_report([data])
+    assert "attention_heads" not in dict(draw_figures(report))
+    with pytest.raises(ValueError, match="attention of single heads, got one without"):
+        draw_heads(report)
 
 
 def test_the_page_shows_where_it_looks_by_number_of_steps_first():

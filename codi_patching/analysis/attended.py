@@ -25,7 +25,7 @@ from codi_patching.analysis.study import Study
 from codi_patching.results.dataset import run_of, structural_of
 from codi_patching.results.description import THOUGHT, Array, Mask
 
-_LARGE = 0.5
+LARGE = 0.5
 """A share that is seen: more than all else together."""
 
 _LENGTHS, _PAIRS = 4, 4
@@ -174,5 +174,5 @@ def _beside(patched: xr.Dataset, attended: xr.Dataset) -> tuple[tuple[str, float
         ("cells", float(able.sum())),
         ("acting", float(acting.sum())),
         ("acting, hardly seen", float((acting & (seen < even)).sum())),
-        ("seen, not acting", float((~acting & (seen >= _LARGE)).sum())),
+        ("seen, not acting", float((~acting & (seen >= LARGE)).sum())),
     )

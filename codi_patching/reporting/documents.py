@@ -60,6 +60,7 @@ CAPTIONS = {
     "lens_hit_rates": "how often each step's result is read, beside chance",
     "knockout": "what the answer loses where an edge of attention is cut",
     "attention": "where the token before the answer looks, beside where patching acts",
+    "attention_heads": "which heads of that token look at which thought",
     "by_layer": "whole layers, each run",
     "decomposition": "direct, mediated and total effect by layer",
     "lens_and_patching": "what is read, beside where patching acts",

@@ -19,6 +19,7 @@ from codi_patching.reporting.comparison_figures import (
 )
 from codi_patching.reporting.content import ceiling_of, draw_content, main_run, mean_of, strata_of
 from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
+from codi_patching.reporting.head_figure import draw_heads, has_heads
 from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.layer_tables import draw_carried
 from codi_patching.reporting.lens_figure import draw_beside_patching, draw_hit_rates
@@ -47,6 +48,8 @@ def draw_figures(report: Report) -> Iterator[tuple[str, Figure]]:
         yield from _of_one(report, main_run(report))
     if report.attention is not None and report.attention.sizes["pair"]:
         yield "attention", draw_attention(report)
+        if has_heads(report):
+            yield "attention_heads", draw_heads(report)
     if report.knockout is not None and report.knockout.sizes["pair"]:
         yield "knockout", draw_knockout(report)
     if report.hit_rates is not None and report.hit_rates.sizes["step"]:

@@ -94,18 +94,24 @@ def draw_cells(axes: Axes, values: Array, run: RunDescription, scale: Scale) -> 
 
 def label_axes(axes: Axes, run: RunDescription) -> None:
     """Ticks with the names of layers and columns, thinned where there are many."""
-    rows, columns = run.grid.shape
+    layer_ticks(axes, run)
+    columns = run.grid.shape[1]
+    step = max(1, -(-columns // 16))
+    shown = [name.replace(" ", "\n") for name in column_names(run)[::step]]
+    axes.set_xticks(range(0, columns, step), shown)
+    axes.set_xlabel(column_kind(run))
+    axes.set_ylabel("layer")
+
+
+def layer_ticks(axes: Axes, run: RunDescription) -> None:
+    """Ticks with the names of layers, thinned where there are many."""
+    rows = run.grid.shape[0]
     step = 1 if rows <= 8 else 3 if rows <= 24 else 6
     places = list(range(0, rows, step))
     if places[-1] != rows - 1 and rows - 1 - places[-1] >= step - 1:
         places.append(rows - 1)
     names = ["z" if name == THOUGHT else name for name in run.grid.layers]
     axes.set_yticks(places, [names[place] for place in places])
-    step = max(1, -(-columns // 16))
-    shown = [name.replace(" ", "\n") for name in column_names(run)[::step]]
-    axes.set_xticks(range(0, columns, step), shown)
-    axes.set_xlabel(column_kind(run))
-    axes.set_ylabel("layer")
 
 
 def column_kind(run: RunDescription) -> str:

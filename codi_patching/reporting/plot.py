@@ -15,6 +15,7 @@ from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts
 from codi_patching.reporting.content import main_run
 from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
 from codi_patching.reporting.figures import first_figure
+from codi_patching.reporting.head_figure import draw_heads
 from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.layer_tables import draw_carried
 from codi_patching.reporting.lens_figure import draw_hit_rates
@@ -22,7 +23,8 @@ from codi_patching.reporting.trajectories import draw_cosines, draw_trajectories
 
 Kind = Literal[
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "by_layer", "decomposition", "lens_hit_rates", "attention", "knockout",
+    "by_layer", "decomposition", "lens_hit_rates", "attention", "attention_heads",
+    "knockout",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -81,6 +83,7 @@ def plot(
 _OF_REPORT = {
     "lens_hit_rates": draw_hit_rates,
     "attention": draw_attention,
+    "attention_heads": draw_heads,
     "knockout": draw_knockout,
     "by_layer": draw_by_layer,
 }

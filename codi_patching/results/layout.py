@@ -34,7 +34,7 @@ PAIR_SHEETS = "pairs"
 TABLES = "tables"
 FIGURES = (
     "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
-    "lens_hit_rates", "attention", "knockout",
+    "lens_hit_rates", "attention", "attention_heads", "knockout",
 )  # fmt: skip
 """Figures over all pairs, in their order, without the ending."""
 
