@@ -51,14 +51,24 @@ links: $(VENV)/.installed-docs ## whether the site's links to other sites lead s
 picture: $(VENV)/.installed ## the picture of the README, of docs/results
 	$(BIN)/python scripts/readme_picture.py
 
-reproduce: $(VENV)/.installed ## make docs/results and the reports again (some minutes)
-	$(BIN)/codi-patching study --dir docs/results --docs docs \
-	  --trainer.logger false --results.overwrite true --report.pair_sheets false --report.page false
+RUN := --trainer.logger false --results.overwrite true --report.pair_sheets false --report.page false
+ON_PLAIN := --data.pairs codi-plain $(RUN) --results.dir docs/results/models
+reproduce: $(VENV)/.installed ## make docs/results and the reports again (half an hour)
+	$(BIN)/codi-patching study --dir docs/results/codi-tiny --docs docs --model.checkpoint codi-tiny $(RUN)
+	$(BIN)/codi-patching study --dir docs/results/codi-plain --docs docs --model.checkpoint codi-plain $(RUN)
+	$(BIN)/codi-patching study --dir docs/results/codi-pause --docs docs --model.checkpoint codi-pause $(RUN)
+	$(BIN)/codi-patching predict --config layer $(ON_PLAIN)/layer_frozen
+	$(BIN)/codi-patching predict --config position $(ON_PLAIN)/position_recomputed
+	$(BIN)/codi-patching compare --dir docs/results/models/comparison --no_page \
+	  docs/results/models/layer_frozen docs/results/models/position_recomputed \
+	  docs/results/codi-plain/layer_frozen docs/results/codi-plain/position_recomputed \
+	  docs/results/codi-pause/layer_frozen docs/results/codi-pause/position_recomputed
 
-train: $(VENV)/.installed ## train codi-tiny again from nothing (about 70 minutes on one core)
+MODEL ?= codi_tiny
+train: $(VENV)/.installed ## train MODEL (codi_tiny, codi_plain, codi_pause) from nothing (70 to 120 minutes on one core)
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	  MALLOC_TOP_PAD_=200000000 OMP_NUM_THREADS=1 \
-	  $(BIN)/codi-patching fit --config train_codi_tiny
+	  $(BIN)/codi-patching fit --config train_$(MODEL)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

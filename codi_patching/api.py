@@ -26,7 +26,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.data.pair_files import read_pairs as pairs_of_file
 from codi_patching.data.pairs import Pair, Question, as_question, split_equal
 from codi_patching.errors import InputError, brief, path_text, plain_text, whole_number
@@ -72,6 +71,7 @@ from codi_patching.patching.edges import Edge
 from codi_patching.patching.interventions import Latents, Site, SiteName
 from codi_patching.results.description import ALL
 from codi_patching.results.records import ExcludedPair
+from codi_patching.shipped import SHIPPED_PAIRS
 
 
 def load(
@@ -455,12 +455,13 @@ class Model:
 
 
 def read_pairs(path: str | Path | None = None) -> list[Pair]:
-    """The pairs of a file, or those that come with the package, which are for codi-tiny.
+    """The pairs of a file, or those that come with the package for one of its models.
 
     Pairs with equal answers are left out, as the experiments leave them out.
 
     Args:
-        path: Of a file in either form of `data.pair_files`.
+        path: Of a file in either form of `data.pair_files`, or a shipped model; by default
+            codi-tiny.
 
     Raises:
         InputError: The file cannot be read, or no pair of it has two different answers.
@@ -471,7 +472,8 @@ def read_pairs(path: str | Path | None = None) -> list[Pair]:
         >>> len(pairs), pairs[0].clean.answer, pairs[0].corrupted.answer
         (57, 7.0, 6.0)
     """
-    path = SHIPPED_PAIRS if path is None else Path(path_text(path, "path"))
+    text = path_text("codi-tiny" if path is None else path, "path")
+    path = SHIPPED_PAIRS.get(text, Path(text))
     kept, dropped = split_equal(pairs_of_file(path))
     if not kept:
         raise InputError(

@@ -26,7 +26,8 @@ from codi_patching.results.dataset import (
     run_of,
     structural_of,
 )
-from codi_patching.results.description import PairDescription, RunDescription
+from codi_patching.results.description import RunDescription
+from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.read import read_results
 from codi_patching.results.tables import cells_frame
 

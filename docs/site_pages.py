@@ -17,6 +17,7 @@ from sphinx.errors import ExtensionError
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = "report.html"
+OTHERS = ("codi-plain", "codi-pause")
 
 
 class CommandHelp(Directive):
@@ -90,10 +91,15 @@ def make_result_pages(app: Sphinx) -> None:
     out = Path(app.confdir) / "_build" / "extra" / "results"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(RESULTS, out, ignore=shutil.ignore_patterns("*.md"))
-    runs = {folder: read_results(folder) for folder in sorted(out.iterdir()) if has_results(folder)}
-    for folder, data in runs.items():
-        write_page(folder / PAGE, build_report([data]))
-    write_page(out / "comparison" / PAGE, build_report(list(runs.values())))
+    for study in sorted(path.parent for path in out.glob("*/comparison")):
+        runs = {path: read_results(path) for path in sorted(study.iterdir()) if has_results(path)}
+        for folder, data in runs.items():
+            write_page(folder / PAGE, build_report([data]))
+        together = list(runs.values())
+        if study.name == "models":  # codi-tiny's on the pairs of the others, beside theirs
+            others = [out / model / run.name for model in OTHERS for run in runs]
+            together += map(read_results, others)
+        write_page(study / "comparison" / PAGE, build_report(together))
     write_index(out)
 
 
@@ -103,7 +109,7 @@ def link_to_pages(app: Sphinx, document: nodes.document) -> None:
     for node in list(document.findall(pending_xref)):
         place = ROOT / "docs" / Path(name).parent / node.get("reftarget", "")
         path = Path(os.path.normpath(place))
-        if node.get("reftype") != "myst" or RESULTS not in (path, path.parent):
+        if node.get("reftype") != "myst" or RESULTS not in (path, *path.parents[:2]):
             continue
         page = "index.html" if path == RESULTS else PAGE
         address = f"{'../' * name.count('/')}{path.relative_to(ROOT / 'docs').as_posix()}/{page}"

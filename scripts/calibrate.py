@@ -21,8 +21,10 @@ from simulated import (
     HOLDS,
     Planted,
     expected,
+    expected_cuts,
     planted_cells,
     simulate,
+    simulate_cuts,
     simulate_strata,
 )
 from tqdm import tqdm
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from codi_patching.analysis.asking import ask
 from codi_patching.analysis.courses import ask_chains
 from codi_patching.analysis.findings import Claim, Finding, StrataFinding
+from codi_patching.analysis.knocked_out import THROUGH, ask_knockout
 from codi_patching.analysis.levels import SHARES, label_of
 from codi_patching.analysis.questions import PRIMARY
 from codi_patching.analysis.strata import strata_finding
@@ -66,6 +69,12 @@ def claims_of(findings: Iterable[Finding]) -> Iterator[tuple[Key, Claim]]:
             yield (finding.key, finding.runs, claim.kind, claim.name), claim
 
 
+def judged_cuts(cuts: xr.Dataset, seed: int) -> list[Finding]:
+    """What a report claims of cut edges; the others are described."""
+    (study,) = studies_of([cuts], seed, ())
+    return [finding for finding in ask_knockout(study) if finding.key == "around"]
+
+
 @dataclass
 class Score:
     """Counts over reports.
@@ -78,7 +87,8 @@ class Score:
         missed_intervals: Those with a mean outside its simultaneous interval, in any question.
         claims: Claims of any kind.
         wrong_signs: Those whose effect goes the other way.
-        planted: Cells with a planted effect, in position patching with recomputed thoughts.
+        planted: Cells with a planted effect, in position patching with recomputed thoughts; of
+            cut edges, that of all thoughts.
         found: Those that are claimed to rise.
         counted: Those that are claimed to rise more often than fall.
         examples: Claims that the truth does not have, to look at.
@@ -118,7 +128,8 @@ class Score:
                 for c, m in zip(claim.comparisons, means, strict=True)
                 if np.isfinite(c.low)
             )
-            if key[:2] == ("cells", ("position, recomputed",)) and content > 0.01:
+            asked = key[:2] == ("cells", ("position, recomputed",)) or claim.column == THROUGH
+            if asked and content > 0.01:
                 self.planted += 1
                 self.found += claim.verdict == "rises"
                 self.counted += claim.verdict == "more often"
@@ -140,6 +151,18 @@ def score(
     for seed in seeds:
         kind = kinds[seed % len(kinds)]
         total.add(judged(simulate(kind, seed, pairs, planted), seed), truths[kind])
+    return total
+
+
+def score_cuts(
+    kinds: Sequence[str | None], pairs: int, seeds: Iterable[int], fall: float = 0.0
+) -> Score:
+    """The same of reports on cut edges."""
+    total = Score()
+    truths = {k: dict(claims_of(judged_cuts(expected_cuts(k, pairs, fall), 0))) for k in kinds}
+    for seed in seeds:
+        kind = kinds[seed % len(kinds)]
+        total.add(judged_cuts(simulate_cuts(kind, seed, pairs, fall), seed), truths[kind])
     return total
 
 
@@ -262,6 +285,20 @@ def of_strata(tables: int) -> str:
     return table(title, rows)
 
 
+def of_cuts(reports: int) -> str:
+    """Reports on cut edges, without a fall and with planted ones."""
+    rows = []
+    for fall in tqdm((0.0, 0.15, 0.3), desc="cuts", leave=False):
+        kinds = NOISES if fall else tuple(NO_EFFECT)
+        for pairs in SIZES:
+            own = score_cuts(kinds, pairs, range(reports * len(NO_EFFECT)), fall)
+            found = f"{own.found / own.planted:.0%}" if own.planted else ""
+            false = rate(own.false, own.reports)
+            rows.append([fall, pairs, own.reports, found, false, own.missed_intervals])
+    title = ("fall", "pairs", "reports", "claimed to fall", "false direction", "interval missed")
+    return table(title, rows)
+
+
 def write(reports: int, tables: int) -> str:
     """The whole page."""
     return PAGE.format(
@@ -269,6 +306,7 @@ def write(reports: int, tables: int) -> str:
         nothing=without_effects(reports),
         planted=with_effects(reports),
         strata=of_strata(tables),
+        cuts=of_cuts(reports),
         cells=int(planted_cells(5).sum()),
     )
 
@@ -314,6 +352,14 @@ named, of those that hold one. *Named too late*: tables that name a step after w
 any step where nothing is.
 
 {strata}
+
+## Cut edges
+
+Question 8: what the answer loses where the readout sees no question, judged against the uncut run
+alone, or no thought, judged against the control too. Without a fall, all kinds of noise in turn;
+with one, it is where no thought is seen.
+
+{cuts}
 """
 
 

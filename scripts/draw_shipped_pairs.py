@@ -1,6 +1,6 @@
-"""Make a file of pairs that a model answers right, and only with its thoughts.
+"""Make a file of pairs that models answer right, and only with their thoughts.
 
-    python scripts/draw_shipped_pairs.py --checkpoint codi-tiny --out codi_patching/data/pairs.json
+    python scripts/draw_shipped_pairs.py --checkpoints codi-tiny --out pairs.json
 
 Clean and corrupted question differ in one number; a third, the sibling, has yet another number in
 the same place and another answer than both. How many steps a pair has, and in which of them the
@@ -127,8 +127,18 @@ def spread(count: int, shares: dict[tuple[int, int], int]) -> dict[tuple[int, in
     return whole
 
 
+def needed_by_all(models: list[CodiModel], triples: list[Triple]) -> list[Triple]:
+    """Those all of whose questions need the thoughts of every model."""
+    for model in models:
+        for side in range(3):
+            if triples:
+                needed = needs_thoughts(model, [triple.problems[side] for triple in triples])
+                triples = [t for t, fine in zip(triples, needed, strict=True) if fine]
+    return triples
+
+
 def find_triples(
-    model: CodiModel, rng: Random, wanted: dict[tuple[int, int], int], equal: bool
+    models: list[CodiModel], rng: Random, wanted: dict[tuple[int, int], int], equal: bool
 ) -> list[Triple]:
     """So many triples of each kind, all of whose questions need their thoughts."""
     found: list[Triple] = []
@@ -138,11 +148,10 @@ def find_triples(
             while len(good) < count:
                 missing = min(_BATCH, count - len(good))
                 drawn = [draw_triple(rng, num_steps, step, equal) for _ in range(missing)]
-                sides = zip(*(triple.problems for triple in drawn), strict=True)
-                needed = [needs_thoughts(model, list(side)) for side in sides]
-                good += [t for t, *fine in zip(drawn, *needed, strict=True) if all(fine)]
-            found += good[:count]
-            bar.update(count)
+                new = needed_by_all(models, drawn)
+                good += new
+                bar.update(len(new))
+            found += good
     return found
 
 
@@ -167,20 +176,22 @@ def as_record(pair_id: str, triple: Triple) -> dict[str, Any]:
 def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default="codi-tiny", help="name or folder")
+    parser.add_argument(
+        "--checkpoints", nargs="+", default=["codi-tiny"],
+        help="names or folders; what most of them cannot answer is found fastest if it is first",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--different", type=int, default=57, help="pairs with different answers")
     parser.add_argument("--equal", type=int, default=9, help="pairs with equal answers")
     parser.add_argument("--seed", type=int, default=1030)
     args = parser.parse_args()
     try:
-        model, report = load_checkpoint(args.checkpoint)
+        models = [load_checkpoint(checkpoint)[0] for checkpoint in args.checkpoints]
     except ValueError as error:
         sys.exit(f"draw_shipped_pairs: {error}")
-    print(report)
     rng = Random(args.seed)
-    triples = find_triples(model, rng, spread(args.different, DIFFERENT), equal=False)
-    triples += find_triples(model, rng, spread(args.equal, EQUAL), equal=True)
+    triples = find_triples(models, rng, spread(args.different, DIFFERENT), equal=False)
+    triples += find_triples(models, rng, spread(args.equal, EQUAL), equal=True)
     rng.shuffle(triples)
     records = [as_record(f"pair_{i:02d}", triple) for i, triple in enumerate(triples)]
     args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -21,13 +21,8 @@ with atheris.instrument_imports(include=["codi_patching"]):
     from codi_patching.data.json_lines import DataFileError
     from codi_patching.data.pair_files import read_pairs
     from codi_patching.results.dataset import run_of
-    from codi_patching.results.description import (
-        Code,
-        Grid,
-        PairDescription,
-        ResultsError,
-        RunDescription,
-    )
+    from codi_patching.results.description import Code, Grid, ResultsError, RunDescription
+    from codi_patching.results.pair_descriptions import PairDescription
     from codi_patching.results.read import read_results
 
 _PAIR = {

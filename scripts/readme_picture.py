@@ -13,7 +13,7 @@ PICTURE = DOCS / "codi_tiny" / "content.svg"
 
 def main() -> None:
     """Draw it, as SVG: sharp at any width."""
-    report = cp.load_results(DOCS / "results" / "position_recomputed").report()
+    report = cp.load_results(DOCS / "results" / "codi-tiny" / "position_recomputed").report()
     save_figure(first_figure(report, main_run(report)), PICTURE, ("svg",))
 
 

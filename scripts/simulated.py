@@ -8,7 +8,7 @@ values themselves, so that the truth of every claim comes from the same code as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -21,17 +21,10 @@ from noise import (
     Shape,
 )
 
-from codi_patching.results.dataset import patching_dataset
-from codi_patching.results.description import (
-    ALL,
-    Array,
-    Code,
-    Control,
-    Grid,
-    Mask,
-    PairDescription,
-    RunDescription,
-)
+from codi_patching.analysis.knocked_out import DIRECT, THROUGH
+from codi_patching.results.dataset import knockout_dataset, patching_dataset
+from codi_patching.results.description import ALL, Array, Code, Grid, Mask, RunDescription
+from codi_patching.results.pair_descriptions import Control, KnockoutPair, PairDescription
 
 ARMS: tuple[tuple[str, str | None, str], ...] = (
     ("layer", None, "frozen"),
@@ -182,6 +175,59 @@ def simulate_strata(
     return dataset(
         run, 0.02, np.where(own, FLIP, 0.0), np.where(control, FLIP, 0.0), steps, range(pairs)
     )
+
+
+EDGES = (DIRECT, "numbers->readout", THROUGH, *(f"{p}->readout" for p in range(COLUMNS)))
+"""Of simulated cuts, all in all layers at once."""
+
+
+def simulate_cuts(kind: str | None, seed: int, pairs: int = 57, fall: float = 0.0) -> xr.Dataset:
+    """Cut edges of a model whose answer falls where the readout cannot see its thoughts.
+
+    Args:
+        kind: Of noise, a key of `NO_EFFECT`; None for none.
+        seed: Of everything drawn.
+        pairs: How many.
+        fall: Mean by which it falls there, with a standard deviation of 0.3.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (pairs, 1, len(EDGES))
+    own, control = NO_EFFECT[kind](rng, shape) if kind else (np.zeros(shape), np.zeros(shape))
+    if fall:
+        own = own - rng.normal(fall, 0.3, shape) * (np.array(EDGES) == THROUGH)
+    groups = [row // 3 if kind in GROUPED else row for row in range(pairs)]
+    return _cuts(own, control, draw_steps(rng, pairs), groups)
+
+
+def expected_cuts(kind: str | None, pairs: int = 57, fall: float = 0.0) -> xr.Dataset:
+    """The same with every value at its mean, in all pairs."""
+    shape = (pairs, 1, len(EDGES))
+    means = [np.ravel(mean)[0] for mean in MEANS.get(kind or "", (0, 0))]  # of the first layer
+    own, control = (np.zeros(shape) + mean for mean in means)
+    own = own - fall * (np.array(EDGES) == THROUGH)
+    return _cuts(own, control, draw_steps(np.random.default_rng(0), pairs), range(pairs))
+
+
+def _cuts(
+    own: Array, control: Array, steps: Sequence[tuple[int, int]], groups: Sequence[int]
+) -> xr.Dataset:
+    """Results from changes of the probability of the run's own answer, uncut at 1/2."""
+    run = replace(
+        run_description("knockout", None, "recomputed"),
+        grid=Grid((ALL,), "edge", EDGES), num_pairs=len(own),
+    )  # fmt: skip
+    control = np.where(np.array(EDGES) == DIRECT, np.nan, control)  # nothing is left to cut
+    ids = [f"pair_{row}" for row in range(len(own))]
+    known = zip(groups, steps, strict=True)
+    pairs = [
+        KnockoutPair(
+            "", "1", "2", _whole_run(0.5), 4, (1, 2, 3), (1,), (2, 3),
+            {edge: (2,) for edge in EDGES if edge != DIRECT}, str(group), length, step,
+        )
+        for group, (length, step) in known
+    ]  # fmt: skip
+    values, others = (_metrics(0.5 + change) for change in (own, control))
+    return knockout_dataset(run, ids, pairs, values, others)
 
 
 def draw_steps(rng: Generator, pairs: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import xarray as xr
 from results_maker import run_of, write
 
 from codi_patching.results.dataset import LENS, lens_dataset
-from codi_patching.results.description import LensPair, ReadStep
+from codi_patching.results.pair_descriptions import LensPair, ReadStep
 from codi_patching.results.read import read_results
 from codi_patching.results.records import PairRecord
 

@@ -15,14 +15,8 @@ import numpy as np
 import xarray as xr
 
 from codi_patching.results.dataset import patching_dataset
-from codi_patching.results.description import (
-    Code,
-    Control,
-    Grid,
-    PairDescription,
-    RunDescription,
-    VerifiedRun,
-)
+from codi_patching.results.description import Code, Grid, RunDescription
+from codi_patching.results.pair_descriptions import Control, PairDescription, VerifiedRun
 from codi_patching.results.read import read_results
 from codi_patching.results.records import ExcludedPair, PairRecord
 from codi_patching.results.store import Store

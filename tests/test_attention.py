@@ -39,7 +39,8 @@ from codi_patching.reporting.head_figure import draw_heads
 from codi_patching.reporting.page_data import attention_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
-from codi_patching.results.description import AttentionPair, Grid
+from codi_patching.results.description import Grid
+from codi_patching.results.pair_descriptions import AttentionPair
 
 PROMPT, PREFIX = [5, 6, 7, 8, 9, 1], (2, 11, 12)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from codi_patching import cli
-from codi_patching.models.loading.checkpoint import SHIPPED
+from codi_patching.shipped import SHIPPED
 
 QUESTION = "Tom has 3 pens. How many pens?"
 CLEAN = {"question": QUESTION, "answer": 18}
@@ -171,7 +171,7 @@ OPTIONS = {
     "--model.num_latents=4096": (1, "expected fewer latent thoughts than the model's context"),
     "--model.checkpoint=none": (1, "got none, which is not there: set --model.checkpoint"),
     "--model.checkpoint=codi_tiny": (1, "did you mean codi-tiny?"),
-    "--model.checkpoint=owner/model": (1, "made for codi-tiny: make some for owner/model"),
+    "--model.checkpoint=owner/model": (1, "codi-plain, codi-pause: make some for owner/model"),
     "--model.lora_alpha=16": (1, "expected --model.base_model, --model.lora_alpha"),
     "--model.prompt_eos=true": (1, "expected --model.base_model, --model.lora_alpha"),
     "--results.dir=/proc/none": (1, "/proc/none cannot be written"),
@@ -270,7 +270,7 @@ def test_strata_that_no_pair_has_are_refused_before_the_model_is_loaded(refused,
 def test_a_comparison_that_cannot_be_written(refused):
     options = ("--report.compare_with=[none]", "--report.comparison_dir=/dev/null/x")
     assert "set --report.comparison_dir" in refused(*predict(*options))[1]
-    shipped = Path(__file__).parent.parent / "docs" / "results"
+    shipped = Path(__file__).parent.parent / "docs" / "results" / "codi-tiny"
     folders = [shipped / name for name in ("layer_frozen", "position_recomputed")]
     status, error = refused("compare", *folders, "--dir=/dev/null/x")
     assert status == 1

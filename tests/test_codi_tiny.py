@@ -1,23 +1,18 @@
-"""The shipped model and pairs are what they are said to be."""
+"""The shipped codi-tiny is what it is said to be."""
 
 import json
-import re
-from collections import Counter
 from random import Random
 
 import pytest
 import torch
 
-from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.known_thoughts import interchanges
-from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
-from codi_patching.data.word_problems import sample_problem, split_words, twins
+from codi_patching.data.word_problems import sample_problem, twins
 from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
 from codi_patching.models.interchange import interchange_hits
-from codi_patching.models.loading.checkpoint import SHIPPED, load_checkpoint
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.hooks import capture, patch
-
-SIDES = ("clean", "corrupted", "sibling")
+from codi_patching.shipped import SHIPPED, SHIPPED_PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +94,7 @@ def rise_of_the_clean_answer(model, records, layer):
 @pytest.mark.thorough
 def test_the_largest_position_effect_is_where_the_last_result_is_held(codi_tiny):
     """After block 3, z_p's column holds what z_p says; the last result, where a change meets it."""
-    records = [r for r in json.loads(SHIPPED_PAIRS.read_text()) if differs(r)]
+    records = [r for r in json.loads(SHIPPED_PAIRS["codi-tiny"].read_text()) if differs(r)]
     for num_steps, carrying in ((2, {0, 1}), (3, {2, 3}), (4, {4})):
         same = [r for r in records if len(r["clean"]["reasoning_steps"]) == num_steps]
         effects = rise_of_the_clean_answer(codi_tiny, same, layer=3)
@@ -120,59 +115,6 @@ def test_a_batch_answers_as_one_by_one(codi_tiny):
     assert latent_answers(codi_tiny, questions) == single
     in_words = [reasoned_answers(codi_tiny, [question])[0] for question in questions]
     assert reasoned_answers(codi_tiny, questions) == in_words
-
-
-def test_66_pairs_of_which_57_are_left():
-    data = PairsDataModule()
-    data.setup("predict")
-    assert len(read_pairs(SHIPPED_PAIRS)) == 66
-    assert len(data.kept) == 57
-    assert len(data.filtered) == 9
-
-
-def test_pairs_differ_in_one_number_and_their_steps_are_true():
-    for record in json.loads(SHIPPED_PAIRS.read_text()):
-        sides = clean, corrupted, sibling = [record[side] for side in SIDES]
-        words = [split_words([side["question"]]) for side in sides]
-        changed = [column for column in zip(*words, strict=True) if len(set(column)) > 1]
-        assert len(changed) == 1
-        assert len(set(changed[0])) == 3
-        assert all(word.isdigit() for word in changed[0])
-        assert sibling["answer"] not in (clean["answer"], corrupted["answer"])
-        for side in sides:
-            for step in side["reasoning_steps"]:
-                expression, result = re.fullmatch(r"<<(.+)=(\d+)>>", step).groups()
-                assert eval(expression.replace("/", "//")) == int(result)
-            assert int(result) == side["answer"]
-        if clean["answer"] == corrupted["answer"]:
-            assert "/" in clean["reasoning_steps"][-1]
-
-
-def test_the_changed_numbers_are_spread_over_steps_and_lengths():
-    records = json.loads(SHIPPED_PAIRS.read_text())
-    kinds = Counter(
-        (len(record["clean"]["reasoning_steps"]), record["changed_step"]) for record in records
-    )
-    assert set(kinds) == {(n, step) for n in (2, 3, 4) for step in range(1, n + 1)}
-    last = sum(count for (n, step), count in kinds.items() if n == step)
-    assert last < len(records) / 3
-    for record in records:
-        results = zip(
-            record["clean"]["reasoning_steps"], record["corrupted"]["reasoning_steps"], strict=True
-        )
-        first = next(step for step, (a, b) in enumerate(results, start=1) if a != b)
-        assert first == record["changed_step"]
-
-
-@pytest.mark.thorough
-@pytest.mark.slow
-def test_all_questions_of_every_pair_need_the_thoughts(codi_tiny):
-    records = json.loads(SHIPPED_PAIRS.read_text())
-    for side in SIDES:
-        texts = [record[side]["question"] for record in records]
-        answers = [record[side]["answer"] for record in records]
-        assert accuracy(latent_answers(codi_tiny, texts), answers) == 1
-        assert accuracy(latent_answers(codi_tiny, texts, "zeroed"), answers) == 0
 
 
 def test_exchanged_thoughts_need_two_questions(codi_tiny):

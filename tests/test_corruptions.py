@@ -16,9 +16,10 @@ from lens_maker import lens_records, lens_run
 from results_maker import records_of, run_of
 
 from codi_patching.analysis.validity import check_unchanged
-from codi_patching.results.description import AttentionPair, Grid, ResultsError, VerifiedLook
+from codi_patching.results.description import Grid, ResultsError
 from codi_patching.results.folder import prepare_folder
 from codi_patching.results.layout import CHECKSUMS
+from codi_patching.results.pair_descriptions import AttentionPair, VerifiedLook
 from codi_patching.results.read import read_results
 from codi_patching.results.records import PairRecord
 from codi_patching.results.store import Store

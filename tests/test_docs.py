@@ -15,7 +15,7 @@ from codi_patching.cli import _COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMPARISON = DOCS / "results" / "comparison" / "comparison.md"
+COMPARISON = DOCS / "results" / "codi-tiny" / "comparison" / "comparison.md"
 PAGES = [
     COMPARISON,
     *(
@@ -99,7 +99,7 @@ def test_the_picture_of_the_readme_is_of_the_shipped_results():
     shown = " ".join(
         re.findall(r"<text[^>]*>([^<]*)<", (DOCS / "codi_tiny" / "content.svg").read_text())
     )
-    folder = DOCS / "results" / "position_recomputed"
+    folder = DOCS / "results" / "codi-tiny" / "position_recomputed"
     said = json.loads((folder / "findings.json").read_text())["answer"]
     assert said[1].partition(";")[0] in shown
     strata = next(

@@ -12,7 +12,17 @@ import codi_patching
 
 ROOT = Path(codi_patching.__file__).parent
 ORDER = [
-    *("errors", "results", "patching", "metrics", "models", "data", "measuring", "experiments"),
+    *(
+        "errors",
+        "shipped",
+        "results",
+        "patching",
+        "metrics",
+        "models",
+        "data",
+        "measuring",
+        "experiments",
+    ),
     *("analysis", "reporting", "saved_results", "hand_runs", "hand_calls", "api", "callbacks"),
     *("training", "commands", "cli"),
 ]

@@ -30,7 +30,8 @@ from codi_patching.reporting.page_data import knockout_data
 from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import knockout_dataset
-from codi_patching.results.description import Grid, KnockoutPair
+from codi_patching.results.description import Grid
+from codi_patching.results.pair_descriptions import KnockoutPair
 
 MADE_AGAIN = "cells made again"
 

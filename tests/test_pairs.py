@@ -5,8 +5,9 @@ import pytest
 
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.json_lines import DataFileError
-from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
+from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.pairs import split_equal
+from codi_patching.shipped import SHIPPED_PAIRS
 
 CLEAN = {"question": "Tom has 16.", "answer": 16}
 CORRUPTED = {"question": "Tom has 18.", "answer": 18}
@@ -153,7 +154,7 @@ def test_only_equal_answers_is_an_error(write):
 
 def test_the_shipped_pairs_know_where_their_changed_number_goes():
     """Their chains do not branch: from the step that it enters it is in all that follow."""
-    pairs, _ = split_equal(read_pairs(SHIPPED_PAIRS, pytest.fail))
+    pairs, _ = split_equal(read_pairs(SHIPPED_PAIRS["codi-tiny"], pytest.fail))
     for pair in pairs:
         assert pair.changed_path == tuple(range(pair.changed_step, pair.num_steps + 1))
         assert pair.fields["changed_step"] == str(pair.changed_step)

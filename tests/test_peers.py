@@ -1,19 +1,25 @@
 """Other libraries give the same logits on frozen grids, each in the form that is timed."""
 
+from itertools import product
+
 import pytest
 import torch
 from peers import (
     PEERS,
     SITES,
+    arguments,
     copy_sharing_weights,
     engine_logits,
     frozen_grid,
     package_of,
+    read_prompt,
+    site_module,
     unpatched_runs,
 )
 from random_families import VOCABULARY, family_model
 
 from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import Patch, Site
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.run import SweepEngine
 
@@ -67,3 +73,39 @@ def test_copies_of_modules_share_the_weights(family):
         assert ours is theirs
     assert not set(backbone.modules()) & set(copied.modules())
     assert backbone.config._attn_implementation != copied.config._attn_implementation
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@torch.inference_mode()
+def test_nnsight_gives_the_logits_of_single_heads(family):
+    """What a head hands to the output projection is set there, one trace for each head and cell."""
+    nnsight = pytest.importorskip("nnsight")
+    model = family_model(family, LAYERS, LATENTS)
+    engines = (ReferenceEngine(model), SweepEngine(model, 100))
+    runs = [engine.unpatched([(ids, READOUT) for ids in PROMPTS], ["head"]) for engine in engines]
+    base, source = runs[0]
+    given = source.run.activations().of_site("head")
+    layers, size = given.shape[0], given.shape[-1]
+    grid = frozen_grid(model, PROMPTS[0], base, source, "resid_post")
+    traced = nnsight.NNsight(copy_sharing_weights(model.backbone))
+    cache, cells = read_prompt(traced._module, grid), list(product(*map(range, given.shape[:3])))
+    theirs = []
+    for layer, position, head in cells:
+        with traced.trace(**arguments(grid, cache, 1)):
+            attention = site_module(traced, layer, "attn_out")
+            projection = attention.c_proj if family == "gpt2" else attention.o_proj
+            entering = projection.input.clone()
+            columns = slice(head * size, (head + 1) * size)
+            entering[0, position, columns] = given[layer, position, head]
+            projection.input = entering
+            logits = traced.lm_head.output.save()
+        theirs.append(logits[0, -1])
+    effects = (torch.stack(theirs) - base.run.answer_logits[0][0, 0]).abs().amax(-1)
+    assert (effects.view(layers, -1)[:-1] > 1e-4).all(), "heads below the last layer matter"
+    for engine, (own, other) in zip(engines, runs, strict=True):
+        activations = other.run.activations()
+        sites = [Site("head", layer=la, position=p, head=h) for la, p, h in cells]
+        rows = [[Patch(site, activations.of(site))] for site in sites]
+        ours = engine.patched(own, rows, "frozen").answer_logits[0][:, 0]
+        torch.testing.assert_close(ours, torch.stack(theirs), rtol=0, atol=WIDE)

@@ -16,12 +16,12 @@ from codi_patching import cli
 from codi_patching.analysis.report import build_report
 from codi_patching.commands.study import parse
 from codi_patching.commands.study_arms import read_arms
-from codi_patching.data.pair_files import SHIPPED_PAIRS
-from codi_patching.models.loading.load import SHIPPED
 from codi_patching.reporting.console import console_text
 from codi_patching.results.read import read_results
+from codi_patching.shipped import SHIPPED, SHIPPED_PAIRS
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
 README = (ROOT / "README.md").read_text()
 DOCS = {
     path.relative_to(ROOT / "docs").as_posix(): path.read_text()
@@ -69,7 +69,7 @@ def program(tmp_path, monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """What the commands take for granted: pairs and questions."""
-    pairs = json.loads(SHIPPED_PAIRS.read_text())
+    pairs = json.loads(SHIPPED_PAIRS["codi-tiny"].read_text())
     (tmp_path / "my_pairs.jsonl").write_text("\n".join(map(json.dumps, pairs[:4])))
     (tmp_path / "my_pairs.json").write_text(json.dumps(pairs[:4]))
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(p["clean"]) for p in pairs[:4]))
@@ -90,7 +90,7 @@ def test_every_command_runs(page, program, files, tmp_path):
         if args[0] == "study":  # run to its end by a test of its own
             parse(args[1:])
             for arm in ("layer_frozen", "position_recomputed", "relay", "lens"):
-                shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results/study" / arm)
+                shutil.copytree(RESULTS / "codi-tiny" / arm, tmp_path / "results/study" / arm)
             run.append(command)
             continue
         measures = args[0] == "predict"
@@ -104,7 +104,7 @@ def test_every_command_runs(page, program, files, tmp_path):
 @pytest.mark.thorough
 def test_the_code_of_the_python_page_runs(program, tmp_path):  # program: in an empty folder
     for name, arm in {"position": "position_recomputed", "layer": "layer_frozen"}.items():
-        shutil.copytree(ROOT / "docs/results" / arm, tmp_path / "results" / name)
+        shutil.copytree(RESULTS / "codi-tiny" / arm, tmp_path / "results" / name)
     page = {"__name__": "page"}
     for code in blocks_of("howto/python.md"):
         exec(compile(code, "howto/python.md", "exec"), page)
@@ -147,32 +147,41 @@ def test_make_reproduce_writes_what_is_shipped():
         ["make", "-n", "-s", "reproduce", "VENV=/nowhere"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    (command,) = [
+    commands = [
         shlex.split(line)
         for line in shown.stdout.replace("\\\n", " ").splitlines()
         if "codi-patching" in line
     ]
-    asked, options = parse(command[2:])
-    arms = read_arms(ROOT / asked.config, ROOT / asked.dir, asked.directions)
-    assert {arm.folder for arm in arms} | {ROOT / "docs" / "results" / "comparison"} == {
-        path for path in (ROOT / "docs" / "results").iterdir() if path.is_dir()
-    }
-    assert "--trainer.logger" in options
+    written = {RESULTS / "models" / "comparison"}
+    for _, command, *rest in commands:
+        if command == "study":
+            asked, options = parse(rest)
+            arms = read_arms(ROOT / asked.config, ROOT / asked.dir, asked.directions)
+            assert options[options.index("--model.checkpoint") + 1] == asked.dir.name
+            written |= {ROOT / asked.dir / "comparison", *(arm.folder for arm in arms)}
+        elif command == "predict":
+            written.add(ROOT / rest[rest.index("--results.dir") + 1])
+        else:
+            assert command == "compare"
+            assert all((ROOT / folder).is_dir() for folder in rest if folder.startswith("docs/"))
+    assert written == {path for path in RESULTS.glob("*/*") if path.is_dir()}
+    assert {path.name for path in RESULTS.iterdir()} == {*SHIPPED, "models"}
 
 
-def test_the_shipped_results_are_of_the_shipped_model_and_pairs():
-    known = {sha256(SHIPPED_PAIRS.read_bytes()).hexdigest()}
-    known.add(sha256((SHIPPED["codi-tiny"] / "model.safetensors").read_bytes()).hexdigest())
-    files = list((ROOT / "docs" / "results").glob("*/*_results.json"))
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_results_are_of_the_shipped_model_and_pairs(name):
+    of_model = [SHIPPED[name] / file for file in ("model.safetensors", "pairs.json")]
+    known = [sha256(path.read_bytes()).hexdigest() for path in of_model]
+    files = list((RESULTS / name).glob("*/*_results.json"))
     assert files
     for path in files:
         about = json.loads(path.read_text())["metadata"]
-        assert {about["checkpoint_sha256"], about["data_sha256"]} == known, path
+        assert [about["checkpoint_sha256"], about["data_sha256"]] == known, path
 
 
 def test_what_the_demo_prints_is_what_the_shipped_results_say():
     (quoted,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    data = read_results(ROOT / "docs" / "results" / "position_recomputed")
+    data = read_results(RESULTS / "codi-tiny" / "position_recomputed")
     assert console_text(build_report([data])).startswith(quoted.rstrip())
 
 

@@ -19,15 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from codi_patching.results import code
 from codi_patching.results.dataset import is_attention, is_lens, patches, patching_dataset
-from codi_patching.results.description import (
-    Code,
-    Control,
-    Grid,
-    PairDescription,
-    ResultsError,
-    RunDescription,
-    VerifiedRun,
-)
+from codi_patching.results.description import Code, Grid, ResultsError, RunDescription
 from codi_patching.results.files import (
     atomic_write,
     changed_files,
@@ -39,6 +31,7 @@ from codi_patching.results.files import (
 )
 from codi_patching.results.folder import FolderLock, prepare_folder
 from codi_patching.results.identity import differences, folder_name, run_sha256
+from codi_patching.results.pair_descriptions import Control, PairDescription, VerifiedRun
 from codi_patching.results.read import read_results
 from codi_patching.results.records import ExcludedPair, PairRecord
 from codi_patching.results.store import Store
@@ -46,7 +39,15 @@ from codi_patching.results.tables import cell_columns, cell_rows, cells_frame
 from codi_patching.results.write import write_activations, write_results
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/SHA256SUMS"))
+SHIPPED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/*/SHA256SUMS"))
+SHIPPED_CASES = [
+    pytest.param(
+        path,
+        id=f"{path.parent.name}/{path.name}",
+        marks=[] if path.parent.name == "codi-tiny" else pytest.mark.thorough,
+    )
+    for path in SHIPPED
+]
 
 METRICS = ("kl_divergence", "recovery")
 NAME = "position_patching_results.json"
@@ -226,7 +227,7 @@ def test_a_lens_without_a_pair_to_read_names_them_all(tmp_path):
 # -- folders that are there already -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", SHIPPED_CASES)
 def test_shipped_results_are_read_and_written_as_they_are(folder, tmp_path):
     data = read_results(folder)
     assert data.sizes["pair"] == 57
@@ -239,7 +240,7 @@ def test_shipped_results_are_read_and_written_as_they_are(folder, tmp_path):
         assert new[part].keys() == old[part].keys()
         for pair_id, pair in old[part].items():
             assert pair.items() <= new[part][pair_id].items()
-    assert len(SHIPPED) == 9
+    assert len(SHIPPED) == 3 * 9 + 2
 
 
 def as_records(data):

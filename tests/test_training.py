@@ -1,6 +1,5 @@
 """Training, on a model of two layers and for a few steps."""
 
-import json
 import math
 from random import Random
 
@@ -392,24 +391,41 @@ def test_training_goes_on_from_a_checkpoint_of_its_own_model(tmp_path):
     assert str(refused.value).endswith(ADVICE)
 
 
+SCHEDULES = {
+    "codi_tiny": {"own_from": 4, "exchange_layers": 2},
+    "codi_plain": {"student_from": 4, "own_from": 6, "prj_dim": 64},
+    "codi_pause": {"student_from": 4, "own_from": 6},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_fit_trains_resumes_and_writes_a_model_that_loads(tmp_path, monkeypatch, name):
+    """Interrupted in its third epoch, it goes on after the second and ends with the same bytes."""
     monkeypatch.chdir(tmp_path)
-    config = f"{__file__.rpartition('/tests/')[0]}/configs/train_codi_tiny.yaml"
-    small = [f"--model.{key}={value}" for key, value in SMALL.items()]
+    config = f"{__file__.rpartition('/tests/')[0]}/configs/train_{name}.yaml"
+    small = {key: value for key, value in SMALL.items() if key != "exchange_layers"}
+    options = {**small, "calculation_steps": 2, **SCHEDULES[name]}
     common = [
-        *(f"--config={config}", *small),
-        *("--model.calculation_steps=2", "--model.own_from=4", "--data.batch_size=8"),
-        *("--data.steps_per_epoch=2", "--data.held_out=8", "--trainer.check_val_every_n_epoch=1"),
-        *("--trainer.max_steps=6", "--trainer.log_every_n_steps=1"),
+        *(f"--config={config}", *(f"--model.{key}={value}" for key, value in options.items())),
+        *("--data.batch_size=4", "--data.steps_per_epoch=3", "--data.held_out=4"),
+        *("--trainer.max_steps=12", "--trainer.log_every_n_steps=1"),
     ]
-    run([*common, "--trainer.max_epochs=2"])
-    last = "runs/train_codi_tiny/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=False)["global_step"] == 4
-    run([*common, f"--ckpt_path={last}"])
+    folder, model = tmp_path / "runs" / f"train_{name}", name.replace("_", "-")
+    run(common)
+    folder.rename(tmp_path / "whole")
+    run([*common, "--trainer.max_epochs=3"])
+    last = folder / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=False)["global_step"] == 6
-    model, _ = load_checkpoint("runs/train_codi_tiny/codi-tiny")
-    assert model.num_latents == 5
-    settings = json.loads((tmp_path / "runs/train_codi_tiny/codi-tiny/codi.json").read_text())
-    assert settings["answer_prefix"] == "The answer is:"
+    run([*common, f"--ckpt_path={last}"])
+    assert torch.load(last, weights_only=False)["global_step"] == 12
+    files = ("model.safetensors", "codi.json", "config.json", "tokenizer.json")
+    for file in files:
+        assert (folder / model / file).read_bytes() == (
+            tmp_path / "whole" / model / file
+        ).read_bytes()
+    loaded, _ = load_checkpoint(folder / model)
+    assert loaded.num_latents == 5
+    assert loaded.feeds_back == (name != "codi_pause")
+    assert loaded.settings.answer_prefix == "The answer is:"

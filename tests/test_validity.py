@@ -353,6 +353,18 @@ def test_each_metric_must_agree_on_its_own_scale(data, value):
     assert check.status == "fail"
 
 
+@pytest.mark.parametrize(("gap", "status"), [(4e-8, "pass"), (2e-6, "fail")])
+def test_cells_in_which_nothing_happens_may_differ_by_rounding(gap, status):
+    frozen, recomputed = (
+        make(run_of("position", latents=n), seed=5) for n in ("frozen", "recomputed")
+    )
+    for data, value in ((frozen, 0.0), (recomputed, gap)):
+        data["kl_divergence"].values[..., -1, :] = value
+    checks = check_agreement({"frozen": frozen, "recomputed": recomputed})
+    assert checks[-1].name == "frozen and recomputed, the last position"
+    assert checks[-1].status == status
+
+
 # -- under what the runs were measured --------------------------------------------------------
 
 OTHERS = {

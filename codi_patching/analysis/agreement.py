@@ -15,6 +15,9 @@ from codi_patching.results.description import Array
 ROUNDING = 1e-5
 """How far two runs of the same patches may differ, relative to a metric's largest value."""
 
+LEAST = 0.1
+"""A largest value counts as this at least: of cells in which nothing happens rounding is all."""
+
 
 def check_agreement(runs: Mapping[str, xr.Dataset]) -> list[Check]:
     """All checks that need several runs.
@@ -105,5 +108,5 @@ def _check_equal(name: str, values: Array, others: Array) -> Check:
         np.where(known, size, 0.0).reshape(len(values), -1).max(axis=1)
         for size in (np.maximum(np.abs(values), np.abs(others)), np.abs(values - others))
     )
-    same = bool((gaps <= ROUNDING * np.maximum(sizes, 1e-3)).all())
+    same = bool((gaps <= ROUNDING * np.maximum(sizes, LEAST)).all())
     return judged(name, expected, f"differ by at most {gaps.max():.2g}", same)

@@ -16,7 +16,8 @@ import xarray as xr
 
 from codi_patching.analysis.checks import Check, judged
 from codi_patching.results.dataset import CONTROL, OWN, RUNS, has_control, pairs_of, run_of
-from codi_patching.results.description import Array, RunDescription, VerifiedRun
+from codi_patching.results.description import Array, RunDescription
+from codi_patching.results.pair_descriptions import VerifiedRun
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def _measure(cli: PredictCLI) -> tuple[int, int, float]:
         experiment.self_patch_pairs = experiment.verify_pairs = 0
     if isinstance(experiment, KnockoutExperiment):
         experiment.verify_pairs = 0
-    data.setup("predict")
-    few = PairsDataModule(data.hparams["pairs"], min(2 * _TOGETHER, len(data.kept)), _TOGETHER)
+    at_most = min(2 * _TOGETHER, data.max_pairs or 2 * _TOGETHER)
+    few = PairsDataModule(data.hparams["pairs"], at_most, _TOGETHER)
     watch = _Stopwatch()
     trainer = pl.Trainer(
         accelerator=cli.config.trainer.accelerator,
@@ -119,5 +119,5 @@ def _measure(cli: PredictCLI) -> tuple[int, int, float]:
         callbacks=[watch],
     )
     trainer.predict(experiment, few, return_predictions=False)
-    count, last = len(data.kept), len(few.batches[-1].pairs)
+    count, last = len(few.usable[: data.max_pairs]), len(few.batches[-1].pairs)
     return count, count * experiment.runs_of_a_pair, count * watch.seconds[-1] / last

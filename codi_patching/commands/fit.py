@@ -17,6 +17,11 @@ from codi_patching.commands.parser import OneLineCLI, OneLineParser
 from codi_patching.errors import InputError
 from codi_patching.training.data import WordProblemsDataModule
 from codi_patching.training.module import CodiDistillation
+from codi_patching.training.plain import PlainDistillation
+from codi_patching.training.small_model import SmallModelTraining
+
+TRAININGS = (CodiDistillation, PlainDistillation)
+"""Imported so that `--model PlainDistillation` finds them by their short names."""
 
 _ADVICE = "set --ckpt_path to a checkpoint of this training, or leave it out to begin anew"
 
@@ -98,8 +103,9 @@ def run(args: list[str]) -> int:
     """Train; returns the exit status."""
     try:
         FitCLI(
-            CodiDistillation,
+            SmallModelTraining,
             WordProblemsDataModule,
+            subclass_mode_model=True,
             auto_configure_optimizers=False,
             seed_everything_default=42,
             parser_class=OneLineParser,

@@ -18,7 +18,7 @@ Rates = dict[tuple[int, int], Rate]
 
 
 def has_known_thoughts(model: CodiModel) -> bool:
-    """Whether a model was trained to carry results in known thoughts."""
+    """Whether a model has the tokens of codi-tiny, whose thoughts carry results in known places."""
     return IDLE in model.tokenizer.get_vocab()
 
 
@@ -57,7 +57,10 @@ def describe_thoughts(
     """A line for each number of steps and thought: what it carries, the lens, the interchange."""
     said = lens_accuracy(model, problems, batch_size)
     changed = twin_interchanges(model, problems, seed, batch_size)
-    lines = [f"{'steps':<7}{'thought':<9}{'carries':<9}{'lens':>8}{'interchange':>13}{'of':>7}"]
+    lines = [
+        "held against what the thoughts of codi-tiny carry:",
+        f"{'steps':<7}{'thought':<9}{'carries':<9}{'lens':>8}{'interchange':>13}{'of':>7}",
+    ]
     for (num_steps, position), rate in said.items():
         step = carried_step(position, num_steps)
         carries = "idle" if step is None else f"step {step}"

@@ -36,6 +36,12 @@ EXPERIMENTS = (
 )
 """Imported so that `--model PositionPatching` finds them by their short names."""
 
+_WANTED_MODEL = {
+    "predict": ("an experiment", "position"),
+    "fit": ("a training", "train_codi_tiny"),
+}
+"""What `--model` is called of a command, and a file that sets one."""
+
 _LOGGER = re.compile(r"--trainer\.(logger|callbacks)(=|$)")
 
 _TYPES = {
@@ -120,7 +126,8 @@ def explain(message: str, known: list[str], args: list[str]) -> str:
     if "ecognized arguments" in message:
         return _explain_unrecognized(message, known, command)
     if "required: " in message and "model" in message:
-        return "expected an experiment: add --config position or --model CLASS"
+        what, config = _WANTED_MODEL.get(command, _WANTED_MODEL["predict"])
+        return f"expected {what}: add --config {config} or --model CLASS"
     lacking = re.fullmatch(r"the following arguments are required: (\w+)", message.strip())
     group = next((arg.partition("=")[0] for arg in args if _LOGGER.match(arg)), "")
     if lacking and group:

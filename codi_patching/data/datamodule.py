@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from codi_patching.data.independence import Read, check_siblings, join_groups, name_unlike
 from codi_patching.data.json_lines import DataFileError
-from codi_patching.data.pair_files import SHIPPED_PAIRS, read_pairs
+from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.pairs import Pair, split_equal
 from codi_patching.errors import InputError, path_text, whole_number
 from codi_patching.results.files import sha256_of
+from codi_patching.shipped import SHIPPED_PAIRS, pairs_for
 
 
 @dataclass
@@ -57,8 +58,9 @@ class PairsDataModule(pl.LightningDataModule):
     """Reads a file of pairs and leaves out those whose two answers are equal.
 
     Args:
-        pairs: File of pairs, in either form of `data.pair_files`; the shipped ones, which are for
-            codi-tiny, if not given or `shipped`.
+        pairs: File of pairs, in either form of `data.pair_files`, or a shipped model, for the pairs
+            made for it. By default those of the model that is run, if it is shipped; `shipped`
+            takes those of codi-tiny for any other.
         max_pairs: Only the first so many, after filtering.
         batch_size: Pairs that go through the model together.
 
@@ -89,13 +91,21 @@ class PairsDataModule(pl.LightningDataModule):
             pairs = path_text(pairs, "data.pairs")
         self.save_hyperparameters()
         self.by_default = pairs is None
-        self.path = SHIPPED_PAIRS if pairs is None or pairs == "shipped" else Path(pairs)
         self.max_pairs, self.batch_size = max_pairs, batch_size
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
         self.filtered: list[str] = []
         self.sha256 = ""
         self._done: frozenset[int] = frozenset()
+
+    @property
+    def path(self) -> Path:
+        """The file that is read."""
+        pairs = self.hparams["pairs"]
+        if pairs is None or pairs == "shipped":
+            module = self.trainer.lightning_module if self.trainer else None
+            return pairs_for(getattr(module, "checkpoint", None))
+        return SHIPPED_PAIRS.get(pairs, Path(pairs))
 
     def setup(self, stage: str) -> None:
         """Read, check and filter; says what was left out, and which pairs are one group.

@@ -34,9 +34,6 @@ from codi_patching.data.pairs import Pair, Question, as_answer
 from codi_patching.errors import InputError, brief
 from codi_patching.models.number_text import parse_number
 
-SHIPPED_PAIRS = Path(__file__).parent / "pairs.json"
-"""The pairs that come with the package, made for codi-tiny."""
-
 _VARIANTS = ("clean", "corrupted")
 _SIBLING = "sibling"
 _KNOWN_KEYS = ("pair_id", "group", "variant", "question", "answer", "reasoning_steps", _SIBLING)

@@ -15,10 +15,11 @@ from codi_patching.errors import InputError, path_text, whole_number
 from codi_patching.experiments.describe import DescribedModule
 from codi_patching.measuring.measurement import OnRunsDone
 from codi_patching.models.answers import PairError
-from codi_patching.models.loading.checkpoint import SHIPPED, load_checkpoint
+from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.models.loading.load import check_name
 from codi_patching.patching.engine import Engine
 from codi_patching.results.records import ExcludedPair, PairRecord
+from codi_patching.shipped import SHIPPED
 
 _PRECISIONS = ("32-true", "64-true", "bf16-true", "16-true")
 

@@ -11,12 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.pair_files import SHIPPED_PAIRS
 from codi_patching.models.arithmetic import describe_device
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import LoadReport
 from codi_patching.results.code import describe_code
 from codi_patching.results.description import THOUGHTS, Grid, RunDescription, RunLabel
+from codi_patching.shipped import SHIPPED_PAIRS
 
 _PACKAGES = ("torch", "transformers", "lightning", "torchmetrics")
 
@@ -109,7 +109,7 @@ def label_run(module: DescribedModule, data: PairsDataModule) -> RunLabel:
     """What a run will be called by, before its model is loaded."""
     return RunLabel(
         model=module.checkpoint,
-        data="" if data.path == SHIPPED_PAIRS else str(data.path),
+        data="" if data.path in SHIPPED_PAIRS.values() else str(data.path),
         experiment=module.name,
         strategy=module.strategy,
         latents=module.latents,

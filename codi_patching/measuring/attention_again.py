@@ -19,7 +19,8 @@ from codi_patching.measuring.verification import draw_cells
 from codi_patching.models.attention import NAME
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import part_of
-from codi_patching.results.description import Array, VerifiedLook
+from codi_patching.results.description import Array
+from codi_patching.results.pair_descriptions import VerifiedLook
 
 PAIRS = 8
 """The first so many pairs are read again."""

@@ -23,7 +23,7 @@ from codi_patching.measuring.prompts import PromptRequest, Prompts
 from codi_patching.models.answers import PairError
 from codi_patching.models.attention import NAME, watched_attention
 from codi_patching.models.codi import CodiModel
-from codi_patching.results.description import AttentionPair
+from codi_patching.results.pair_descriptions import AttentionPair
 from codi_patching.results.records import PairRecord
 
 FIRST, BEFORE, NUMBER, AFTER, BOT, READOUT = (

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.measuring.prompts import Direction, roles
 from codi_patching.models.answers import format_answer
-from codi_patching.results.description import Control
+from codi_patching.results.pair_descriptions import Control
 
 ControlKind = Literal["sibling", "random_pair", "none"]
 

@@ -33,7 +33,8 @@ from codi_patching.patching.cuts import Cut
 from codi_patching.patching.edges import NUMBERS, QUESTION, Edge, every_edge
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Unpatched
 from codi_patching.patching.sweep.unread import unread_rows
-from codi_patching.results.description import ALL, Array, Grid, KnockoutPair
+from codi_patching.results.description import ALL, Array, Grid
+from codi_patching.results.pair_descriptions import KnockoutPair
 from codi_patching.results.records import ExcludedPair, PairRecord
 
 KNOCKOUT_METRICS = {

@@ -17,7 +17,8 @@ from codi_patching.measuring.verification import Cells
 from codi_patching.models.codi import CodiModel
 from codi_patching.patching.cuts import Cut
 from codi_patching.patching.reference import Prompt, ReferenceEngine
-from codi_patching.results.description import Grid, KnockoutPair, VerifiedRun
+from codi_patching.results.description import Grid
+from codi_patching.results.pair_descriptions import KnockoutPair, VerifiedRun
 
 _ROWS = 64
 """Cut runs that go together at most: a whole pass holds the keys and values of all of them."""

@@ -34,7 +34,8 @@ from codi_patching.models.codi import CodiModel
 from codi_patching.patching.engine import Patched, PatchRequest
 from codi_patching.patching.interventions import Activations, all_patches
 from codi_patching.patching.reference import ReferenceEngine
-from codi_patching.results.description import Array, PairDescription
+from codi_patching.results.description import Array
+from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.records import ExcludedPair, PairRecord
 
 OnRunsDone = Callable[[str, int, int, str], None]

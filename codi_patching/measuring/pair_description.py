@@ -13,7 +13,7 @@ from codi_patching.measuring.prompts import roles
 from codi_patching.metrics.table import metric_rows
 from codi_patching.models.answers import format_answer
 from codi_patching.models.vocabulary import unknown_words
-from codi_patching.results.description import PairDescription
+from codi_patching.results.pair_descriptions import PairDescription
 
 
 def describe_pair(

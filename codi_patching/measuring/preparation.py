@@ -17,7 +17,7 @@ from codi_patching.metrics.inputs import AnswerLogits, MetricInputs
 from codi_patching.models.answers import PairError
 from codi_patching.patching.engine import Engine, Readout, Unpatched
 from codi_patching.patching.interventions import Activations, PlaceTokens, SiteName
-from codi_patching.results.description import Control
+from codi_patching.results.pair_descriptions import Control
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from codi_patching.models.answers import PairError, answer_tokens, format_answer
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.lens import lens_logits, token_text
 from codi_patching.patching.engine import Engine
-from codi_patching.results.description import LensPair, ReadStep
+from codi_patching.results.pair_descriptions import LensPair, ReadStep
 from codi_patching.results.records import PairRecord
 
 _RESULT = re.compile(r"=\s*(-?[\d,]*\.?\d+)\s*>>")

@@ -31,7 +31,8 @@ from codi_patching.patching.interventions import (
     all_patches,
 )
 from codi_patching.patching.reference import Latent, ReferenceEngine
-from codi_patching.results.description import Grid, VerifiedRun
+from codi_patching.results.description import Grid
+from codi_patching.results.pair_descriptions import VerifiedRun
 
 Asked = tuple[Sequence[int], Readout]
 """Token ids of a prompt, and what is read after the thoughts."""

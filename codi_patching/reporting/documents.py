@@ -35,9 +35,10 @@ from codi_patching.results.dataset import (
     patches,
     run_of,
 )
-from codi_patching.results.description import PairDescription, ResultsError, RunDescription
+from codi_patching.results.description import ResultsError, RunDescription
 from codi_patching.results.files import text_file
 from codi_patching.results.layout import FIGURES, LENS_RESULTS, derived_files, results_file
+from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.read import cell_of, entries
 
 JOURNAL, INVENTORY = "research_journal.md", "DATA_INVENTORY.md"

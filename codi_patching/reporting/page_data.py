@@ -33,7 +33,8 @@ from codi_patching.reporting.content import (
 from codi_patching.reporting.maps import LEAST, column_kind, column_names
 from codi_patching.reporting.names import HEADS, counted, kind, reader_name, words
 from codi_patching.results.dataset import pairs_of, run_of, structural_of
-from codi_patching.results.description import Array, Grid, PairDescription, RunDescription
+from codi_patching.results.description import Array, Grid, RunDescription
+from codi_patching.results.pair_descriptions import PairDescription
 
 PAIRS = 500
 """So many pairs can be looked at; each is a few kilobytes a run."""

@@ -27,7 +27,7 @@ from codi_patching.reporting.rows import more_rows, table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.reporting.table_files import write_table
 from codi_patching.results.dataset import is_knockout, pairs_of, patches, run_of
-from codi_patching.results.description import PairDescription, ResultsError
+from codi_patching.results.description import ResultsError
 from codi_patching.results.files import make_folder, remove_file, write_csv, write_json
 from codi_patching.results.folder import check_writable
 from codi_patching.results.layout import (
@@ -44,6 +44,7 @@ from codi_patching.results.layout import (
     derived_files,
     has_results,
 )
+from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.read import read_results
 from codi_patching.results.tables import cell_columns, cell_rows
 

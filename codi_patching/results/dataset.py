@@ -48,13 +48,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from codi_patching.results.description import (
-    Array,
+from codi_patching.results.description import Array, RunDescription
+from codi_patching.results.pair_descriptions import (
     AttentionPair,
     KnockoutPair,
     LensPair,
     PairDescription,
-    RunDescription,
 )
 
 OWN, CONTROL, CHANCE = "own", "control", "chance"

@@ -22,16 +22,7 @@ from codi_patching.results.dataset import (
     patching_dataset,
     run_of,
 )
-from codi_patching.results.description import (
-    Array,
-    AttentionPair,
-    Grid,
-    KnockoutPair,
-    LensPair,
-    PairDescription,
-    ResultsError,
-    RunDescription,
-)
+from codi_patching.results.description import Array, Grid, ResultsError, RunDescription
 from codi_patching.results.files import changed_files
 from codi_patching.results.layout import (
     ACTIVATIONS,
@@ -40,6 +31,12 @@ from codi_patching.results.layout import (
     LENS_RESULTS,
     results_file,
     results_name,
+)
+from codi_patching.results.pair_descriptions import (
+    AttentionPair,
+    KnockoutPair,
+    LensPair,
+    PairDescription,
 )
 
 

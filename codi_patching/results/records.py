@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from codi_patching.results.description import (
-    Array,
+from codi_patching.results.description import Array
+from codi_patching.results.pair_descriptions import (
     AttentionPair,
     KnockoutPair,
     LensPair,

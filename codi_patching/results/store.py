@@ -29,18 +29,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codi_patching.results.dataset import PAIR_KINDS
-from codi_patching.results.description import (
-    Array,
+from codi_patching.results.description import Array, ResultsError, RunDescription
+from codi_patching.results.files import as_json, atomic_write, make_folder, remove_file, text_file
+from codi_patching.results.identity import run_sha256
+from codi_patching.results.layout import PARTIAL
+from codi_patching.results.pair_descriptions import (
     AttentionPair,
     KnockoutPair,
     LensPair,
     PairDescription,
-    ResultsError,
-    RunDescription,
 )
-from codi_patching.results.files import as_json, atomic_write, make_folder, remove_file, text_file
-from codi_patching.results.identity import run_sha256
-from codi_patching.results.layout import PARTIAL
 from codi_patching.results.records import ExcludedPair, PairRecord
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from codi_patching.results.dataset import ATTENTION, KNOCKOUT, LENS
-from codi_patching.results.description import Array, Grid, LensPair, ResultsError, RunDescription
+from codi_patching.results.description import Array, Grid, ResultsError, RunDescription
 from codi_patching.results.files import (
     as_json,
     atomic_write,
@@ -46,6 +46,7 @@ from codi_patching.results.layout import (
     results_name,
     trace_name,
 )
+from codi_patching.results.pair_descriptions import LensPair
 from codi_patching.results.records import PairRecord
 from codi_patching.results.store import Store
 

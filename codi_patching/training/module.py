@@ -18,34 +18,23 @@ answer are drawn to the teacher's in every layer.
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-import lightning.pytorch as pl
-import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
-from codi_patching.data.word_problems import vocabulary
 from codi_patching.errors import InputError
-from codi_patching.models.accuracy import is_correct, latent_answers, reasoned_answers
-from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.training.chains import read_chains
-from codi_patching.training.codi_tiny import build_codi_tiny
 from codi_patching.training.data import Batch
 from codi_patching.training.losses import distillation_loss
-from codi_patching.training.muon import MuonAdamW
 from codi_patching.training.objectives import (
     calculation_loss,
     chain_losses,
     own_losses,
     teacher_loss,
 )
+from codi_patching.training.small_model import SmallModelTraining, untrained
 from codi_patching.training.tree import prompt_context
 
 
-class CodiDistillation(pl.LightningModule):
+class CodiDistillation(SmallModelTraining):
     """Trains a small CODI model from nothing; `trainer.max_steps` is the schedule's length.
 
     Args:
@@ -107,28 +96,21 @@ class CodiDistillation(pl.LightningModule):
         rehearsed_lines: int = 8,
         output: str = "codi-tiny",
     ) -> None:
-        super().__init__()
         if exchange_layers > num_layers:
             raise InputError(
                 f"expected at most {num_layers} layers to exchange states in, got "
                 f"{exchange_layers}: set [[model.exchange_layers]]"
             )
-        self.save_hyperparameters()
-        self.model = build_codi_tiny(
-            vocabulary(),
-            num_latents=num_latents,
-            num_layers=num_layers,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            prj_dim=prj_dim,
+        super().__init__(
+            untrained(
+                num_latents=num_latents,
+                num_layers=num_layers,
+                hidden_size=hidden_size,
+                intermediate_size=intermediate_size,
+                prj_dim=prj_dim,
+            )
         )
-        prefix = self.model.settings.answer_prefix
-        prefix_ids = self.model.tokenizer(prefix, add_special_tokens=False)["input_ids"]
-        readout = torch.tensor([self.model.settings.eot_id, *prefix_ids])
-        self.register_buffer("readout_ids", readout, persistent=False)
-        self.equals_id = self.model.tokenizer.get_vocab()["="]
-
-    # -- losses -----------------------------------------------------------------------------------
+        self.save_hyperparameters()
 
     def problem_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Given thoughts, the teacher, and, later, own thoughts; not yet weighted."""
@@ -171,45 +153,12 @@ class CodiDistillation(pl.LightningModule):
             for name, loss in losses.items()
         }
 
-    # -- Lightning --------------------------------------------------------------------------------
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the current part's losses."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Of the current part, weighted."""
         if self.global_step < self.hparams["calculation_steps"]:
             calculation = calculation_loss(self.model, batch.calculations, self.equals_id)
-            losses = {"calculation": calculation}
-        else:
-            losses = self.weighted(self.problem_losses(batch))
-        logged = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(logged, prog_bar=True, batch_size=len(batch.results))
-        return torch.stack(list(losses.values())).sum()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy on held-out problems: teacher, student, and student without its thoughts."""
-        answers = {"teacher": reasoned_answers(self.model, batch.questions)}
-        for source in ("own", "zeroed", "exchanged"):
-            answers[source] = latent_answers(self.model, batch.questions, source)
-        for name, texts in answers.items():
-            right = [is_correct(t, a) for t, a in zip(texts, batch.results, strict=True)]
-            rate = sum(right) / len(right)
-            self.log(f"accuracy/{name}", rate, prog_bar=True, batch_size=len(right))
-
-    def on_train_end(self) -> None:
-        """Write the model in the package's own layout."""
-        if self.trainer.is_global_zero:
-            save_checkpoint(self.model, Path(self.hparams["output"]))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Muon for the blocks' matrices, AdamW for everything else."""
-        matrices = [p for block in self.model.blocks for p in block.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in self.model.parameters() if id(p) not in chosen]
-        optimizer = MuonAdamW(matrices, others, self.hparams["muon_lr"], self.hparams["adam_lr"])
-        schedule = partial(self.rate, total=self.trainer.max_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
-        }
+            return {"calculation": calculation}
+        return self.weighted(self.problem_losses(batch))
 
     def rate(self, step: int, total: int) -> float:
         """Fraction of the peak learning rates: warm-up, constant, linear decay to 0."""

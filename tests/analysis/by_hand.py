@@ -7,7 +7,7 @@ from results_maker import run_of
 
 from codi_patching.analysis.effects import Contrast, Effect
 from codi_patching.results.dataset import patching_dataset
-from codi_patching.results.description import PairDescription
+from codi_patching.results.pair_descriptions import PairDescription
 
 
 def make_data(

@@ -12,7 +12,7 @@ from results_maker import run_of
 from codi_patching.analysis.max_t import draw_signs
 from codi_patching.analysis.study import studies_of
 from codi_patching.results.dataset import patching_dataset
-from codi_patching.results.description import PairDescription
+from codi_patching.results.pair_descriptions import PairDescription
 
 PAIRS, LAYERS, COLUMNS, FLIPS = 36, 4, 5, 1199
 GROUPS = [f"g{min(row, 29)}" for row in range(PAIRS)]

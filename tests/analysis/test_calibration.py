@@ -15,7 +15,7 @@ from simulated import (
 from codi_patching.analysis.findings import Claim, Comparison, Finding
 from codi_patching.results.dataset import run_of
 from scripts import calibrate
-from scripts.calibrate import Score, claims_of, judged, score, score_strata
+from scripts.calibrate import Score, claims_of, judged, score, score_cuts, score_strata
 
 KIND = ("cells", ("position, recomputed",), "content", "layer 0, position 0")
 
@@ -110,6 +110,13 @@ def test_planted_effects_are_found_beside_empty_runs():
     assert spread.false + flips.false + spread.wrong_signs + flips.wrong_signs == 0
 
 
+def test_falls_of_cut_edges_are_found_and_none_where_there_is_none():
+    nothing = score_cuts(tuple(NO_EFFECT), 57, range(len(NO_EFFECT)))
+    assert (nothing.reports, nothing.false, nothing.planted) == (13, 0, 0)
+    planted = score_cuts([None, "heavy tails"], 57, range(2), fall=0.3)
+    assert (planted.found, planted.planted, planted.wrong_signs, planted.false) == (2, 2, 0, 0)
+
+
 @pytest.mark.slow
 def test_page_has_every_table(monkeypatch):
     monkeypatch.setattr(calibrate, "NO_EFFECT", {"rare flips": NO_EFFECT["rare flips"]})
@@ -117,4 +124,4 @@ def test_page_has_every_table(monkeypatch):
     monkeypatch.setattr(calibrate, "SIZES", (20,))
     page = calibrate.write(reports=1, tables=2)
     assert "| rare flips | 20 | 1 | 0 |" in page
-    assert page.count("\n| --- |") == 3
+    assert page.count("\n| --- |") == 4

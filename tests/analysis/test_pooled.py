@@ -14,7 +14,7 @@ from codi_patching.results import dataset
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
 
-SHIPPED = Path(__file__).parents[2] / "docs" / "results"
+SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 OTHER = "f" * 64
 """Checksum of another checkpoint."""
 

@@ -17,7 +17,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
 
-SHIPPED = Path(__file__).parents[2] / "docs" / "results"
+SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 
 
 def study(pairs=24, planted=None):

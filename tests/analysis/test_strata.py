@@ -17,7 +17,7 @@ from codi_patching.analysis.dependence import bimodal_share, explained_share, pe
 from codi_patching.analysis.restored import exact_interval
 from codi_patching.analysis.strata import strata_finding
 from codi_patching.results.dataset import pairs_of, patching_dataset, run_of
-from codi_patching.results.description import PairDescription
+from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.read import read_results
 from tests import results_maker
 
@@ -42,7 +42,7 @@ def rows_of(text):
 
 
 def read(name):
-    return read_results(ROOT / "docs" / "results" / name)
+    return read_results(ROOT / "docs" / "results" / "codi-tiny" / name)
 
 
 @pytest.fixture(scope="module")

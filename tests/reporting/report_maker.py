@@ -23,13 +23,8 @@ from codi_patching.analysis.findings import (
 )
 from codi_patching.analysis.report import Report, Summary
 from codi_patching.results.dataset import has_control, patching_dataset, run_of, structural_of
-from codi_patching.results.description import (
-    Code,
-    Control,
-    Grid,
-    PairDescription,
-    RunDescription,
-)
+from codi_patching.results.description import Code, Grid, RunDescription
+from codi_patching.results.pair_descriptions import Control, PairDescription
 
 METRICS = ("kl_divergence", "recovery", "clean_probability", "predicts_clean")
 CHAIN = ("cosine_to_clean", "cosine_to_corrupted")

@@ -12,7 +12,7 @@ from codi_patching import cli
 from codi_patching.errors import InputError
 from codi_patching.reporting.index_page import thumbnail, write_index
 
-SHIPPED = Path(__file__).parents[2] / "docs" / "results"
+SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"
 
 

@@ -20,9 +20,7 @@ from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.options import Asked, LoadOptions, choose_options
 from codi_patching.models.loading.tensors import read_weights, rename, unwrap
 from codi_patching.models.vocabulary import control_tokens
-
-SHIPPED = {"codi-tiny": Path(__file__).parents[2] / "assets" / "codi_tiny"}
-"""Models that come with the package."""
+from codi_patching.shipped import SHIPPED
 
 LAYOUTS: tuple[ModuleType, ...] = (coconut, published)
 """Layouts of others, each a module with `FIRST`, where its names begin, and `load(…)`."""

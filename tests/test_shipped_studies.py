@@ -1,0 +1,103 @@
+"""The studies of the three shipped models: what is said, drawn and put on pages of each."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codi_patching.analysis.report import build_report
+from codi_patching.reporting.console import console_text
+from codi_patching.reporting.figures import draw_figures
+from codi_patching.reporting.page import page_text
+from codi_patching.reporting.sentences import headline
+from codi_patching.results.dataset import pairs_of, run_of
+from codi_patching.results.layout import has_results
+from codi_patching.results.read import read_results
+from codi_patching.shipped import SHIPPED
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n == "codi-tiny")) for n in SHIPPED]
+"""Of codi-tiny other tests ask the same and more."""
+
+
+@pytest.fixture(scope="module", params=CASES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def report(name):
+    folders = [path for path in sorted((RESULTS / name).iterdir()) if has_results(path)]
+    assert len(folders) == 9
+    return build_report([read_results(folder) for folder in folders])
+
+
+def test_every_run_is_of_the_model_and_no_check_fails(name, report):
+    assert {run_of(data).model for data in report.datasets.values()} == {name}
+    assert {data.sizes["pair"] for data in report.datasets.values()} == {57}
+    assert not report.failed
+
+
+def test_the_answer_begins_with_whether_thoughts_carry_it(name, report):
+    openings = ("Together the thoughts carry", "Thoughts are not shown", "That thoughts")
+    assert headline(report)[0].startswith(openings)
+    assert "codi-tiny" not in " ".join(headline(report)) or name == "codi-tiny"
+
+
+def test_the_console_has_a_line_for_every_question(report):
+    text = console_text(report)
+    assert len(text.splitlines()) <= 42
+    for asked in ("Do the thoughts carry", "Which positions", "What does each thought carry?"):
+        assert asked in text
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_every_figure_can_be_drawn(report):
+    drawn = dict(draw_figures(report))
+    assert {"content", "by_layer", "decomposition", "attention", "attention_heads", "knockout"} <= {
+        *drawn
+    }
+    for figure in drawn.values():
+        for axes in figure.axes:
+            for image in axes.images:
+                shown = np.ma.filled(image.get_array().astype(float), np.nan)
+                assert np.isfinite(shown).any()
+
+
+@pytest.mark.thorough
+def test_the_page_is_of_this_model(name, report):
+    page = page_text(report)
+    assert f"{name} on word-problems" in page
+    for other in SHIPPED:
+        assert other == name or f"{other} on" not in page
+
+
+def test_what_is_shipped_is_what_is_said_now(name, report):
+    written = json.loads((RESULTS / name / "comparison" / "comparison.json").read_text())
+    assert written["answer"] == headline(report)
+
+
+def test_where_nothing_is_fed_back_recomputed_is_frozen(name):
+    same = []
+    for experiment in ("position", "layer"):
+        frozen, recomputed = (
+            read_results(RESULTS / name / f"{experiment}_{latents}")
+            for latents in ("frozen", "recomputed")
+        )
+        assert run_of(frozen).feeds_back == (name != "codi-pause")
+        columns = [c for c in frozen["column"].values if c in recomputed["column"].values]
+        both = [data["kl_divergence"].sel(column=columns).values for data in (frozen, recomputed)]
+        same.append(np.allclose(*both, atol=1e-5))
+    assert same == [name == "codi-pause"] * 2
+
+
+def test_the_pairs_of_codi_plain_are_those_of_codi_pause():
+    plain, pause = (
+        [pair.source_question for pair in pairs_of(read_results(RESULTS / name / "layer_frozen"))]
+        for name in ("codi-plain", "codi-pause")
+    )
+    assert plain == pause
