@@ -15,9 +15,9 @@ from codi_patching.cli import _COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMPARISON = DOCS / "results" / "codi-tiny" / "comparison" / "comparison.md"
+COMPARISONS = sorted((DOCS / "results").glob("*/comparison/comparison.md"))
 PAGES = [
-    COMPARISON,
+    *COMPARISONS,
     *(
         path
         for pattern in ("*.md", "*.ipynb")

@@ -170,7 +170,7 @@ def test_make_reproduce_writes_what_is_shipped():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_results_are_of_the_shipped_model_and_pairs(name):
-    of_model = [SHIPPED[name] / file for file in ("model.safetensors", "pairs.json")]
+    of_model = [SHIPPED[name] / "model.safetensors", SHIPPED_PAIRS[name]]
     known = [sha256(path.read_bytes()).hexdigest() for path in of_model]
     files = list((RESULTS / name).glob("*/*_results.json"))
     assert files

@@ -42,8 +42,12 @@ def test_every_run_is_of_the_model_and_no_check_fails(name, report):
 
 
 def test_the_answer_begins_with_whether_thoughts_carry_it(name, report):
-    openings = ("Together the thoughts carry", "Thoughts are not shown", "That thoughts")
-    assert headline(report)[0].startswith(openings)
+    openings = {
+        "codi-tiny": "Together the thoughts carry the answer",
+        "codi-plain": "Together the thoughts carry the answer",
+        "codi-pause": "This model feeds nothing back: its thoughts are learned vectors",
+    }
+    assert headline(report)[0].startswith(openings[name])
     assert "codi-tiny" not in " ".join(headline(report)) or name == "codi-tiny"
 
 
