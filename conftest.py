@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_SHIPPED = Path(__file__).parent / "docs" / "results"
+_SHIPPED = Path(__file__).parent / "docs" / "results" / "codi-tiny"
 
 
 @pytest.fixture(autouse=True)

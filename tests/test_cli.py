@@ -483,7 +483,8 @@ def test_a_config_opens_with_a_command_that_names_it(name):
 
 
 def test_runs_of_the_arms_have_folders_of_their_own():
-    configs = {name: yaml.safe_load(find_config(name).read_text()) for name in CONFIGS}
+    measured = [name for name in CONFIGS if not name.startswith("train")]
+    configs = {name: yaml.safe_load(find_config(name).read_text()) for name in measured}
     arms = {name: c for name, c in configs.items() if c.get("model", {}).get("class_path")}
     folders = [
         c.get("results", {}).get("dir") or f"results/{name.partition('_')[0]}"

@@ -19,8 +19,8 @@ from codi_patching.shipped import SHIPPED
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n == "codi-tiny")) for n in SHIPPED]
-"""Of codi-tiny other tests ask the same and more."""
+CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n != "codi-plain")) for n in SHIPPED]
+"""Of codi-tiny other tests ask the same and more; of codi-pause those of pause vectors."""
 
 
 @pytest.fixture(scope="module", params=CASES)
