@@ -47,12 +47,13 @@ def headline(report: Report) -> list[str]:
     carried = _carried_said(report)
     finding = report.finding("direct")
     direct = direct_sentence(finding) if finding else ""
-    said = [*_not_fed_back(report), *_ceiling_said(report), *(carried or _cells_said(report))]
+    said = [*_ceiling_said(report), *(carried or _cells_said(report))]
     if direct:
         said = [*said[:3], direct]
     for more in (_chain_said, _read_said, _needed_said, _around_said, _attention_said):
         said += more(report) if len(said) < 3 else []
-    return said[:4] or [_nothing_said(report)]
+    first, *rest = said or [_nothing_said(report)]
+    return [first, *_not_fed_back(report), *rest][:4]
 
 
 def short_headline(report: Report) -> str:
@@ -330,6 +331,12 @@ def _nothing_said(report: Report) -> str:
         return (
             "Nothing is claimed: with the question hidden from the readout the answer's "
             f"probability falls by at most {short(max(around.lead.bound, 0.0))}."
+        )
+    chain = report.finding("chain")
+    if not bounds and chain is not None and chain.answer in ("at most", "no") and chain.lead:
+        return (
+            "Nothing is claimed: no change along the chain is shown, each is at most "
+            f"{short(max(0.0, *(claim.bound for claim in chain.claims)))}."
         )
     if not bounds:
         counts = [f for f in report.findings if f.answer == "counts"]

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import report_maker as maker
+import results_maker
 import xarray as xr
 from matplotlib.colors import to_rgba
 
@@ -17,6 +18,7 @@ from codi_patching.analysis.findings import (
     StrataTable,
     Stratum,
 )
+from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.reporting.canvas import DARK, PALE, save_figure
 from codi_patching.reporting.carried import draw_table, joined, layers_of, two_tables
@@ -442,3 +444,16 @@ def test_without_steps_or_control_the_map_stands_alone():
     data["num_steps"][:] = np.nan
     figure = first_figure(maker.report_of({POSITION: data}), POSITION)
     assert not any("Restored" in axes.get_title(loc="left") for axes in figure.axes)
+
+
+def test_a_chain_without_any_change_is_titled_by_its_bound():
+    """Not by the number of questions that could not be asked of it."""
+    run = results_maker.run_of("iterative")
+    report = build_report([results_maker.make(run, pairs=40, seed=7)])
+    finding = report.finding("chain")
+    assert not any(claim.claimed for claim in finding.claims)
+    most = max(claim.bound for claim in finding.claims)
+    title = " ".join(first_figure(report, "relay").get_suptitle().split())
+    assert title == (
+        f"Nothing is claimed: no change along the chain is shown, each is at most {most:.2g}."
+    )
