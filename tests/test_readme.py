@@ -203,6 +203,7 @@ def test_every_option_is_documented_by_an_example_that_is_accepted(program, caps
     for example in EXAMPLES:
         config = "iterative" if re.search("strategy|trace_pair", example) else "position"
         config = "knockout" if "window" in example else config
+        config = "head" if "model.position " in example else config
         args = ["predict", f"--config={config}", *example.split(), "--print_config"]
         assert program(args) == 0, example
     capsys.readouterr()
