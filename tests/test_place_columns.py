@@ -345,6 +345,6 @@ def test_the_shipped_model_reads_numbers_in_its_first_layer_and_answers_before_t
     given = start.source_activations
     rows = [on_tokens([Patch(site, given.of(site))], start.base.places) for site in sites]
     logits = AnswerLogits(*hand.engine.patched(start.base, rows).answer_logits)
-    recovery = metric_rows(start.metric_inputs().of(logits))["recovery"].tolist()
+    recovery = metric_rows(start.metric_inputs.of(logits))["recovery"].tolist()
     # Its keys and values are read in layer 0 and only there; bot's last state is thought 0.
     assert recovery == pytest.approx([1, 0, 1, 1, 0, 1], abs=0.05)

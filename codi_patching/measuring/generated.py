@@ -81,8 +81,11 @@ class WatchedChains:
         """Cells patched with what an iteration before generated; how many held anything else."""
         rows, held = len(self.layers), self.watched
         links = [run for run, patches in enumerate(self.patch_sets) if _is_generated(patches[0])]
-        broken = [run for run in links if not torch.equal(held[run][0], held[run - rows][-1])]
-        return len(links), len(broken)
+        if not links:
+            return 0, 0
+        given = torch.stack([held[run][0] for run in links])
+        made = torch.stack([held[run - rows][-1] for run in links])
+        return len(links), int((given != made).any(dim=-1).sum())
 
     def trace(self, source: str) -> list[dict[str, Any]]:
         """A line for each patched cell: what the run really held there, and what it made next."""

@@ -195,7 +195,7 @@ class Knockout:
         """
         check_finite(start.run.run.answer_logits, lambda _: "the uncut run")
         values: dict[str, dict[str, Array]] = {}
-        inputs = start.metric_inputs()
+        inputs = start.metric_inputs
         for arm, patched in found.items():
             check_finite(patched.answer_logits, partial(self._name, arm))
             rows = metric_rows(inputs.of(AnswerLogits(*patched.answer_logits)), KNOCKOUT_METRICS)
@@ -278,6 +278,7 @@ class CutPair:
             ]
         return cls(pair=pair, request=request, tokens=tokens, run=run, drawn=drawn, cuts=cuts)
 
+    @cached_property
     def metric_inputs(self) -> MetricInputs:
         """What the metrics compare cut runs with; the cut runs are still missing."""
         uncut = AnswerLogits(*(logits[0] for logits in self.run.run.answer_logits))
@@ -287,7 +288,7 @@ class CutPair:
 
     def description(self) -> KnockoutPair:
         """The pair as the results have it."""
-        pair, inputs = self.pair, self.metric_inputs()
+        pair, inputs = self.pair, self.metric_inputs
         one = AnswerLogits(inputs.base_run.base[None], inputs.base_run.source[None])
         uncut = metric_rows(inputs.of(one), KNOCKOUT_METRICS)
         return KnockoutPair(

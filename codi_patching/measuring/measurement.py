@@ -178,7 +178,7 @@ class Measurement:
         """
         check_finite(start.base.run.answer_logits, lambda _: "the base run")
         check_finite(start.source.run.answer_logits, lambda _: "the source run")
-        inputs, grids, self_patch = start.metric_inputs(), list[MeasuredGrid](), None
+        inputs, grids, self_patch = start.metric_inputs, list[MeasuredGrid](), None
         for runs, found in zip(asked, patched, strict=True):
             check_finite(found.answer_logits, partial(self.cells.run_name, runs.kind))
             if runs.kind == "self":
@@ -221,21 +221,24 @@ class Measurement:
     ) -> MeasuredGrid:
         """Metrics of every cell and of the ceiling, which is the last row."""
         shape, size = self.cells.grid.shape, self.cells.grid.size
-        order: Tensor | slice = slice(size)
-        if list(self.cells.run_order) != list(range(size)):
-            order = torch.tensor(self.cells.run_order, device=inputs.base_ids.device).argsort()
         logits = AnswerLogits(*patched.answer_logits)
         extras = self.cells.extras(start, runs.request.rows[:-1], patched.watched[:-1])
-        cells = inputs.of(logits.take(order), extras.generated)
-        values = metric_rows(cells, self.cells.metrics)
-        ceiling = metric_rows(inputs.of(logits.take(slice(size, None))), METRICS)
+        if list(self.cells.run_order) != list(range(size)):
+            order = torch.tensor([*self.cells.run_order, size]).argsort()
+            logits = logits.take(order.to(inputs.base_ids.device))
+        found = metric_rows(inputs.of(logits), METRICS)
+        ceiling = {name: values[size].item() for name, values in found.items()}
+        asked = self.cells.metrics
+        if own := {name: metric for name, metric in asked.items() if METRICS.get(name) != metric}:
+            cells = inputs.of(logits.take(slice(size)), extras.generated)
+            found |= metric_rows(cells, own)
+        measured = {name: found[name][:size].double().numpy() for name in asked}
         left_out = [self.cells.run_order[run] for run in runs.left_out]
-        measured = {name: value.double().numpy() for name, value in values.items()}
         for of_cells in measured.values():
             of_cells[left_out] = np.nan
         return MeasuredGrid(
             {name: of_cells.reshape(shape) for name, of_cells in measured.items()},
-            numbers({name: value.item() for name, value in ceiling.items()}),
+            numbers(ceiling),
             extras,
         )
 
@@ -302,7 +305,7 @@ def check_finite(answer_logits: Sequence[Tensor], name: Callable[[int], str]) ->
         PairError: There are some.
     """
     for logits in {id(logits): logits for logits in answer_logits}.values():
-        wrong = (~logits.flatten(1).sum(1).isfinite()).nonzero().flatten().tolist()
+        wrong = logits.flatten(1).sum(1).isfinite().cpu().logical_not().nonzero().flatten().tolist()
         if wrong:
             where = ", ".join(name(row) for row in wrong[:3])
             raise PairError(f"logits are not finite at {where}")

@@ -29,7 +29,7 @@ def describe_pair(
     pair, requests = start.pair, start.requests
     base, source = roles(pair, start.direction)
     answers = start.base.readout.answers
-    unpatched = metric_rows(start.metric_inputs().unpatched())
+    unpatched = metric_rows(start.metric_inputs.unpatched())
     words = [*unknown_words(tokenizer, base.text), *unknown_words(tokenizer, source.text)]
     return PairDescription(
         base_question=base.text,

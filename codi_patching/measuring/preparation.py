@@ -71,6 +71,7 @@ class PairStart:
     source_activations: Activations
     control_activations: Activations | None = None
 
+    @cached_property
     def metric_inputs(self) -> MetricInputs:
         """What the metrics compare patched runs with; the patched runs are still missing."""
         base, source = (

@@ -18,8 +18,10 @@ MIN_DENOMINATOR = 1e-3
 """Recovery is undefined where the two runs' logit differences are closer than this (logits)."""
 
 
-_CHUNK = 2**18
-"""Logits that are widened at a time: whole maps of them would not fit the caches."""
+_WIDENED = {"cpu": 2**18}
+"""Logits that are widened at a time on a CPU: whole maps of them would not fit the caches."""
+_WIDENED_ELSEWHERE = 2**25
+"""On other devices: every operation is a launch, and a few copies of them must fit in memory."""
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -30,6 +32,18 @@ def widest_float(device: torch.device) -> torch.dtype:
         (torch.float32, torch.float64)
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def runs_at_once(logits: int, device: torch.device) -> int:
+    """How many runs of so many logits each are widened together, one at least.
+
+    Example:
+        >>> runs_at_once(2 * 128_256, torch.device("cpu")), runs_at_once(508, torch.device("cpu"))
+        (1, 516)
+        >>> runs_at_once(2 * 128_256, torch.device("cuda"))
+        130
+    """
+    return max(1, _WIDENED.get(device.type, _WIDENED_ELSEWHERE) // logits)
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -64,7 +78,7 @@ def _compare(
     _check_shapes(logits, reference)
     batch = torch.broadcast_shapes(logits.shape[:-2], reference.shape[:-2])
     tokens = logits.shape[-2:]
-    runs = max(1, _CHUNK // tokens.numel())
+    runs = runs_at_once(tokens.numel(), logits.device)
 
     def chunks(values: Tensor) -> Iterable[Tensor]:
         if values.ndim == 2:
@@ -174,7 +188,8 @@ def compute_answer_probability(logits: Tensor, answer_ids: Tensor) -> Tensor:
     _check_answer(logits, answer_ids)
     index = answer_ids.expand(logits.shape[:-1]).unsqueeze(-1)
     chosen = _wide(logits.gather(-1, index)).squeeze(-1)
-    rows = logits.reshape(-1, logits.shape[-1]).split(max(1, _CHUNK // logits.shape[-1]))
+    rows = logits.reshape(-1, logits.shape[-1])
+    rows = rows.split(runs_at_once(rows.shape[-1], logits.device))
     total = torch.cat([_wide(few).logsumexp(-1) for few in rows]).view(chosen.shape)
     return (chosen - total).sum(-1).exp()
 

@@ -33,6 +33,7 @@ from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import Latents, SiteName
+from codi_patching.patching.rotations import Rotations, still, turned
 
 _INVARIANT_ROWS = 4
 """With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""
@@ -439,15 +440,13 @@ class CodiModel(nn.Module):
             return embeddings
         return embeddings + part_of(self.backbone, self.family.position_embeddings)(positions)
 
-    def rotations(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
+    def rotations(self, embeddings: Tensor, positions: Tensor) -> Rotations:
         """Cosines and sines `(1, tokens, size)` of rotary positions; none without them."""
         if not self.family.rotary:
             return ()
         return tuple(part_of(self.backbone, self.family.rotary)(embeddings, positions[None]))
 
-    def attention(
-        self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...], attend: Attend
-    ) -> Tensor:
+    def attention(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
         """What a block's attention adds to the stream of tokens `(tokens, hidden)`."""
         block = self.blocks[layer]
         return part_of(block, self.family.attention)(
@@ -466,24 +465,19 @@ class CodiModel(nn.Module):
 
     def unrotated(self, layer: int, hidden: Tensor) -> Tensor:
         """Keys before rotation, then values, of a block, `(tokens, 2 * kv heads * size)`."""
-        like = self.rotations(hidden, torch.zeros(len(hidden), dtype=torch.long).to(hidden.device))
-        still = (torch.ones_like(like[0]), torch.zeros_like(like[1])) if like else ()
-        both = self.keys_and_values(layer, hidden, still)
+        nowhere = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        both = self.keys_and_values(layer, hidden, still(self.rotations(hidden, nowhere)))
         return torch.cat([part.transpose(0, 1).flatten(1) for part in both], dim=-1)
 
-    def rotated(self, kv: Tensor, rotations: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def rotated(self, kv: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor]:
         """Keys, rotated, and values `(kv heads, tokens, size)`, from what `unrotated` gives."""
         config = self.backbone.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         keys, values = kv.view(len(kv), 2, heads, -1).permute(1, 2, 0, 3)
-        if rotations:
-            cosine, sine = rotations
-            first, second = keys.chunk(2, dim=-1)
-            keys = keys * cosine + torch.cat([-second, first], dim=-1) * sine
-        return keys, values
+        return turned(keys, rotations), values
 
     def keys_and_values(
-        self, layer: int, hidden: Tensor, rotations: tuple[Tensor, ...]
+        self, layer: int, hidden: Tensor, rotations: Rotations
     ) -> tuple[Tensor, Tensor]:
         """Keys and values `(kv heads, tokens, size)` of a block, which is left after them."""
         kept: list[Tensor] = []

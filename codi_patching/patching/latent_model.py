@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import SiteName
+from codi_patching.patching.rotations import Rotations
 
-Rotations = tuple[Tensor, ...]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 

@@ -72,7 +72,7 @@ class _Lowering:
         return Plan(
             tuple(waves),
             as_tensor(outputs),
-            (Reads(len(outputs), tuple(as_tensor(indices) for indices in reads)),),
+            (Reads.of(len(outputs), reads),),
             len(self.suffix),
             self.sweep.num_slots,
             sum(map(len, self.watch)),

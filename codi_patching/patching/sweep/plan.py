@@ -8,8 +8,10 @@ of all starts, one start after the other; so are the values of all requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Watched = tuple[Tensor, Tensor]
@@ -133,10 +135,21 @@ class Reads:
         outputs: How many of `Plan.logit_outputs` are this request's.
         answers: For each answer which logits are its tokens', `(rows, tokens)`: the request's own,
             then the unpatched run's of `Suffix.read_tokens`.
+        unpatched: For each answer where the unpatched run's are in `answers`, row by row, and which
+            of `Suffix.read_tokens` they are.
     """
 
     outputs: int
     answers: tuple[Tensor, ...]
+    unpatched: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, outputs: int, answers: Sequence[Sequence[Sequence[int]]]) -> Reads:
+        """From the numbers of the logits of each answer, row by row."""
+        every = tuple(torch.tensor(own) for own in answers)
+        theirs = [(own.flatten() >= outputs).nonzero()[:, 0] for own in every]
+        which = [own.flatten()[places] - outputs for own, places in zip(every, theirs)]
+        return cls(outputs, every, tuple(zip(theirs, which)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,38 +11,51 @@ from torch import Tensor
 class PromptTree:
     """Prompts as one list of tokens, each common beginning once.
 
+    Rows of prompts are as long as the longest; what stands after a row's end means nothing.
+
     Attributes:
         tokens: Token ids, `(tokens,)`.
         depths: Their positions, `(tokens,)`.
-        own: For each prompt the slice of tokens that are new with it.
-        paths: For each prompt all its tokens, `(length,)`.
-        masks: For each prompt which of its path its new tokens attend to, `(new, length)`.
+        lengths: Of each prompt, `(prompts,)`.
+        paths: For each prompt all its tokens, `(prompts, longest)`.
+        own: For each prompt the tokens that are new with it, `(prompts, most)`.
+        places: Of each token among those of `own`, row by row, `(tokens,)`.
+        masks: Which of its path each token of `own` attends to, `(prompts, most, longest)`.
         ends: The last token of each prompt, `(prompts,)`.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         tokens: list[int] = []
         paths: list[list[int]] = []
-        self.own: list[slice] = []
-        self.masks: list[Tensor] = []
+        new: list[range] = []
         for index, prompt in enumerate(prompts):
             shared: list[int] = []
             for other, path in zip(prompts[:index], paths):
                 same = _common(prompt, other)
                 if same > len(shared):
                     shared = path[:same]
-            new = range(len(tokens), len(tokens) + len(prompt) - len(shared))
-            paths.append([*shared, *new])
+            new.append(range(len(tokens), len(tokens) + len(prompt) - len(shared)))
+            paths.append([*shared, *new[-1]])
             tokens += prompt[len(shared) :]
-            self.own.append(slice(new.start, new.stop))
-            everything = torch.ones(len(new), len(prompt), dtype=torch.bool, device=device)
-            self.masks.append(everything.tril(len(shared)))
-        self.tokens = torch.tensor(tokens, device=device)
-        self.depths = torch.empty(len(tokens), dtype=torch.long, device=device)
-        self.paths = [torch.tensor(path, device=device) for path in paths]
-        for whole_path in self.paths:
-            self.depths[whole_path] = torch.arange(len(whole_path), device=device)
-        self.ends = torch.stack([whole_path[-1] for whole_path in self.paths])
+        depths = torch.zeros(len(tokens), dtype=torch.long)
+        places = torch.zeros(len(tokens), dtype=torch.long)
+        most = max(map(len, new))
+        for row, (path, mine) in enumerate(zip(paths, new)):
+            depths[path] = torch.arange(len(path))
+            places[mine.start : mine.stop] = row * most + torch.arange(len(mine))
+        own, whole = _rows(new), _rows(paths)
+        masks = torch.arange(whole.shape[1]) <= depths[own][..., None]
+        self.tokens = torch.tensor(tokens).to(device)
+        self.lengths = torch.tensor([len(path) for path in paths]).to(device)
+        self.ends = torch.tensor([path[-1] for path in paths]).to(device)
+        self.depths, self.places = depths.to(device), places.to(device)
+        self.paths, self.own, self.masks = whole.to(device), own.to(device), masks.to(device)
+
+
+def _rows(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of any lengths as one tensor, with zeros after their ends."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -44,12 +44,33 @@ class _Wanted:
 
     def answers(self, made: Iterator[Tensor | None]) -> tuple[Tensor, ...]:
         """Of each answer `(rows, tokens, vocabulary)`; takes what was made of `rows`."""
-        unpatched, own = self.state.logits, self.reads.outputs
+        reads, suffix = self.reads, self.state.suffix
+        theirs = dict(zip(suffix.reads, reads.unpatched))
         found = {
-            tokens: _with_unpatched(next(made), place, own, unpatched)
+            tokens: self._with_unpatched(next(made), place, *theirs[tokens])
             for tokens, place in self.places.items()
         }
-        return tuple(found[tokens] for tokens in self.state.suffix.reads)
+        return tuple(found[tokens] for tokens in suffix.reads)
+
+    def _with_unpatched(
+        self, made: Tensor | None, reads: Tensor, places: Tensor, which: Tensor
+    ) -> Tensor:
+        """Logits `(rows, tokens, vocabulary)`, the unpatched run's where a row changed nothing.
+
+        Args:
+            made: Logits by place, `(rows * tokens, vocabulary)`, completed in place unless
+                gradients are asked for; None if no row changed anything.
+            reads: See `Reads.answers`.
+            places: See `Reads.unpatched`, with `which`.
+            which: Of the unpatched run's logits.
+        """
+        unpatched = self.state.logits
+        if made is None:
+            return unpatched[reads - self.reads.outputs]
+        if len(places):
+            made = made.clone() if made.requires_grad else made
+            made.index_copy_(0, places, unpatched[which])
+        return made.view(*reads.shape, -1)
 
 
 def answer_logits(
@@ -82,25 +103,6 @@ def _together(
         made = iter([logits[end - len(places) : end] for end, places in zip(ends, rows)])
     for each in wanted:
         yield each.answers(made)
-
-
-def _with_unpatched(made: Tensor | None, reads: Tensor, own: int, unpatched: Tensor) -> Tensor:
-    """Logits `(rows, tokens, vocabulary)`, the unpatched run's where a row changed nothing.
-
-    Args:
-        made: Logits by place, `(rows * tokens, vocabulary)`, completed in place unless gradients
-            are asked for; None if no row changed anything.
-        reads: Places, from `own` on in `unpatched`, `(rows, tokens)`.
-        own: How many are the request's own.
-        unpatched: The unpatched run's logits, `(read tokens, vocabulary)`.
-    """
-    if made is None:
-        return unpatched[reads - own]
-    logits, same = made.view(*reads.shape, -1), reads >= own
-    if same.any():
-        logits = logits.clone() if logits.requires_grad else logits
-        logits[same] = unpatched[reads[same] - own]
-    return logits
 
 
 def groups_within(sizes: Sequence[int], limit: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from codi_patching.patching.interventions import SiteName
-from codi_patching.patching.latent_model import Attend, LatentModel, Rotations
+from codi_patching.patching.latent_model import Attend, LatentModel
+from codi_patching.patching.rotations import Rotations, still, turned
 
 
 class Recorder:
@@ -35,10 +36,10 @@ class Recorder:
 
     def block(self, layer: int, hidden: Tensor, rotations: Rotations, attend: Attend) -> Tensor:
         """The output of a decoder block, in its two halves, for tokens `(tokens, hidden)`."""
-        if "kv" in self.record:
-            self.kept["kv"].append(self.model.unrotated(layer, self._picked(hidden)))
         if "head" in self.record:
             attend = self._kept_heads(attend)
+        if "kv" in self.record:
+            attend, rotations = self._kept_keys(attend, rotations), still(rotations)
         added = self.model.attention(layer, hidden, rotations, attend)
         mid = hidden + added
         out = self.model.mlp(layer, mid)
@@ -48,6 +49,16 @@ class Recorder:
             self._keep("mlp_out", out)
             self._keep("mid", mid)
         return mid + out
+
+    def _kept_keys(self, attend: Attend, rotations: Rotations) -> Attend:
+        """The same attention, of queries and keys that are turned here after keys are kept."""
+
+        def kept(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+            both = [part.transpose(0, 1).flatten(1) for part in (keys, values)]
+            self._keep("kv", torch.cat(both, dim=-1))
+            return attend(turned(query, rotations), turned(keys, rotations), values, scaling)
+
+        return kept
 
     def _kept_heads(self, attend: Attend) -> Attend:
         """The same attention, what its heads give being kept."""

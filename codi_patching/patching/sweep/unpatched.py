@@ -17,7 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from codi_patching.patching.engine import Readout, Run, Unpatched
 from codi_patching.patching.interventions import PlaceTokens, SiteName
-from codi_patching.patching.latent_model import Attend, LatentModel, Rotations
+from codi_patching.patching.latent_model import Attend, LatentModel
+from codi_patching.patching.rotations import Rotations
 from codi_patching.patching.sweep.prompt_tree import PromptTree
 from codi_patching.patching.sweep.recorder import Recorder
 from codi_patching.patching.sweep.suffix import Suffix
@@ -66,18 +67,18 @@ class UnpatchedBatch:
     ) -> None:
         self.model, self.prompts, self.suffixes = model, prompts, suffixes
         self.places_of = places or [{}] * len(prompts)
+        self.tree = PromptTree(prompts, model.device)
         plain = Recorder(model, ())
         self.lead = self.readout = plain
         if any(suffix.lead for suffix in suffixes):
-            self.lead = Recorder(model, record, _leads(prompts, suffixes, model.device))
+            self.lead = Recorder(model, record, self._leads())
             self.readout = Recorder(model, record)
         self.lead_stream: list[Tensor] = []
         self.recorder = Recorder(model, record)
-        device = model.device
-        self.lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-        self.longest = max(map(len, prompts))
+        self.longest = self.tree.paths.shape[1]
         self.width = self.longest + max(map(len, suffixes))
-        self.visible = torch.arange(self.longest, device=device) < self.lengths[:, None]
+        every = torch.arange(self.longest, device=model.device)
+        self.visible = every < self.tree.lengths[:, None]
         self.kv = torch.empty(0)
 
     def run(self, readouts: Sequence[Readout]) -> list[Unpatched]:
@@ -93,78 +94,71 @@ class UnpatchedBatch:
             hidden = streams[-1][-1, :, 0]
         tokens = max(len(suffix.tokens) for suffix in self.suffixes)
         if tokens:
-            ids = torch.zeros(count, tokens, dtype=torch.long, device=hidden.device)
+            ids = torch.zeros(count, tokens, dtype=torch.long)
             visible = torch.zeros(count, tokens, model.num_latents + tokens, dtype=torch.bool)
             for index, suffix in enumerate(self.suffixes):
                 ids[index, : len(suffix.tokens)] = torch.tensor(suffix.tokens)
                 for token in range(suffix.first_read, len(suffix)):
                     path = [seen - suffix.lead for seen in suffix.path(token)[suffix.lead :]]
                     visible[index, token - suffix.first_read, path] = True
-            embeddings = model.embed(ids)
+            embeddings = model.embed(ids.to(hidden.device))
             visible = visible.to(hidden.device)
             streams.append(self._suffix_pass(embeddings, model.num_latents, visible, self.readout))
         return self._split(torch.cat(streams, dim=2), bots, readouts)
 
     def _encode(self) -> Tensor:
         """The last block's outputs at bot `(questions, hidden)`, common beginnings run once."""
-        tree = PromptTree(self.prompts, self.model.device)
+        tree = self.tree
         embeddings = self.model.embed(tree.tokens)
         rotations = self.model.rotations(embeddings, tree.depths)
         hidden = self.model.add_position_embeddings(embeddings, tree.depths)
         last = len(self.model.blocks) - 1
         if self.lead.tokens is not None:
-            return self._encode_leads(tree, embeddings, hidden, rotations)
+            return self._encode_leads(embeddings, hidden, rotations)
         for layer in range(last + 1):
-            attend = self._prompt_attention(layer, tree)
+            attend = self._prompt_attention(layer)
             if layer == last:  # of the others nothing but keys and values is read
                 keys, values = self.model.keys_and_values(layer, hidden, rotations)
-                self._store_prompts(layer, tree, keys, values)
+                self._store_prompts(layer, keys, values)
                 hidden = hidden[tree.ends]
                 rotations = tuple(part[:, tree.ends] for part in rotations)
                 attend = self._suffix_attention(layer, 0, self.visible[:, None], store=False)
             hidden = self.lead.block(layer, hidden, rotations, attend)
         return hidden
 
-    def _encode_leads(
-        self, tree: PromptTree, embeddings: Tensor, hidden: Tensor, rotations: Rotations
-    ) -> Tensor:
+    def _encode_leads(self, embeddings: Tensor, hidden: Tensor, rotations: Rotations) -> Tensor:
         """The same with every token through every layer, what the leads have being kept."""
         self.lead_stream = [embeddings[self.lead.tokens]]
         for layer in range(len(self.model.blocks)):
-            attend = self._prompt_attention(layer, tree)
+            attend = self._prompt_attention(layer)
             hidden = self.lead.block(layer, hidden, rotations, attend)
             self.lead_stream.append(hidden[self.lead.tokens])
-        return hidden[tree.ends]
+        return hidden[self.tree.ends]
 
-    def _prompt_attention(self, layer: int, tree: PromptTree) -> Attend:
+    def _leads(self) -> Tensor:
+        """The tokens of all leads, one question after the other, among those of the tree."""
+        ends = [(len(ids), suffix.lead) for ids, suffix in zip(self.prompts, self.suffixes)]
+        paths = zip(self.tree.paths, ends)
+        return torch.cat([path[length - lead : length] for path, (length, lead) in paths])
+
+    def _prompt_attention(self, layer: int) -> Attend:
         """Each prompt's new tokens attend to its own path from the start."""
+        tree = self.tree
+        within_rows = self._suffix_attention(layer, 0, tree.masks, store=False)
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-            self._store_prompts(layer, tree, keys, values)
-            mixed = [
-                scaled_dot_product_attention(
-                    query[None, :, own],
-                    keys[None, :, path],
-                    values[None, :, path],
-                    attn_mask=mask,
-                    scale=scaling,
-                    enable_gqa=True,
-                )[0]
-                for own, path, mask in zip(tree.own, tree.paths, tree.masks)
-                if own.stop > own.start
-            ]
-            return torch.cat(mixed, dim=1).transpose(0, 1)
+            self._store_prompts(layer, keys, values)
+            return within_rows(query[:, tree.own.flatten()], keys, values, scaling)[tree.places]
 
         return attend
 
-    def _store_prompts(self, layer: int, tree: PromptTree, keys: Tensor, values: Tensor) -> None:
+    def _store_prompts(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if not self.kv.numel():
             heads, _, size = keys.shape
             shape = (len(self.model.blocks), 2, len(self.prompts), heads, self.width, size)
             self.kv = keys.new_zeros(shape)
-        for index, path in enumerate(tree.paths):
-            self.kv[layer, 0, index, :, : len(path)] = keys[:, path]
-            self.kv[layer, 1, index, :, : len(path)] = values[:, path]
+        for index, part in enumerate((keys, values)):
+            self.kv[layer, index, :, :, : self.longest] = part[:, self.tree.paths].transpose(0, 1)
 
     def _suffix_pass(
         self, embeddings: Tensor, first: int, visible: Tensor, recorder: Recorder
@@ -179,7 +173,7 @@ class UnpatchedBatch:
         """
         count, new = embeddings.shape[:2]
         depths = visible.sum(-1) - 1
-        positions = (self.lengths[:, None] + depths.clamp(min=0)).flatten()
+        positions = (self.tree.lengths[:, None] + depths.clamp(min=0)).flatten()
         mask = torch.cat([self.visible[:, None].expand(-1, new, -1), visible], dim=-1)
         rotations = self.model.rotations(embeddings, positions)
         stream = [embeddings.flatten(0, 1)]
@@ -218,15 +212,19 @@ class UnpatchedBatch:
         """One start for each question, from the streams of all `(L + 1, questions, S, hidden)`."""
         latents = self.model.num_latents
         reads = [suffix.read_tokens for suffix in self.suffixes]
-        here = [[t - s.lead for t in tokens] for s, tokens in zip(self.suffixes, reads)]
-        ends = torch.cat([stream[-1, i, tokens] for i, tokens in enumerate(here)])
+        rows = [(i, t - s.lead) for i, s in enumerate(self.suffixes) for t in reads[i]]
+        row, token = torch.tensor(rows, dtype=torch.long).view(-1, 2).to(stream.device).unbind(1)
+        ends = stream[-1][row, token]
         logits = self.model.logits(self.model.final_norm(ends)).split([len(r) for r in reads])
         starts = []
         first = 0
         for index, (suffix, readout) in enumerate(zip(self.suffixes, readouts)):
             length = len(self.prompts[index])
             place = {token: at for at, token in enumerate(reads[index])}
-            answers = tuple(logits[index][None, [place[t] for t in r]] for r in suffix.reads)
+            answers = tuple(
+                torch.stack([logits[index][place[token]] for token in read])[None]
+                for read in suffix.reads
+            )
             own = stream[:, index, : len(suffix) - suffix.lead]
             sites: dict[str, Tensor] = self.recorder.of(index, index + 1)
             recorded = {site: sites[site].unsqueeze(0) for site in self.recorder.record}
@@ -266,14 +264,6 @@ class UnpatchedBatch:
             after = [read[name]] if read else []
             whole[name] = torch.cat([lead[name], own, *after], dim=1)
         return torch.cat([before, stream], dim=1), whole
-
-
-def _leads(
-    prompts: Sequence[Sequence[int]], suffixes: Sequence[Suffix], device: torch.device
-) -> Tensor:
-    """The tokens of all leads, one question after the other, among those of the prompts' tree."""
-    paths = PromptTree(prompts, device).paths
-    return torch.cat([path[len(path) - s.lead :] for path, s in zip(paths, suffixes)])
 
 
 def _of_places(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from codi_patching.patching.latent_model import Attend, LatentModel, Rotations
+from codi_patching.patching.latent_model import Attend, LatentModel
+from codi_patching.patching.rotations import Rotations
 from codi_patching.patching.sweep.plan import AttentionStep, Functions, Plan, Step, Watched, Wave
 from codi_patching.patching.sweep.shared_attention import OwnKeys, shared_attention
 from codi_patching.patching.sweep.starts import Starts
