@@ -16,38 +16,15 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "pretended"
 DEVICE = torch.device("privateuseone", 0)
-WAITING = [
-    "_local_scalar_dense",
-    "nonzero",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "_unique2",
-    "unique_dim",
-    "unique_consecutive",
-]
-INDEXING = ["index", "index_put", "index_put_", "_index_put_impl_"]
-VIEWS = [
-    "select",
-    "view",
-    "slice",
-    "_unsafe_view",
-    "unsqueeze",
-    "transpose",
-    "expand",
-    "t",
-    "split",
-    "split_with_sizes",
-    "permute",
-    "squeeze",
-    "detach",
-    "alias",
-    "lift_fresh",
-    "empty",
-    "empty_strided",
-    "as_strided",
-    "unbind",
-]
+WAITING = (
+    "_local_scalar_dense nonzero equal is_nonzero masked_select _unique2 unique_dim "
+    "unique_consecutive"
+)
+INDEXING = "index index_put index_put_ _index_put_impl_"
+VIEWS = (
+    "select view slice _unsafe_view unsqueeze transpose expand t split split_with_sizes permute "
+    "squeeze detach alias lift_fresh empty empty_strided as_strided unbind"
+)
 
 waits: Counter[str] = Counter()
 """What made the program wait, by the name of the operation."""
@@ -118,7 +95,7 @@ def _run(func, args, kwargs):
     if asked is not None:
         options |= {"device": torch.device("cpu")}
     _check(name, func, args, tensors, own, kwargs)
-    if name not in VIEWS:
+    if name not in VIEWS.split():
         launches[name] += 1
     given = func(*there, **{k: v for k, v in options.items() if k != "pin_memory"})
     if name == "_to_copy" and asked is not None and asked.type == "cpu":
@@ -141,9 +118,9 @@ def _check(name, func, args, tensors, own, kwargs):
         waits[name] += moved and not kwargs.get("non_blocking")
     elif name == "copy_":
         waits[name] += bool(foreign)
-    elif name in WAITING:
+    elif name in WAITING.split():
         waits[name] += 1
-    elif name in INDEXING:
+    elif name in INDEXING.split():
         indices = [index for index in args[1] if index is not None]
         waits[name] += any(index.dtype == torch.bool for index in indices)
         waits[name] += any(index is other for index in indices for other in foreign)

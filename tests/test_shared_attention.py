@@ -6,9 +6,15 @@ from unittest.mock import patch
 import pytest
 import torch
 from random_families import CLASSES, HIDDEN, family_model
+from torch.nn.functional import pad
 
 from codi_patching.patching.cache_pieces import cache_pieces
-from codi_patching.patching.sweep.shared_attention import OwnKeys, shared_attention
+from codi_patching.patching.sweep.shared_attention import (
+    OwnKeys,
+    PaddedPrompts,
+    Segments,
+    shared_attention,
+)
 
 BYTES = "codi_patching.patching.cache_pieces._BYTES"
 
@@ -46,8 +52,14 @@ def test_attention_equals_every_token_by_itself(piece, masked):
         mask = torch.rand(8, 3, generator=drawn) < 0.7
     own, query = OwnKeys(normal(2, 2, 7, 8), slots, mask), normal(6, 8, 8)
     with patch(BYTES, piece):
-        found = shared_attention(query, segments, own, 0.3)
+        found = shared_attention(query, Segments(segments), own, 0.3)
     torch.testing.assert_close(found, one_by_one(query, segments, own, 0.3), rtol=0, atol=1e-12)
+    lengths = torch.tensor([prompt.shape[2] for prompt, _ in segments])
+    kv = torch.stack([pad(prompt, (0, 0, 0, 9 - prompt.shape[2])) for prompt, _ in segments], dim=2)
+    rows = torch.tensor([[0, 1, 2, 0], [3, 0, 0, 0], [4, 5, 6, 7]])
+    padded = PaddedPrompts(kv, lengths, rows, torch.tensor([0, 1, 2, 4, 8, 9, 10, 11]))
+    together = shared_attention(query, padded, own, 0.3)
+    torch.testing.assert_close(together, found, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", sorted(CLASSES))

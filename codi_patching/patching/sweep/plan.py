@@ -51,6 +51,8 @@ class AttentionStep:
         key_functions: Of keys and values, by input.
         heads: Of given heads.
         head_functions: Of computed heads.
+        rows: Of each start the nodes that attend to its prompt, any after them, `(starts, most)`,
+            and where each node is there, row by row; None where segments are taken one by one.
     """
 
     source: Tensor
@@ -67,6 +69,7 @@ class AttentionStep:
     key_functions: Functions
     heads: Heads
     head_functions: HeadFunctions
+    rows: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)

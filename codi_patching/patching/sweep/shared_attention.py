@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,117 @@ from codi_patching.patching.cache_pieces import cache_pieces, joined
 
 Segment = tuple[Tensor, int]
 """A prompt's keys and values `(2, kv heads, length, size)`, and how many tokens attend to it."""
+
+
+class Prompts(Protocol):
+    """Prompts that tokens attend to, in float32 at least."""
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest."""
+
+    def score(self, query: Tensor, scores: Tensor) -> None:
+        """Write the products of `(kv heads, tokens, heads each, size)` with keys into scores.
+
+        Those with keys beyond a prompt's end are minus infinity.
+        """
+
+    def add_values(self, weights: Tensor, mixed: Tensor) -> None:
+        """Add the values, weighted, to `(kv heads, tokens, heads each, size)`."""
+
+
+class Segments:
+    """Prompts one by one, their tokens one segment after the other.
+
+    Args:
+        segments: The prompts, and how many tokens attend to each.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest."""
+        return max(prompt.shape[2] for prompt, _ in self.segments)
+
+    def between(self, first: int, last: int) -> Segments:
+        """The segments of the tokens from `first` to `last` (excluded)."""
+        found, start = [], 0
+        for prompt, count in self.segments:
+            inside = min(last, start + count) - max(first, start)
+            if inside > 0:
+                found.append((prompt, inside))
+            start += count
+        return Segments(found)
+
+    def score(self, query: Tensor, scores: Tensor) -> None:
+        """See `Prompts`."""
+        longest = self.longest
+        for prompt, asking, found in self._each(query, scores):
+            length = prompt.shape[2]
+            found[..., length:longest].fill_(-torch.inf)
+            found[..., :length].baddbmm_(asking, prompt[0].to(query).transpose(1, 2))
+
+    def add_values(self, weights: Tensor, mixed: Tensor) -> None:
+        """See `Prompts`."""
+        for prompt, answer, given in self._each(mixed, weights):
+            answer.baddbmm_(given[..., : prompt.shape[2]], prompt[1].to(mixed))
+
+    def _each(self, first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Each prompt with its rows of two tensors `(kv heads, tokens, heads each, …)`.
+
+        The rows are views `(kv heads, count * heads each, …)`.
+        """
+        groups, tokens, each = first.shape[:3]
+        first, second = (part.view(groups, tokens * each, -1) for part in (first, second))
+        start = 0
+        for prompt, count in self.segments:
+            end = start + count * each
+            yield prompt, first[:, start:end], second[:, start:end]
+            start = end
+
+
+@dataclass(frozen=True)
+class PaddedPrompts:
+    """All prompts in one product, as long as the longest, with as many tokens as one has at most.
+
+    Attributes:
+        kv: Keys and values, `(2, kv heads, prompts, longest, size)`.
+        lengths: Of the prompts, `(prompts,)`.
+        rows: Of each prompt its tokens, any after them, `(prompts, most)`.
+        places: Where each token is in `rows`, row by row, `(tokens,)`.
+    """
+
+    kv: Tensor
+    lengths: Tensor
+    rows: Tensor
+    places: Tensor
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest."""
+        return self.kv.shape[3]
+
+    def score(self, query: Tensor, scores: Tensor) -> None:
+        """See `Prompts`."""
+        products = self._padded(query) @ self.kv[0].to(query).transpose(2, 3)
+        beyond = torch.arange(self.longest, device=query.device) >= self.lengths[:, None]
+        products = products.masked_fill(beyond[:, None], -torch.inf)
+        scores[..., : self.longest] = self._by_token(products, query.shape[2])
+
+    def add_values(self, weights: Tensor, mixed: Tensor) -> None:
+        """See `Prompts`."""
+        given = self._padded(weights[..., : self.longest]) @ self.kv[1].to(mixed)
+        mixed += self._by_token(given, mixed.shape[2])
+
+    def _padded(self, values: Tensor) -> Tensor:
+        """`(kv heads, prompts, most * heads each, …)` of `(kv heads, tokens, heads each, …)`."""
+        return values[:, self.rows].flatten(2, 3)
+
+    def _by_token(self, values: Tensor, each: int) -> Tensor:
+        """The other way round."""
+        return values.unflatten(2, (-1, each)).flatten(1, 2)[:, self.places]
 
 
 @dataclass(frozen=True)
@@ -40,7 +152,7 @@ class OwnKeys:
 
 def shared_attention(
     query: Tensor,
-    segments: Sequence[Segment],
+    prompts: Segments | PaddedPrompts,
     own: OwnKeys,
     scaling: float,
     hidden: Tensor | None = None,
@@ -49,7 +161,7 @@ def shared_attention(
 
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
-        segments: Prompts, and how many tokens of the query, one segment after the other, attend.
+        prompts: What tokens attend to; segments in pieces that fit a CPU's caches.
         own: Keys and values that tokens do not share.
         scaling: Of the scores.
         hidden: True where a token does not see one of its prompt, `(tokens, longest prompt)`; None
@@ -59,36 +171,29 @@ def shared_attention(
         `(tokens, heads, size)`, in the query's dtype.
     """
     heads, tokens, size = query.shape
+    if isinstance(prompts, PaddedPrompts):
+        return _attention(query, prompts, *own.of(0, tokens), scaling, hidden)
     wide = torch.promote_types(query.dtype, torch.float32)
-    longest = max(prompt.shape[2] for prompt, _ in segments)
     own_slots = own.slots.shape[1]
-    scores, gathered = heads * (longest + own_slots), 2 * own.pool.shape[1] * own_slots * size
+    scores, gathered = (
+        heads * (prompts.longest + own_slots),
+        2 * own.pool.shape[1] * own_slots * size,
+    )
     width = wide.itemsize * max(scores, gathered)
     mixed, first = [], 0
     for count in cache_pieces(tokens, width, query.device):
         last = first + count
-        there = _between(segments, first, last)
         gone = None if hidden is None else hidden[first:last]
+        there = prompts.between(first, last)
         part = _attention(query[:, first:last], there, *own.of(first, last), scaling, gone)
         mixed.append(part)
         first = last
     return joined(mixed)
 
 
-def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
-    """The segments of the tokens from `first` to `last` (excluded)."""
-    found, start = [], 0
-    for prompt, count in segments:
-        inside = min(last, start + count) - max(first, start)
-        if inside > 0:
-            found.append((prompt, inside))
-        start += count
-    return found
-
-
 def _attention(
     query: Tensor,
-    segments: Sequence[Segment],
+    prompts: Prompts,
     own: Tensor,
     mask: Tensor | None,
     scaling: float,
@@ -102,7 +207,7 @@ def _attention(
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     heads, tokens, size = query.shape
-    groups, longest = own.shape[1], max(prompt.shape[2] for prompt, _ in segments)
+    groups, longest = own.shape[1], prompts.longest
     each = heads // groups
     own_keys, own_values = own.to(wide)
     query = query.to(wide).view(groups, each, tokens, size).transpose(1, 2).contiguous() * scaling
@@ -110,30 +215,10 @@ def _attention(
     scores[..., longest:] = query @ own_keys.transpose(2, 3)
     if mask is not None:
         scores[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
-    for prompt, asking, found in _by_segment(segments, query, scores):
-        length = prompt.shape[2]
-        found[..., length:longest].fill_(-torch.inf)
-        found[..., :length].baddbmm_(asking, prompt[0].to(wide).transpose(1, 2))
+    prompts.score(query, scores)
     if hidden is not None:
         scores[..., :longest].masked_fill_(hidden[:, None, :longest], -torch.inf)
     weights = scores.softmax(dim=-1)
     mixed = weights[..., longest:] @ own_values
-    for prompt, answer, given in _by_segment(segments, mixed, weights):
-        answer.baddbmm_(given[..., : prompt.shape[2]], prompt[1].to(wide))
+    prompts.add_values(weights, mixed)
     return mixed.transpose(0, 1).reshape(tokens, heads, size).to(dtype)
-
-
-def _by_segment(
-    segments: Sequence[Segment], first: Tensor, second: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each segment's prompt with its rows of two tensors `(kv heads, tokens, heads each, …)`.
-
-    The rows are views `(kv heads, count * heads each, …)`.
-    """
-    groups, tokens, each = first.shape[:3]
-    first, second = (part.view(groups, tokens * each, -1) for part in (first, second))
-    start = 0
-    for prompt, count in segments:
-        end = start + count * each
-        yield prompt, first[:, start:end], second[:, start:end]
-        start = end

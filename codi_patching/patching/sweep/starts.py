@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,6 +31,13 @@ class Starts:
     suffix_kv: Tensor
     stream: Tensor
     mid: Tensor | None
+
+    @cached_property
+    def padded_kv(self) -> Tensor:
+        """Of all, `(L, 2, kv heads, starts, longest, size)`, zero after a prompt's end."""
+        longest = max(own.shape[3] for own in self.prompt_kv)
+        padded = [pad(own, (0, 0, 0, longest - own.shape[3])) for own in self.prompt_kv]
+        return torch.stack(padded, dim=3)
 
     @classmethod
     def of(cls, states: Sequence[UnpatchedState]) -> Starts:

@@ -10,7 +10,12 @@ from torch import Tensor
 from codi_patching.patching.latent_model import Attend, LatentModel
 from codi_patching.patching.rotations import Rotations
 from codi_patching.patching.sweep.plan import AttentionStep, Functions, Plan, Step, Watched, Wave
-from codi_patching.patching.sweep.shared_attention import OwnKeys, shared_attention
+from codi_patching.patching.sweep.shared_attention import (
+    OwnKeys,
+    PaddedPrompts,
+    Segments,
+    shared_attention,
+)
 from codi_patching.patching.sweep.starts import Starts
 from codi_patching.patching.sweep.values import Values
 
@@ -177,14 +182,22 @@ class Sweep:
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
             self._store(layer, slots, keys, values)
             self._overwrite(layer, written)
-            prompts = self.starts.prompt_kv
-            segments = [(prompts[start][layer], count) for start, count in step.segments]
+            prompts = self._prompts(layer, step)
             own = OwnKeys(self.pool[layer], step.keys, step.mask)
             hidden = None if step.hidden is None else self.values.hidden[step.hidden]
-            seen = shared_attention(query, segments, own, scaling, hidden)
+            seen = shared_attention(query, prompts, own, scaling, hidden)
             return self._heads(step, seen)
 
         return attend
+
+    def _prompts(self, layer: int, step: AttentionStep) -> Segments | PaddedPrompts:
+        """What the tokens of a layer attend to beside their own run."""
+        if step.rows is None:
+            prompts = self.starts.prompt_kv
+            return Segments([(prompts[start][layer], count) for start, count in step.segments])
+        starts = len(step.rows[0])
+        kv = self.starts.padded_kv[layer, :, :, :starts]
+        return PaddedPrompts(kv, self.starts.lengths[:starts], *step.rows)
 
     def _heads(self, step: AttentionStep, mixed: Tensor) -> Tensor:
         """What heads give `(tokens, heads, size)`, with those that are patched."""
