@@ -52,17 +52,20 @@ picture: $(VENV)/.installed ## the picture of the README, of docs/results
 	$(BIN)/python scripts/readme_picture.py
 
 RUN := --trainer.logger false --results.overwrite true --report.pair_sheets false --report.page false
-ON_PLAIN := --data.pairs codi-plain $(RUN) --results.dir docs/results/models
+MODELS := docs/results/models
+ON_PLAIN := --data.pairs codi-plain $(RUN) --results.dir $(MODELS)
 reproduce: $(VENV)/.installed ## make docs/results and the reports again (half an hour)
 	$(BIN)/codi-patching study --dir docs/results/codi-tiny --docs docs --model.checkpoint codi-tiny $(RUN)
 	$(BIN)/codi-patching study --dir docs/results/codi-plain --docs docs --model.checkpoint codi-plain $(RUN)
 	$(BIN)/codi-patching study --dir docs/results/codi-pause --docs docs --model.checkpoint codi-pause $(RUN)
-	$(BIN)/codi-patching predict --config layer $(ON_PLAIN)/layer_frozen
-	$(BIN)/codi-patching predict --config position $(ON_PLAIN)/position_recomputed
-	$(BIN)/codi-patching compare --dir docs/results/models/comparison --no_page \
-	  docs/results/models/layer_frozen docs/results/models/position_recomputed \
+	$(BIN)/codi-patching predict --config layer --model.checkpoint codi-tiny $(ON_PLAIN)/codi-tiny_layer_frozen
+	$(BIN)/codi-patching predict --config position --model.checkpoint codi-tiny $(ON_PLAIN)/codi-tiny_position_recomputed
+	$(BIN)/codi-patching predict --config layer --model.checkpoint codi-pause $(ON_PLAIN)/codi-pause_layer_frozen
+	$(BIN)/codi-patching predict --config position --model.checkpoint codi-pause $(ON_PLAIN)/codi-pause_position_recomputed
+	$(BIN)/codi-patching compare --dir $(MODELS)/comparison --no_page \
+	  $(MODELS)/codi-tiny_layer_frozen $(MODELS)/codi-tiny_position_recomputed \
 	  docs/results/codi-plain/layer_frozen docs/results/codi-plain/position_recomputed \
-	  docs/results/codi-pause/layer_frozen docs/results/codi-pause/position_recomputed
+	  $(MODELS)/codi-pause_layer_frozen $(MODELS)/codi-pause_position_recomputed
 
 MODEL ?= codi_tiny
 train: $(VENV)/.installed ## train MODEL (codi_tiny, codi_plain, codi_pause) from nothing (70 to 120 minutes on one core)

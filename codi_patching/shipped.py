@@ -11,10 +11,7 @@ SHIPPED = {
 }
 """Folders of the models, by name."""
 
-SHIPPED_PAIRS = {
-    "codi-tiny": SHIPPED["codi-tiny"] / "pairs.json",
-    **dict.fromkeys(("codi-plain", "codi-pause"), SHIPPED["codi-plain"] / "pairs.json"),
-}
+SHIPPED_PAIRS = {name: folder / "pairs.json" for name, folder in SHIPPED.items()}
 """Files of the pairs made for them; those of codi-plain are such for codi-tiny too."""
 
 

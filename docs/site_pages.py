@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = "report.html"
-OTHERS = ("codi-plain", "codi-pause")
+COMPARED = ("codi-tiny", "codi-plain", "codi-pause")
 
 
 class CommandHelp(Directive):
@@ -95,11 +95,15 @@ def make_result_pages(app: Sphinx) -> None:
         runs = {path: read_results(path) for path in sorted(study.iterdir()) if has_results(path)}
         for folder, data in runs.items():
             write_page(folder / PAGE, build_report([data]))
-        together = list(runs.values())
-        if study.name == "models":  # codi-tiny's on the pairs of the others, beside theirs
-            others = [out / model / run.name for model in OTHERS for run in runs]
-            together += map(read_results, others)
-        write_page(study / "comparison" / PAGE, build_report(together))
+        together = list(runs)
+        if study.name == "models":  # the others' on the pairs of codi-plain, beside its own
+            names = sorted({run.name.partition("_")[2] for run in runs})
+            own = [(model, name) for model in COMPARED for name in names]
+            there = [(study / f"{model}_{name}", out / model / name) for model, name in own]
+            together = [here if here.is_dir() else of_study for here, of_study in there]
+        write_page(
+            study / "comparison" / PAGE, build_report([read_results(path) for path in together])
+        )
     write_index(out)
 
 

@@ -161,7 +161,7 @@ class Bench:
         """One experiment by all arms."""
         args, report = self.args, Report()
         cells = self.cells(grid)
-        measure = partial(self._seconds, cells)
+        measure = partial(self.seconds, cells)
         arms: dict[str, Callable[[], float]] = {
             "sweep, own": partial(measure, self.sweep, self.pairs),
             "sweep, own and control": partial(measure, self.sweep, self.pairs, control=True),
@@ -196,7 +196,7 @@ class Bench:
         experiment.use(self.model, self.sweep)
         return experiment.patch_grid
 
-    def _seconds(
+    def seconds(
         self, cells: PatchGrid, engine: Engine, pairs: Sequence[Pair], control: bool = False
     ) -> float:
         """Seconds a pair of some pairs side by side, from token ids to metrics."""

@@ -138,7 +138,11 @@ def needed_by_all(models: list[CodiModel], triples: list[Triple]) -> list[Triple
 
 
 def find_triples(
-    models: list[CodiModel], rng: Random, wanted: dict[tuple[int, int], int], equal: bool
+    models: list[CodiModel],
+    rng: Random,
+    wanted: dict[tuple[int, int], int],
+    equal: bool,
+    at_once: int,
 ) -> list[Triple]:
     """So many triples of each kind, all of whose questions need their thoughts."""
     found: list[Triple] = []
@@ -146,9 +150,12 @@ def find_triples(
         for (num_steps, step), count in wanted.items():
             good: list[Triple] = []
             while len(good) < count:
-                missing = min(_BATCH, count - len(good))
-                drawn = [draw_triple(rng, num_steps, step, equal) for _ in range(missing)]
-                new = needed_by_all(models, drawn)
+                missing = count - len(good)
+                drawn = [
+                    draw_triple(rng, num_steps, step, equal)
+                    for _ in range(max(at_once, min(_BATCH, missing)))
+                ]
+                new = needed_by_all(models, drawn)[:missing]
                 good += new
                 bar.update(len(new))
             found += good
@@ -184,14 +191,19 @@ def main() -> None:
     parser.add_argument("--different", type=int, default=57, help="pairs with different answers")
     parser.add_argument("--equal", type=int, default=9, help="pairs with equal answers")
     parser.add_argument("--seed", type=int, default=1030)
+    parser.add_argument(
+        "--at_once", type=int, default=1,
+        help="triples tried together at least: many where a model answers few right",
+    )  # fmt: skip
     args = parser.parse_args()
     try:
         models = [load_checkpoint(checkpoint)[0] for checkpoint in args.checkpoints]
     except ValueError as error:
         sys.exit(f"draw_shipped_pairs: {error}")
     rng = Random(args.seed)
-    triples = find_triples(models, rng, spread(args.different, DIFFERENT), equal=False)
-    triples += find_triples(models, rng, spread(args.equal, EQUAL), equal=True)
+    different, equal = spread(args.different, DIFFERENT), spread(args.equal, EQUAL)
+    triples = find_triples(models, rng, different, False, args.at_once)
+    triples += find_triples(models, rng, equal, True, args.at_once)
     rng.shuffle(triples)
     records = [as_record(f"pair_{i:02d}", triple) for i, triple in enumerate(triples)]
     args.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

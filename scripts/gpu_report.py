@@ -43,6 +43,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.results.dataset import patches, run_of
 from codi_patching.results.read import read_results
 
@@ -99,6 +100,7 @@ class GpuReport:
                 self._part("answers against a CPU", partial(self.against_cpu, bench))
             for grid in benchmark.GRIDS:
                 self._part(f"{dtype}, {grid}", partial(self.speed, bench, grid))
+                self._part(f"{dtype}, {grid}, one batch", partial(self.one_batch, bench, grid))
             if dtype == "bfloat16":
                 for grid in benchmark.GRIDS:
                     self._part(f"profile, {grid}", partial(self.profile, bench, grid))
@@ -144,6 +146,21 @@ class GpuReport:
                 **{f"{k}, difference": v for k, v in report.largest_difference.items()},
             }
         )
+
+    @torch.inference_mode()
+    def one_batch(self, bench: benchmark.Bench, grid: str) -> None:
+        """The same with all patched runs of all pairs in one batch, once planned; the memory."""
+        cells, cuda = bench.cells(grid), bench.device.type == "cuda"
+        engine = SweepEngine(bench.model, bench.args.pairs * 2 * (cells.grid.size + 1))
+        bench.seconds(cells, engine, bench.pairs, control=True)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        before = torch.cuda.memory_allocated(bench.device) if cuda else 0
+        row = {"precision": bench.args.dtype, "grid": f"{grid}, one batch"}
+        row["sweep, own and control, s"] = bench.seconds(cells, engine, bench.pairs, control=True)
+        if cuda:
+            row["GB"] = (torch.cuda.max_memory_allocated(bench.device) - before) / 1e9
+        self.found.speed.append(row)
 
     @torch.inference_mode()
     def profile(self, bench: benchmark.Bench, grid: str) -> None:
@@ -305,7 +322,7 @@ def profiled(bench: benchmark.Bench, grid: str) -> tuple[profile, float]:
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as events:
         begun = time.perf_counter()
-        bench._seconds(cells, bench.sweep, bench.pairs, control=True)
+        bench.seconds(cells, bench.sweep, bench.pairs, control=True)
         wall = time.perf_counter() - begun
     return events, wall
 
@@ -316,7 +333,7 @@ def busy_share(bench: benchmark.Bench, grid: str) -> float | None:
         return None
     events, _ = profiled(bench, grid)
     busy = sum(e.self_device_time_total for e in events.key_averages()) / 1e6
-    seconds = bench._seconds(bench.cells(grid), bench.sweep, bench.pairs, control=True)
+    seconds = bench.seconds(bench.cells(grid), bench.sweep, bench.pairs, control=True)
     return busy / (seconds * bench.args.pairs)
 
 
@@ -381,7 +398,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="llama-1b")
-    parser.add_argument("--pairs", type=int, default=8, help="side by side")
+    parser.add_argument("--pairs", type=int, default=57, help="side by side")
     parser.add_argument("--check_pairs", type=int, default=57, help="of the shipped ones, checked")
     parser.add_argument("--end_pairs", type=int, default=57, help="from end to end")
     parser.add_argument("--filling", type=int, default=FILLING, help="size of the product")

@@ -15,6 +15,7 @@ import ast
 import importlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -38,14 +39,18 @@ analysis/made_again.py   tests/test_validity.py
 analysis/max_t.py        tests/analysis/test_max_t.py tests/analysis/test_questions.py
 analysis/used.py         tests/analysis/test_used.py tests/analysis/test_questions.py
 analysis/validity.py     tests/test_validity.py
+callbacks                tests/test_results.py tests/test_loggers.py tests/test_experiments.py
 data                     tests/test_pairs.py tests/test_twins.py tests/test_word_problems.py
 experiments              tests/test_experiments.py tests/test_iterative.py tests/test_controls.py
+measuring                tests/test_experiments.py tests/test_by_hand.py
 metrics                  tests/test_metrics.py codi_patching/metrics
+models                   tests/test_codi.py tests/test_checkpoint.py tests/test_answers.py
 patching                 tests/test_reference.py tests/test_sites.py tests/test_sweep.py
 reporting                tests/reporting
 results                  tests/test_results.py
+training                 tests/test_training.py
 """
-"""By room, and by file where few of the room's are about it."""
+"""By room, and by file where few of the room's are about it; besides those that import a file."""
 
 _OPPOSITES = """min max|minimum maximum|fmin fmax|any all|argmax argmin|nanargmax nanargmin|sf cdf|
 sum mean|own control|OWN CONTROL|base source|clean corrupted|total direct|low high|single whole|
@@ -113,6 +118,20 @@ def faults(tree: ast.AST, root: ast.AST) -> Iterator[tuple[int, str, str, str]]:
                 yield from faults(child, root)
 
 
+def tests_of(name: str) -> str:
+    """The tests of a file: the table's for it, or else the room's after those that import it."""
+    of = dict(line.split(maxsplit=1) for line in TESTS.strip().splitlines())
+    if name in of:
+        return of[name]
+    module = "codi_patching." + name.removesuffix(".py").replace("/", ".")
+    importing = [
+        str(path)
+        for path in sorted(Path("tests").rglob("test_*.py"))
+        if re.search(rf"{re.escape(module)}\b", path.read_text())
+    ]
+    return " ".join(dict.fromkeys([*importing, *of[name.partition("/")[0]].split()]))
+
+
 def passes(tests: str, limit: int) -> bool:
     """Whether tests pass in the working folder, in a fork that has the large libraries already."""
     if child := os.fork():
@@ -156,7 +175,6 @@ def main() -> None:
     given = parser.parse_args()
     for name in LARGE:
         importlib.import_module(name)
-    of = dict(line.split(maxsplit=1) for line in TESTS.strip().splitlines())
     with tempfile.TemporaryDirectory() as folder:
         for kept in ("codi_patching", "tests", "scripts"):
             shutil.copytree(ROOT / kept, f"{folder}/{kept}")
@@ -167,9 +185,9 @@ def main() -> None:
         for path in (
             p for n in given.names for p in sorted((package / n).rglob("*.py")) or [package / n]
         ):
-            name, room = str(path.relative_to(package)), path.parts[1]
+            name = str(path.relative_to(package))
             if path.name != "__init__.py":
-                tests = given.tests or of.get(name) or of[room]
+                tests = given.tests or tests_of(name)
                 counts.append(try_file(path, name, tests, given.each, given.seed))
         noticed, drawn = map(sum, zip(*counts, strict=True))
         print(f"{noticed} of {drawn} noticed ({noticed / drawn:.0%})")

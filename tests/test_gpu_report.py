@@ -81,6 +81,6 @@ def test_the_whole_report_on_a_cpu(tmp_path):
     assert {row["experiment"] for row in found["numbers"]} >= {"relay", "lens", "attention"}
     assert all(row.get("predictions that differ", 0) == 0 for row in found["numbers"])
     assert found["numbers"][0]["second run"] == "the same bytes"
-    assert len(found["speed"]) == 10
+    assert len(found["speed"]) == 20
     assert len(found["profiles"]) == 5
     assert (tmp_path / "report.md").read_text().count("## ") == 4

@@ -13,6 +13,7 @@ from codi_patching.patching.sweep.shared_attention import (
     OwnKeys,
     PaddedPrompts,
     Segments,
+    attention_in_pieces,
     shared_attention,
 )
 
@@ -52,7 +53,7 @@ def test_attention_equals_every_token_by_itself(piece, masked):
         mask = torch.rand(8, 3, generator=drawn) < 0.7
     own, query = OwnKeys(normal(2, 2, 7, 8), slots, mask), normal(6, 8, 8)
     with patch(BYTES, piece):
-        found = shared_attention(query, Segments(segments), own, 0.3)
+        found = attention_in_pieces(query, Segments(segments), own, 0.3)
     torch.testing.assert_close(found, one_by_one(query, segments, own, 0.3), rtol=0, atol=1e-12)
     lengths = torch.tensor([prompt.shape[2] for prompt, _ in segments])
     kv = torch.stack([pad(prompt, (0, 0, 0, 9 - prompt.shape[2])) for prompt, _ in segments], dim=2)

@@ -71,7 +71,10 @@ def test_the_changed_numbers_are_spread_over_steps_and_lengths(records):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("codi-tiny", "codi-tiny"), ("codi-plain", "codi-plain"), ("codi-tiny", "codi-plain")],
+    [
+        *(("codi-tiny", name) for name in ("codi-tiny", "codi-plain")),
+        *((name, name) for name in ("codi-plain", "codi-pause")),
+    ],
 )
 def test_all_questions_of_every_pair_need_the_thoughts(model, name):
     """Those of codi-plain need codi-tiny's too, so that the two are compared on one file."""

@@ -99,9 +99,10 @@ def test_where_nothing_is_fed_back_recomputed_is_frozen(name):
     assert same == [name == "codi-pause"] * 2
 
 
-def test_the_pairs_of_codi_plain_are_those_of_codi_pause():
-    plain, pause = (
-        [pair.source_question for pair in pairs_of(read_results(RESULTS / name / "layer_frozen"))]
-        for name in ("codi-plain", "codi-pause")
-    )
-    assert plain == pause
+def test_three_models_are_compared_on_the_pairs_of_codi_plain():
+    of_models, plain = (RESULTS / name for name in ("models", "codi-plain"))
+    runs = [path for path in sorted(of_models.iterdir()) if has_results(path)]
+    runs.append(plain / "layer_frozen")
+    asked = [[pair.source_question for pair in pairs_of(read_results(run))] for run in runs]
+    assert len(asked) == 5
+    assert all(questions == asked[0] for questions in asked)

@@ -14,6 +14,7 @@ from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, Site, patches_from
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.lowering import make_plan
+from codi_patching.patching.sweep.padded_rows import with_padded_rows
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
 from codi_patching.patching.sweep.transfer import moved, on_device
@@ -102,12 +103,23 @@ def test_gives_the_same_bits_again(case, latents):
 
 @settings(max_examples=10, deadline=None)
 @given(cases(), st.sampled_from(["frozen", "recomputed"]))
-def test_a_moved_plan_gives_the_same(case, latents):
-    """On another device a plan is a copy, in one piece, with all prompts in one product."""
-    plain = run(SweepEngine(case[0], 100), case, latents)
+def test_a_moved_plan_gives_the_same_bits(case, latents):
+    """As a plan on another device is a copy, in one piece, of the one that is worked out."""
+    plain = run(SweepEngine(case[0], 100), case, latents)[1]
     with patch("codi_patching.patching.sweep.run.on_device", moved):
-        copied = run(SweepEngine(case[0], 100), case, latents)
-    assert_same(plain, copied)
+        copied = run(SweepEngine(case[0], 100), case, latents)[1]
+    for a, b in zip(plain.answer_logits, copied.answer_logits, strict=True):
+        assert torch.equal(a, b)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases(), st.sampled_from(["frozen", "recomputed"]))
+def test_all_prompts_in_one_product_give_the_same(case, latents):
+    """As on devices on which each operation is a launch."""
+    plain = run(SweepEngine(case[0], 100), case, latents)
+    with patch("codi_patching.patching.sweep.run.on_device", lambda p, _: with_padded_rows(p)):
+        padded = run(SweepEngine(case[0], 100), case, latents)
+    assert_same(plain, padded)
 
 
 def test_all_of_a_plan_is_moved():

@@ -12,7 +12,7 @@ from codi_patching.analysis.findings import Claim, Comparison, Finding
 from codi_patching.analysis.intervals import ROUNDING
 from codi_patching.analysis.prediction import predict_held_out
 from codi_patching.analysis.study import Study
-from codi_patching.analysis.summary import KL, Summary
+from codi_patching.analysis.summary import KL, LEAST_CONTENT, Summary
 from codi_patching.results.dataset import run_of, structural_of
 from codi_patching.results.description import THOUGHT, Array
 
@@ -124,6 +124,14 @@ def from_positions(study: Study) -> Iterator[Finding]:
         here, there = [row for row, _ in rows], [row for _, row in rows]
         parts = content(single)["unpatched"][:, here]
         target = content(together)["unpatched"][:, there, end_of(together)]
+        labels = (study.label(kind), study.label(whole))
+        if not np.isfinite(target).any():
+            continue
+        largest = float(np.sqrt(np.nanmax(mean_over(target**2))))
+        if largest < LEAST_CONTENT:
+            size = (("root mean square", largest),)
+            yield Finding("layers_from_positions", None, "described", labels, numbers=size)
+            continue
         found = predict_held_out(parts, target, groups_of(single), study.seed, FOLDS)
         if found.r_squared is None or found.low is None or found.high is None:
             continue
@@ -132,5 +140,4 @@ def from_positions(study: Study) -> Iterator[Finding]:
             ("r squared", found.r_squared), ("low", found.low), ("high", found.high),
             ("n", found.n), ("rank agreement", ranks),
         )  # fmt: skip
-        labels = (study.label(kind), study.label(whole))
         yield Finding("layers_from_positions", None, "described", labels, numbers=numbers)

@@ -31,7 +31,7 @@ OVER = {"unpatched": "content_over_unpatched", "control": "content_over_control"
 """Measures of the content effect, by what it is relative to."""
 
 LEAST_CONTENT = 1e-3
-"""Content effects under this are not ranked, in probability."""
+"""Content effects under this are neither ranked nor predicted, in probability."""
 
 _FENCE = 3.0
 """Interquartile ranges beyond the upper quartile (Tukey's outer fence, 1977)."""

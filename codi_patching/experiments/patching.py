@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from codi_patching.measuring.preparation import PairStart, Preparation
 from codi_patching.measuring.prompts import Direction, Prompts
 from codi_patching.measuring.sources import Source
 from codi_patching.measuring.verification import draw_cells
-from codi_patching.metrics.mean_map import MeanMap, mean_maps
+from codi_patching.metrics.functional import widest_float
+from codi_patching.metrics.mean_map import mean_maps
 from codi_patching.metrics.table import METRICS, Metric
 from codi_patching.models.codi import CodiModel
 from codi_patching.patching.engine import Engine
@@ -173,14 +174,14 @@ class PatchingExperiment(Experiment):
     def count(self, records: Iterable[PairRecord]) -> None:
         """Count pairs in the metrics, those measured by an earlier start too."""
         missing = np.full(self.grid.shape, np.nan)
-        maps = [cast(MeanMap, metric) for metric in self.metrics.values()]
         for record in records:
             arms = [
                 [record.values[name], record.control.get(name, missing)][: self._arms]
                 for name in self.metrics
             ]
-            values = torch.from_numpy(np.array(arms)).to(maps[0].total)  # one transfer
-            for metric, own in zip(maps, values, strict=True):
+            values = torch.from_numpy(np.array(arms))
+            values = values.to(widest_float(self.device)).to(self.device)  # one transfer
+            for metric, own in zip(self.metrics.values(), values, strict=True):
                 metric.update(own)
 
     def forget(self) -> None:

@@ -226,18 +226,20 @@ class Measurement:
         if list(self.cells.run_order) != list(range(size)):
             order = torch.tensor([*self.cells.run_order, size]).argsort()
             logits = logits.take(order.to(inputs.base_ids.device))
-        found = metric_rows(inputs.of(logits), METRICS)
-        ceiling = {name: values[size].item() for name, values in found.items()}
         asked = self.cells.metrics
-        if own := {name: metric for name, metric in asked.items() if METRICS.get(name) != metric}:
-            cells = inputs.of(logits.take(slice(size)), extras.generated)
-            found |= metric_rows(cells, own)
+        of_all = {name: METRICS[name] for name in asked if METRICS.get(name) == asked[name]}
+        of_cells = {name: metric for name, metric in asked.items() if name not in of_all}
+        of_ceiling = {name: metric for name, metric in METRICS.items() if name not in of_all}
+        found = metric_rows(inputs.of(logits), of_all)
+        last = metric_rows(inputs.of(logits.take(slice(size, None))), of_ceiling)
+        ceiling = {name: (found | last)[name][-1].item() for name in METRICS}
+        found |= metric_rows(inputs.of(logits.take(slice(size)), extras.generated), of_cells)
         measured = {name: found[name][:size].double().numpy() for name in asked}
         left_out = [self.cells.run_order[run] for run in runs.left_out]
-        for of_cells in measured.values():
-            of_cells[left_out] = np.nan
+        for values in measured.values():
+            values[left_out] = np.nan
         return MeasuredGrid(
-            {name: of_cells.reshape(shape) for name, of_cells in measured.items()},
+            {name: values.reshape(shape) for name, values in measured.items()},
             numbers(ceiling),
             extras,
         )

@@ -18,7 +18,7 @@ MIN_DENOMINATOR = 1e-3
 """Recovery is undefined where the two runs' logit differences are closer than this (logits)."""
 
 
-_WIDENED = {"cpu": 2**18}
+_WIDENED = 2**18
 """Logits that are widened at a time on a CPU: whole maps of them would not fit the caches."""
 _WIDENED_ELSEWHERE = 2**25
 """On other devices: every operation is a launch, and a few copies of them must fit in memory."""
@@ -43,7 +43,8 @@ def runs_at_once(logits: int, device: torch.device) -> int:
         >>> runs_at_once(2 * 128_256, torch.device("cuda"))
         130
     """
-    return max(1, _WIDENED.get(device.type, _WIDENED_ELSEWHERE) // logits)
+    widened = _WIDENED if device.type == "cpu" else _WIDENED_ELSEWHERE
+    return max(1, widened // logits)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -63,6 +63,12 @@ ITERATIVE_METRICS: dict[str, Metric] = {
 
 
 def metric_rows(inputs: MetricInputs, metrics: Mapping[str, Metric] = METRICS) -> dict[str, Tensor]:
-    """Each metric of every patched run, `(rows,)`, on the CPU."""
-    values = torch.stack([metric(inputs) for metric in metrics.values()])
-    return dict(zip(metrics, values.cpu()))  # one transfer
+    """Each metric of every patched run, `(rows,)`, on the CPU.
+
+    They come in one transfer, unless gradients are asked for: each has a graph of its own.
+    """
+    values = {name: metric(inputs) for name, metric in metrics.items()}
+    kinds = {(value.device, value.dtype) for value in values.values()}
+    if len(kinds) != 1 or any(value.requires_grad for value in values.values()):
+        return {name: value.cpu() for name, value in values.items()}
+    return dict(zip(values, torch.stack(list(values.values())).cpu()))

@@ -41,6 +41,15 @@ class Readout:
     prefix: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
 
+    def __post_init__(self) -> None:
+        """Check the answers.
+
+        Raises:
+            ValueError: One has no tokens.
+        """
+        if not all(self.answers):
+            raise ValueError(f"expected answers of one token at least, got {self.answers}")
+
     @property
     def length(self) -> int:
         """Tokens up to the last whose logits are read."""

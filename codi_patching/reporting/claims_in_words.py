@@ -12,7 +12,7 @@ from codi_patching.analysis.report import Report
 from codi_patching.analysis.used import READ
 from codi_patching.reporting.formats import layers_named, listed, short, with_interval
 from codi_patching.reporting.names import counted, data_name, edge_name, model_name, title
-from codi_patching.reporting.question_texts import BETWEEN, DESCRIBED, SIDES
+from codi_patching.reporting.question_texts import BETWEEN, DESCRIBED, SIDES, UNTOLD
 from codi_patching.results.dataset import run_of
 from codi_patching.results.description import ALL, RunDescription, place_name
 
@@ -94,6 +94,10 @@ def described_words(finding: Finding) -> str:
         return f"the answer falls at {where}" if where else "the answer is not shown to fall"
     if finding.key == "edges" and (said := needed_words(finding)):
         return said
+    if finding.key in UNTOLD and lead is not None and lead.side == 0:
+        return UNTOLD[finding.key]
+    if finding.key == "layers_from_positions" and "r squared" not in dict(finding.numbers):
+        return "no layer effect to predict"
     return DESCRIBED.get(finding.key, "at {}").format(lead.name if lead else "no cell")
 
 

@@ -70,3 +70,15 @@ DESCRIBED = {
     "edges": "most: {}",
 }
 """Of what is described, what its estimate is of."""
+
+UNTOLD = {
+    "thoughts": "none told from the others",
+    "layers_by_positions": "no difference shown",
+    "iterative_or_parallel": "nothing shown",
+    "accuracy": "hardly ever",
+    "hops": "no change shown",
+    "sums": "no difference shown",
+    "sums_of_logits": "no difference shown",
+    "increments": "nothing shown",
+}
+"""The same where the largest is on no side of 0, see `Claim.side`: noise has a largest too."""

@@ -159,8 +159,8 @@ def estimate_words(finding: Finding) -> str:
     if finding.key == "read" and finding.numbers:
         numbers = dict(finding.numbers)
         return f"read in {numbers['read']:.0f} cells, acting in {numbers['read and used']:.0f}"
-    if finding.key == "layers_from_positions":
-        known = dict(finding.numbers)
+    known = dict(finding.numbers)
+    if finding.key == "layers_from_positions" and "r squared" in known:
         return f"r² {with_interval(known['r squared'], known['low'], known['high'])}"
     if finding.lead is None:
         return ", ".join(f"{name} {short(value)}" for name, value in finding.numbers[:4])

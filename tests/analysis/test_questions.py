@@ -554,6 +554,20 @@ def test_layers_from_positions(latents, whole):
     assert numbers["rank agreement"] == pytest.approx(rho)
 
 
+def test_where_no_layer_has_an_effect_none_is_predicted():
+    """What rounding leaves is predicted from what it leaves elsewhere, and means nothing."""
+    single = planted_run(1.0, 1, experiment="position", latents="frozen")
+    layer = planted_run(1.0, 2, experiment="layer", latents="frozen")
+    base = layer["run_clean_probability"].values[:, 0]
+    parts = rise(single)["unpatched"].sum(axis=2)
+    layer["clean_probability"].values[:, :, 0, 0] = base[:, None] + 1e-6 * parts
+    (study,) = studies_of([single, layer], 0, ())
+    (finding,) = from_positions(study)
+    (largest,) = finding.numbers
+    assert largest[0] == "root mean square"
+    assert largest[1] == pytest.approx(1e-6 * np.sqrt((parts**2).mean(axis=0)).max(), rel=1e-6)
+
+
 def test_layers_from_positions_take_a_chains_end_where_no_layers_were_recomputed():
     single = planted_run(1.0, 1, experiment="position")
     chain = planted_run(1.0, 2, experiment="iterative", strategy="cumulative")

@@ -40,6 +40,7 @@ from codi_patching.reporting.formats import (
 )
 from codi_patching.reporting.methods import answered, limits, methods
 from codi_patching.reporting.page import page_text
+from codi_patching.reporting.question_texts import UNTOLD
 from codi_patching.reporting.rows import as_row, more_rows, once, table_rows
 from codi_patching.reporting.runs import (
     ReportOptions,
@@ -121,6 +122,33 @@ def test_a_row_has_each_number_in_its_column():
     numbers = (("r squared", 0.81), ("low", 0.62), ("high", 0.93))
     squared = finding("layers_from_positions", None, "described", numbers=numbers)
     assert as_row(squared, report()).estimate == "r² 0.81 [0.62, 0.93]"
+    size = (("root mean square", 2e-05),)
+    none = finding("layers_from_positions", None, "described", numbers=size)
+    row = as_row(none, report())
+    assert (row.answer, row.estimate) == ("no layer effect to predict", "root mean square 2e-05")
+
+
+@pytest.mark.parametrize("key", UNTOLD)
+def test_the_largest_of_noise_is_not_named(key):
+    """Only where all comparisons are on one side of 0 is anything named."""
+    over, other = odd().comparisons
+    nan = float("nan")
+    ones = replace(over, mean=1.0, low=nan, high=nan, up=24, down=0)
+    zeros = replace(ones, mean=0.0, up=0)
+    for comparisons, named in (
+        ((over, other), True),
+        ((over, replace(other, low=-0.1)), False),
+        ((replace(over, low=0.0), other), False),
+        ((replace(over, low=-0.3, high=-0.1), other), False),
+        ((ones, other), True),
+        ((zeros, zeros), False),
+        ((replace(ones, groups=1),), False),
+        ((replace(ones, up=0, down=24),), True),
+    ):
+        lead = replace(odd(), comparisons=comparisons)
+        row = as_row(finding(key, None, "described", lead), report())
+        assert ("position 2" in row.answer) == named
+        assert (row.answer == UNTOLD[key]) != named
 
 
 def test_places_are_said_apart_up_to_four():

@@ -149,7 +149,7 @@ class Reads:
     @classmethod
     def of(cls, outputs: int, answers: Sequence[Sequence[Sequence[int]]]) -> Reads:
         """From the numbers of the logits of each answer, row by row."""
-        every = tuple(torch.tensor(own) for own in answers)
+        every = tuple(torch.tensor(own, dtype=torch.long) for own in answers)
         theirs = [(own.flatten() >= outputs).nonzero()[:, 0] for own in every]
         which = [own.flatten()[places] - outputs for own, places in zip(every, theirs)]
         return cls(outputs, every, tuple(zip(theirs, which)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,25 +14,8 @@ Segment = tuple[Tensor, int]
 """A prompt's keys and values `(2, kv heads, length, size)`, and how many tokens attend to it."""
 
 
-class Prompts(Protocol):
-    """Prompts that tokens attend to, in float32 at least."""
-
-    @property
-    def longest(self) -> int:
-        """Length of the longest."""
-
-    def score(self, query: Tensor, scores: Tensor) -> None:
-        """Write the products of `(kv heads, tokens, heads each, size)` with keys into scores.
-
-        Those with keys beyond a prompt's end are minus infinity.
-        """
-
-    def add_values(self, weights: Tensor, mixed: Tensor) -> None:
-        """Add the values, weighted, to `(kv heads, tokens, heads each, size)`."""
-
-
 class Segments:
-    """Prompts one by one, their tokens one segment after the other.
+    """Prompts in the model's dtype one by one, their tokens one segment after the other.
 
     Args:
         segments: The prompts, and how many tokens attend to each.
@@ -58,15 +40,18 @@ class Segments:
         return Segments(found)
 
     def score(self, query: Tensor, scores: Tensor) -> None:
-        """See `Prompts`."""
+        """Write the products of `(kv heads, tokens, heads each, size)` with keys into scores.
+
+        Those with keys beyond a prompt's end are minus infinity.
+        """
         longest = self.longest
         for prompt, asking, found in self._each(query, scores):
             length = prompt.shape[2]
             found[..., length:longest].fill_(-torch.inf)
-            found[..., :length].baddbmm_(asking, prompt[0].to(query).transpose(1, 2))
+            found[..., :length].baddbmm_(asking, prompt[0].to(query).transpose(1, 2), beta=0)
 
     def add_values(self, weights: Tensor, mixed: Tensor) -> None:
-        """See `Prompts`."""
+        """Add the values, weighted, to `(kv heads, tokens, heads each, size)`."""
         for prompt, answer, given in self._each(mixed, weights):
             answer.baddbmm_(given[..., : prompt.shape[2]], prompt[1].to(mixed))
 
@@ -106,14 +91,14 @@ class PaddedPrompts:
         return self.kv.shape[3]
 
     def score(self, query: Tensor, scores: Tensor) -> None:
-        """See `Prompts`."""
+        """See `Segments`."""
         products = self._padded(query) @ self.kv[0].to(query).transpose(2, 3)
         beyond = torch.arange(self.longest, device=query.device) >= self.lengths[:, None]
         products = products.masked_fill(beyond[:, None], -torch.inf)
         scores[..., : self.longest] = self._by_token(products, query.shape[2])
 
     def add_values(self, weights: Tensor, mixed: Tensor) -> None:
-        """See `Prompts`."""
+        """See `Segments`."""
         given = self._padded(weights[..., : self.longest]) @ self.kv[1].to(mixed)
         mixed += self._by_token(given, mixed.shape[2])
 
@@ -140,14 +125,16 @@ class OwnKeys:
     slots: Tensor
     mask: Tensor | None
 
-    def of(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
-        """Those of tokens `first` to `last` (excluded), `(2, kv heads, tokens, own, size)`.
+    def between(self, first: int, last: int) -> OwnKeys:
+        """Those of tokens `first` to `last` (excluded)."""
+        mask = None if self.mask is None else self.mask[first:last]
+        return OwnKeys(self.pool, self.slots[first:last], mask)
 
-        Beside them their mask.
-        """
-        slots = self.slots[first:last]
-        own = self.pool.index_select(2, slots.flatten()).unflatten(2, slots.shape)
-        return own, None if self.mask is None else self.mask[first:last]
+    @property
+    def gathered(self) -> Tensor:
+        """`(2, kv heads, tokens, own, size)`."""
+        own = self.pool.index_select(2, self.slots.flatten())
+        return own.unflatten(2, self.slots.shape)
 
 
 def shared_attention(
@@ -157,11 +144,14 @@ def shared_attention(
     scaling: float,
     hidden: Tensor | None = None,
 ) -> Tensor:
-    """Attention of tokens to a prompt and to keys of their own, in float32 at least.
+    """Attention of tokens to prompts and to keys of their own, in float32 at least.
+
+    Scores lie token by token, so that those of a segment are one block of rows: products read and
+    write them in place.
 
     Args:
         query: `(heads, tokens, size)`; consecutive heads share a key and value head.
-        prompts: What tokens attend to; segments in pieces that fit a CPU's caches.
+        prompts: What many tokens attend to.
         own: Keys and values that tokens do not share.
         scaling: Of the scores.
         hidden: True where a token does not see one of its prompt, `(tokens, longest prompt)`; None
@@ -170,51 +160,18 @@ def shared_attention(
     Returns:
         `(tokens, heads, size)`, in the query's dtype.
     """
-    heads, tokens, size = query.shape
-    if isinstance(prompts, PaddedPrompts):
-        return _attention(query, prompts, *own.of(0, tokens), scaling, hidden)
-    wide = torch.promote_types(query.dtype, torch.float32)
-    own_slots = own.slots.shape[1]
-    scores, gathered = (
-        heads * (prompts.longest + own_slots),
-        2 * own.pool.shape[1] * own_slots * size,
-    )
-    width = wide.itemsize * max(scores, gathered)
-    mixed, first = [], 0
-    for count in cache_pieces(tokens, width, query.device):
-        last = first + count
-        gone = None if hidden is None else hidden[first:last]
-        there = prompts.between(first, last)
-        part = _attention(query[:, first:last], there, *own.of(first, last), scaling, gone)
-        mixed.append(part)
-        first = last
-    return joined(mixed)
-
-
-def _attention(
-    query: Tensor,
-    prompts: Prompts,
-    own: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    hidden: Tensor | None,
-) -> Tensor:
-    """The attention of a few tokens, with their own keys and values.
-
-    Scores lie token by token, so that those of a segment are one block of rows: products read and
-    write them in place.
-    """
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     heads, tokens, size = query.shape
-    groups, longest = own.shape[1], prompts.longest
+    gathered = own.gathered.to(wide)
+    own_keys, own_values = gathered
+    groups, longest = gathered.shape[1], prompts.longest
     each = heads // groups
-    own_keys, own_values = own.to(wide)
     query = query.to(wide).view(groups, each, tokens, size).transpose(1, 2).contiguous() * scaling
-    scores = query.new_zeros(groups, tokens, each, longest + own.shape[3])
+    scores = query.new_empty(groups, tokens, each, longest + gathered.shape[3])
     scores[..., longest:] = query @ own_keys.transpose(2, 3)
-    if mask is not None:
-        scores[..., longest:].masked_fill_(~mask[:, None], -torch.inf)
+    if own.mask is not None:
+        scores[..., longest:].masked_fill_(~own.mask[:, None], -torch.inf)
     prompts.score(query, scores)
     if hidden is not None:
         scores[..., :longest].masked_fill_(hidden[:, None, :longest], -torch.inf)
@@ -222,3 +179,23 @@ def _attention(
     mixed = weights[..., longest:] @ own_values
     prompts.add_values(weights, mixed)
     return mixed.transpose(0, 1).reshape(tokens, heads, size).to(dtype)
+
+
+def attention_in_pieces(
+    query: Tensor, prompts: Segments, own: OwnKeys, scaling: float, hidden: Tensor | None = None
+) -> Tensor:
+    """The same as `shared_attention`, in pieces that fit a CPU's caches."""
+    heads, tokens, size = query.shape
+    wide = torch.promote_types(query.dtype, torch.float32)
+    own_slots = own.slots.shape[1]
+    scores = heads * (prompts.longest + own_slots)
+    gathered = 2 * own.pool.shape[1] * own_slots * size
+    width = wide.itemsize * max(scores, gathered)
+    mixed, first = [], 0
+    for count in cache_pieces(tokens, width, query.device):
+        last = first + count
+        gone = None if hidden is None else hidden[first:last]
+        there, few = prompts.between(first, last), own.between(first, last)
+        mixed.append(shared_attention(query[:, first:last], there, few, scaling, gone))
+        first = last
+    return joined(mixed)

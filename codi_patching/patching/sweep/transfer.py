@@ -9,23 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from codi_patching.patching.sweep.plan import AttentionStep, Plan
+from codi_patching.patching.sweep.padded_rows import with_padded_rows
+from codi_patching.patching.sweep.plan import Plan
 
 
 @lru_cache(maxsize=16)
 def on_device(plan: Plan, device: torch.device) -> Plan:
     """The same plan with its tensors on a device, so that no wave waits for a transfer."""
-    return plan if device.type == "cpu" else moved(plan, device)
+    return plan if device.type == "cpu" else moved(with_padded_rows(plan), device)
 
 
 def moved(plan: Plan, device: torch.device) -> Plan:
-    """A plan's tensors, copied to a device in one transfer for each dtype, from pinned memory.
-
-    There all prompts are attended to in one product: the plan has the rows for it.
-    """
-    plan = _with_rows(plan)
+    """A plan's tensors, copied to a device in one transfer for each dtype, from pinned memory."""
     tensors = list(_tensors(plan))
     pinned = device.type == "cuda"
     there = {}
@@ -35,35 +31,6 @@ def moved(plan: Plan, device: torch.device) -> Plan:
         packed = (packed.pin_memory() if pinned else packed).to(device, non_blocking=pinned)
         there[dtype] = iter(packed.split([len(one) for one in own]))
     return _rebuilt(plan, lambda tensor: next(there[tensor.dtype]).view(tensor.shape))
-
-
-def _with_rows(plan: Plan) -> Plan:
-    """The same plan with the rows of prompts in every layer."""
-    return replace(
-        plan,
-        waves=tuple(
-            replace(
-                wave,
-                steps=tuple(
-                    replace(step, attention=replace(step.attention, rows=_rows_of(step.attention)))
-                    for step in wave.steps
-                ),
-            )
-            for wave in plan.waves
-        ),
-    )
-
-
-def _rows_of(step: AttentionStep) -> tuple[Tensor, Tensor] | None:
-    """See `AttentionStep.rows`."""
-    if not step.segments:
-        return None
-    counts = [0] * (1 + max(start for start, _ in step.segments))
-    for start, count in step.segments:
-        counts[start] = count
-    rows = pad_sequence(list(torch.arange(step.attending).split(counts)), batch_first=True)
-    meant = torch.arange(rows.shape[1]) < torch.tensor(counts)[:, None]
-    return rows, meant.flatten().nonzero()[:, 0]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -54,7 +54,7 @@ class UnpatchedBatch:
     """Unpatched runs of several questions, side by side.
 
     Keys and values are stored as `(L, 2, questions, kv heads, places, size)`, a question's prompt
-    first, its suffix from the longest prompt's length on.
+    first, its suffix from the longest prompt's length on; what lies between is never looked at.
     """
 
     def __init__(
@@ -143,12 +143,22 @@ class UnpatchedBatch:
 
     def _prompt_attention(self, layer: int) -> Attend:
         """Each prompt's new tokens attend to its own path from the start."""
-        tree = self.tree
-        within_rows = self._suffix_attention(layer, 0, tree.masks, store=False)
 
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
             self._store_prompts(layer, keys, values)
-            return within_rows(query[:, tree.own.flatten()], keys, values, scaling)[tree.places]
+            mixed = []
+            for group in self.tree.groups:
+                there = self.kv[layer][:, group.prompts, :, : group.masks.shape[2]]
+                of_group = scaled_dot_product_attention(
+                    query[:, group.own].transpose(0, 1),
+                    there[0],
+                    there[1],
+                    attn_mask=group.masks[:, None],
+                    scale=scaling,
+                    enable_gqa=True,
+                )
+                mixed.append(of_group.transpose(1, 2).flatten(0, 1))
+            return torch.cat(mixed)[self.tree.places]
 
         return attend
 

@@ -67,10 +67,10 @@ class Values:
             (*(shape(patch) for patch in row), *_cut_shapes(own or (), hidden, prompt))
             for row, own in zip_longest(rows, cuts)
         )
-        masks = torch.zeros(len(hidden), prompt, dtype=torch.bool)
+        built_on = "cpu" if hidden else like.device  # moved only if there is something in them
+        masks = torch.zeros(len(hidden) + 1, prompt, dtype=torch.bool, device=built_on)
         for number, places in enumerate(hidden):
             masks[number, places] = True
-        none = torch.zeros(1, prompt, dtype=torch.bool, device=like.device)
         stacked = torch.stack(vectors.items).to(like) if vectors.items else like[0, :0]
         return cls(
             shapes,
@@ -78,7 +78,7 @@ class Values:
             torch.stack(kv.items).to(like) if kv.items else None,
             torch.stack(heads.items).to(like) if heads.items else None,
             tuple(functions.items),
-            torch.cat([masks.to(like.device), none]) if hidden else none,
+            masks.to(like.device),
         )
 
     @classmethod

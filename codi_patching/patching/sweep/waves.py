@@ -14,6 +14,7 @@ from codi_patching.patching.sweep.shared_attention import (
     OwnKeys,
     PaddedPrompts,
     Segments,
+    attention_in_pieces,
     shared_attention,
 )
 from codi_patching.patching.sweep.starts import Starts
@@ -182,22 +183,26 @@ class Sweep:
         def attend(query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
             self._store(layer, slots, keys, values)
             self._overwrite(layer, written)
-            prompts = self._prompts(layer, step)
             own = OwnKeys(self.pool[layer], step.keys, step.mask)
             hidden = None if step.hidden is None else self.values.hidden[step.hidden]
-            seen = shared_attention(query, prompts, own, scaling, hidden)
+            if step.rows is None:
+                seen = attention_in_pieces(query, self._segments(layer, step), own, scaling, hidden)
+            else:
+                prompts = self._padded_prompts(layer, *step.rows)
+                seen = shared_attention(query, prompts, own, scaling, hidden)
             return self._heads(step, seen)
 
         return attend
 
-    def _prompts(self, layer: int, step: AttentionStep) -> Segments | PaddedPrompts:
-        """What the tokens of a layer attend to beside their own run."""
-        if step.rows is None:
-            prompts = self.starts.prompt_kv
-            return Segments([(prompts[start][layer], count) for start, count in step.segments])
-        starts = len(step.rows[0])
-        kv = self.starts.padded_kv[layer, :, :, :starts]
-        return PaddedPrompts(kv, self.starts.lengths[:starts], *step.rows)
+    def _segments(self, layer: int, step: AttentionStep) -> Segments:
+        """The prompts of a layer one by one."""
+        prompts = self.starts.prompt_kv
+        return Segments([(prompts[start][layer], count) for start, count in step.segments])
+
+    def _padded_prompts(self, layer: int, rows: Tensor, places: Tensor) -> PaddedPrompts:
+        """The prompts of a layer at once; see `AttentionStep.rows`."""
+        kv = self.starts.padded_kv[layer, :, :, : len(rows)]
+        return PaddedPrompts(kv, self.starts.lengths[: len(rows)], rows, places)
 
     def _heads(self, step: AttentionStep, mixed: Tensor) -> Tensor:
         """What heads give `(tokens, heads, size)`, with those that are patched."""
