@@ -1,6 +1,7 @@
 """Values by hand: distributions are given as probabilities, logits are their logarithms."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,6 +221,32 @@ def test_the_logit_difference_is_clean_minus_corrupted_in_both_directions(clean_
     assert tuple(values["answer_logit_difference"].tolist()) == signs
     says_source = values["predicts_clean" if clean_is_source else "predicts_corrupted"]
     assert says_source.tolist() == [0, 1]
+
+
+def test_a_metrics_gradient_is_its_own():
+    """Recovery is undefined here; the gradients of the others are what they are alone."""
+    runs = pair_of_runs()
+    patched = AnswerLogits(runs.patched.base.requires_grad_(), runs.patched.source.requires_grad_())
+    runs = replace(runs, patched=patched, source_run=runs.base_run)
+    found = metric_rows(runs)
+    assert found["recovery"].isnan().all()
+    assert not found["predicts_clean"].requires_grad
+    (among_others,) = torch.autograd.grad(found["kl_divergence"].sum(), patched.base)
+    alone = F.compute_kl_divergence(patched.base, runs.base_run.base)
+    (expected,) = torch.autograd.grad(alone.sum(), patched.base)
+    assert expected.abs().max() > 0.01
+    assert torch.equal(among_others, expected)
+
+
+def test_a_table_may_be_empty_or_of_several_dtypes():
+    runs = pair_of_runs()
+    assert metric_rows(runs, {}) == {}
+    found = metric_rows(
+        runs, {"whole": lambda i: i.patched.base.argmax(-1)[:, 0], "kl": METRICS["kl_divergence"]}
+    )
+    assert found["whole"].dtype == torch.long
+    assert found["whole"].tolist() == runs.patched.base.argmax(-1)[:, 0].tolist()
+    assert torch.equal(found["kl"], metric_rows(runs)["kl_divergence"])
 
 
 def test_metrics_that_start_equal_are_not_merged():

@@ -222,6 +222,11 @@ def test_logits_of_a_bf16_model_are_not_rounded_to_bf16():
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
+def test_an_answer_without_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"expected answers of one token at least, got .*\(\)"):
+        Readout((2,), ((5,), ()))
+
+
 def test_a_sweep_equals_whole_sequences_without_any_cache():
     model = random_model(num_layers=3, num_latents=3)
     readout = Readout((4, 9), ((11, 12), (13,)))
