@@ -240,7 +240,7 @@ def test_shipped_results_are_read_and_written_as_they_are(folder, tmp_path):
         assert new[part].keys() == old[part].keys()
         for pair_id, pair in old[part].items():
             assert pair.items() <= new[part][pair_id].items()
-    assert len(SHIPPED) == 3 * 9 + 2
+    assert len(SHIPPED) == 3 * 9 + 4
 
 
 def as_records(data):

@@ -8,7 +8,6 @@ elsewhere, and no value is ever read back out of a sentence.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,17 +56,6 @@ class Comparison:
     n: int
     groups: int
 
-    @property
-    def side(self) -> int:
-        """1 if the interval lies over 0, -1 if under it, else 0.
-
-        Where all pairs are the same there is no interval: then the side that they are on.
-        """
-        if math.isnan(self.low) or math.isnan(self.high):
-            alike = self.groups > 1
-            return int(alike and self.up == self.n) - int(alike and self.down == self.n)
-        return int(self.low > 0) - int(self.high < 0)
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -113,9 +101,9 @@ class Claim:
 
     @property
     def side(self) -> int:
-        """The side of 0 that all comparisons are on; 0 if they are on none, or not on the same."""
-        sides = {comparison.side for comparison in self.comparisons}
-        return sides.pop() if len(sides) == 1 else 0
+        """1 or -1 if the intervals of all comparisons lie over 0, or all under it; else 0."""
+        over = all(comparison.low > 0 for comparison in self.comparisons)
+        return int(over) - int(all(comparison.high < 0 for comparison in self.comparisons))
 
     @property
     def claimed(self) -> bool:

@@ -94,11 +94,17 @@ def described_words(finding: Finding) -> str:
         return f"the answer falls at {where}" if where else "the answer is not shown to fall"
     if finding.key == "edges" and (said := needed_words(finding)):
         return said
-    if finding.key in UNTOLD and lead is not None and lead.side == 0:
+    if finding.key in UNTOLD and lead is not None and _may_be_nothing(lead):
         return UNTOLD[finding.key]
     if finding.key == "layers_from_positions" and "r squared" not in dict(finding.numbers):
         return "no layer effect to predict"
     return DESCRIBED.get(finding.key, "at {}").format(lead.name if lead else "no cell")
+
+
+def _may_be_nothing(claim: Claim) -> bool:
+    """Whether intervals are not all on one side of 0; where pairs are alike, whether they are 0."""
+    some = any(math.isnan(c.low) and c.mean != 0 for c in claim.comparisons)
+    return claim.side == 0 and not some
 
 
 def around_words(finding: Finding) -> str:

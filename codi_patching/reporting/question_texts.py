@@ -81,4 +81,4 @@ UNTOLD = {
     "sums_of_logits": "no difference shown",
     "increments": "nothing shown",
 }
-"""The same where the largest is on no side of 0, see `Claim.side`: noise has a largest too."""
+"""The same where the largest may be nothing: noise has a largest too."""

@@ -142,8 +142,8 @@ def test_the_largest_of_noise_is_not_named(key):
         ((replace(over, low=-0.3, high=-0.1), other), False),
         ((ones, other), True),
         ((zeros, zeros), False),
-        ((replace(ones, groups=1),), False),
-        ((replace(ones, up=0, down=24),), True),
+        ((zeros,), False),
+        ((ones,), True),
     ):
         lead = replace(odd(), comparisons=comparisons)
         row = as_row(finding(key, None, "described", lead), report())
