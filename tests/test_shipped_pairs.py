@@ -78,8 +78,10 @@ def test_the_changed_numbers_are_spread_over_steps_and_lengths(records):
 )
 def test_all_questions_of_every_pair_need_the_thoughts(model, name):
     """Those of codi-plain need codi-tiny's too, so that the two are compared on one file."""
-    model = load_checkpoint(model)[0]
     records = json.loads(SHIPPED_PAIRS[name].read_text())
+    if model == "codi-pause":  # four of its nine with equal answers are codi-plain's
+        records = [r for r in records if r["clean"]["answer"] != r["corrupted"]["answer"]]
+    model = load_checkpoint(model)[0]
     for side in SIDES:
         texts = [record[side]["question"] for record in records]
         answers = [record[side]["answer"] for record in records]
