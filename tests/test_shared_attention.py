@@ -1,6 +1,7 @@
 """Attention of packed tokens, and work in pieces, against every token by itself."""
 
 import math
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -9,6 +10,7 @@ from random_families import CLASSES, HIDDEN, family_model
 from torch.nn.functional import pad
 
 from codi_patching.patching.cache_pieces import cache_pieces
+from codi_patching.patching.sweep.padded_rows import _rows
 from codi_patching.patching.sweep.shared_attention import (
     OwnKeys,
     PaddedPrompts,
@@ -61,6 +63,14 @@ def test_attention_equals_every_token_by_itself(piece, masked):
     padded = PaddedPrompts(kv, lengths, rows, torch.tensor([0, 1, 2, 4, 8, 9, 10, 11]))
     together = shared_attention(query, padded, own, 0.3)
     torch.testing.assert_close(together, found, rtol=0, atol=1e-12)
+
+
+def test_rows_of_starts_of_which_one_has_no_token_and_one_has_fewer():
+    step = SimpleNamespace(segments=((0, 1), (2, 3)), attending=4)
+    rows, places = _rows(step)
+    assert rows.tolist() == [[0, 0, 0], [0, 0, 0], [1, 2, 3]]
+    assert places.tolist() == [0, 6, 7, 8]
+    assert _rows(SimpleNamespace(segments=(), attending=0)) is None
 
 
 @pytest.mark.parametrize("family", sorted(CLASSES))

@@ -14,8 +14,9 @@ from scipy import stats
 from codi_patching.analysis import inference, summary
 from codi_patching.analysis.asking import ask
 from codi_patching.analysis.courses import ask_chains
-from codi_patching.analysis.described import from_positions, leading
+from codi_patching.analysis.described import FOLDS, from_positions, leading
 from codi_patching.analysis.intervals import mean_intervals
+from codi_patching.analysis.prediction import predict_held_out
 from codi_patching.analysis.questions import DESCRIBED, PRIMARY
 from codi_patching.analysis.study import studies_of
 from codi_patching.analysis.summary import summarise
@@ -552,6 +553,27 @@ def test_layers_from_positions(latents, whole):
     ranks = parts.sum(axis=2).mean(axis=0)[rows], target.mean(axis=0)[rows]
     rho = stats.spearmanr(*(r.round(3) for r in ranks)).statistic
     assert numbers["rank agreement"] == pytest.approx(rho)
+
+
+def test_layers_from_positions_have_both_ends_of_the_prediction():
+    single = planted_run(1.0, 1, experiment="position", latents="frozen")
+    layer = planted_run(1.0, 2, experiment="layer", latents="frozen")
+    noise = np.random.default_rng(0).normal(0, 0.1, layer.sizes["pair"])
+    zero = layer["structural_zero"].values[:, 0]
+    parts = rise(single)["unpatched"]
+    target = np.where(zero, np.nan, parts.sum(axis=2) + noise[:, None])
+    base = layer["run_clean_probability"].values[:, 0]
+    layer["clean_probability"].values[:, :, 0, 0] = base[:, None] + np.where(zero, 0.0, target)
+    (study,) = studies_of([single, layer], 0, ())
+    (finding,) = from_positions(study)
+    numbers = dict(finding.numbers)
+    able = ~zero
+    found = predict_held_out(
+        parts[:, able], target[:, able], list(single["group"].values), study.seed, FOLDS
+    )
+    assert found.low < found.r_squared < found.high < 1
+    told = [numbers[name] for name in ("r squared", "low", "high")]
+    assert told == pytest.approx([found.r_squared, found.low, found.high])
 
 
 def test_where_no_layer_has_an_effect_none_is_predicted():

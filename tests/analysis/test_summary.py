@@ -85,6 +85,7 @@ def test_disruption_is_the_cell_of_the_largest_mean_with_its_interval():
     finding = disruption(summary)
     (comparison,) = finding.lead.comparisons
     assert (finding.lead.name, finding.lead.kind) == ("layer 0, position 0", "mean KL")
+    assert comparison.against == "unpatched"
     assert comparison.mean == pytest.approx(4 * 0.9 / 20)
     assert (comparison.up, comparison.down, comparison.n) == (4, 0, 20)
     cell = summary.table["kl_divergence"].isel(layer=0, column=0)
