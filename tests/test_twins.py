@@ -102,6 +102,14 @@ def test_questions_that_are_refused(text, steps, answer, reason):
         reading(text, steps, answer)
 
 
+def test_small_numbers_may_stay_out_of_the_calculation():
+    """As in "he sleeps for 2 nights": up to 3, and none above."""
+    text, chain = "Ann has 16 pens, loses 5 and has {} bags.", (["<<16-5=11>>"], 11)
+    reading(text.format(3), *chain)
+    with pytest.raises(ChainError, match="a number of the question is not used"):
+        reading(text.format(4), *chain)
+
+
 def test_words_license_constants():
     text = "Ann earns $50 a week. How much is that in a year?"
     read = reading(text, ["<<50*52=2600>>"], 2600)
@@ -129,6 +137,13 @@ def test_words_license_constants():
         ("It is -9 degrees and 4 more.", "9", "longer word"),
         ("Ann has 9 friends: Bo, Cy and others, and 4 cups.", "9", "count of a list"),
         ("Ann meets 4 friends, Bo, Cy, Di and Ed, and buys 9 pens.", "4", "count of a list"),
+        ("In 1995 Ann had 4 pens.", "1995", "a year"),
+        ("Ann has 1995 pens and 4 cups.", "1995", None),
+        ("Ann had 4 pens in 950 bags.", "950", None),
+        ("Ann walks 9 or 12 miles and 4 more.", "9", "a range"),
+        ("Ann walks 9 or more miles and 4 more.", "9", None),
+        ("Ann has 9 pens. The ratio of pens is odd.", "9", None),
+        ("The ratio of pens is odd. Ann has 9 pens.", "9", None),
     ],
 )
 def test_numbers_that_may_not_be_changed(text, number, reason):
