@@ -166,6 +166,8 @@ def test_make_reproduce_writes_what_is_shipped():
             assert all((ROOT / folder).is_dir() for folder in rest if folder.startswith("docs/"))
     assert written == {path for path in RESULTS.glob("*/*") if path.is_dir()}
     assert {path.name for path in RESULTS.iterdir()} == {*SHIPPED, "models"}
+    assert "--report.pair_sheets false" in shown.stdout
+    assert not list(RESULTS.rglob("pairs"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

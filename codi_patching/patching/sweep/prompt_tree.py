@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _PADDED = 1.5
-"""How many times the scores that are needed a group of prompts may have."""
+"""A group of prompts may have this many times the scores that it needs."""
 
 
 @dataclass(frozen=True)
