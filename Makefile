@@ -30,7 +30,11 @@ thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
 
 ROOMS ?= analysis metrics
 EACH ?= 3
-mutants: $(VENV)/.installed-dev ## small faults in rooms (ROOMS=…, EACH=… a file): which no test notices
+.mutants/coverage: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 COVERAGE_FILE=$@ $(BIN)/pytest -n 2 --dist worksteal -m "not thorough" \
+	  --junitxml .mutants/times.xml --cov codi_patching --cov-context test --cov-report=
+
+mutants: .mutants/coverage ## small faults in rooms (ROOMS=…, EACH=… a file): which no test notices
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(ROOMS) --each $(EACH)
 
 check: $(VENV)/.installed-dev ## lint and type-check

@@ -1,11 +1,13 @@
 """Put small faults into the package, one at a time, and list those that no test notices.
 
-    python scripts/mutants.py analysis metrics --each 5
+    make mutants ROOMS="analysis metrics" EACH=5
     python scripts/mutants.py analysis/contrasts.py --each 40 --seed 1
 
 A fault turns round a sign, a comparison, a condition or two arguments, moves a number by one, drops
-a filter or puts one name for its opposite. It is made in a copy of the package, where the file's
-tests are run; some faults change nothing that matters.
+a filter or puts one name for its opposite. It is made in a copy of the package; the tests that run
+its line are run there, those of files that name the module first, then the quickest. Which test
+runs which line, and how long it takes, is of one run of the whole suite under coverage, which
+`make mutants` makes. Some faults change nothing that matters.
 """
 
 from __future__ import annotations
@@ -15,42 +17,24 @@ import ast
 import importlib
 import os
 import random
-import re
 import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGE = ("lightning.pytorch", "pytest", "scipy.stats", "transformers", "xarray")
-TESTS = """
-analysis                 tests/analysis
-analysis/agreement.py    tests/test_validity.py
-analysis/checks.py       tests/test_validity.py
-analysis/contrasts.py    tests/analysis/test_contrasts.py tests/analysis/test_questions.py
-analysis/courses.py      tests/analysis/test_courses.py tests/analysis/test_questions.py
-analysis/effects.py      tests/analysis/test_effects.py tests/analysis/test_questions.py
-analysis/inference.py    tests/analysis/test_inference.py tests/analysis/test_questions.py
-analysis/made_again.py   tests/test_validity.py
-analysis/max_t.py        tests/analysis/test_max_t.py tests/analysis/test_questions.py
-analysis/used.py         tests/analysis/test_used.py tests/analysis/test_questions.py
-analysis/validity.py     tests/test_validity.py
-callbacks                tests/test_results.py tests/test_loggers.py tests/test_experiments.py
-data                     tests/test_pairs.py tests/test_twins.py tests/test_word_problems.py
-experiments              tests/test_experiments.py tests/test_iterative.py tests/test_controls.py
-measuring                tests/test_experiments.py tests/test_by_hand.py
-metrics                  tests/test_metrics.py codi_patching/metrics
-models                   tests/test_codi.py tests/test_checkpoint.py tests/test_answers.py
-patching                 tests/test_reference.py tests/test_sites.py tests/test_sweep.py
-reporting                tests/reporting
-results                  tests/test_results.py
-training                 tests/test_training.py
-"""
-"""By room, and by file where few of the room's are about it; besides those that import a file."""
+TRACED = ROOT / ".mutants"
+"""The run of the suite: coverage with a context for each test, and its times as JUnit's XML."""
+SECONDS = 25.0
+"""Of tests, for one fault: the cheapest that sum up to it."""
 
 _OPPOSITES = """min max|minimum maximum|fmin fmax|any all|argmax argmin|nanargmax nanargmin|sf cdf|
 sum mean|own control|OWN CONTROL|base source|clean corrupted|total direct|low high|single whole|
@@ -118,51 +102,129 @@ def faults(tree: ast.AST, root: ast.AST) -> Iterator[tuple[int, str, str, str]]:
                 yield from faults(child, root)
 
 
-def tests_of(name: str) -> str:
-    """The tests of a file: the table's for it, or else the room's after those that import it."""
-    of = dict(line.split(maxsplit=1) for line in TESTS.strip().splitlines())
-    if name in of:
-        return of[name]
-    module = "codi_patching." + name.removesuffix(".py").replace("/", ".")
-    importing = [
-        str(path)
-        for path in sorted(Path("tests").rglob("test_*.py"))
-        if re.search(rf"{re.escape(module)}\b", path.read_text())
+def statement_at(tree: ast.Module, line: int) -> ast.stmt:
+    """The innermost statement that a line is in."""
+    holding = [
+        node for node in ast.walk(tree) if isinstance(node, ast.stmt) and line in lines_of(node)
     ]
-    return " ".join(dict.fromkeys([*importing, *of[name.partition("/")[0]].split()]))
+    return min(holding, key=lambda node: len(lines_of(node)))
 
 
-def passes(tests: str, limit: int) -> bool:
-    """Whether tests pass in the working folder, in a fork that has the large libraries already."""
-    if child := os.fork():
-        return os.waitpid(child, 0)[1] == 0
-    signal.alarm(limit)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    import pytest
-
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not thorough"]
-    os._exit(int(pytest.main([*options, *tests.split()])))
+def lines_of(node: ast.stmt) -> range:
+    """The lines of a statement, from its first to its last."""
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-def try_file(path: Path, name: str, tests: str, each: int, seed: int) -> tuple[int, int]:
+class Tests:
+    """Which tests run which line, by a run of the whole suite."""
+
+    def __init__(self) -> None:
+        self.data = CoverageData(str(TRACED / "coverage"))
+        self.data.read()
+        self.seconds: dict[str, float] = {}
+        self.passing: set[str] = set()  # without a fault
+        for case in ElementTree.parse(TRACED / "times.xml").iter("testcase"):
+            file = case.get("classname", "").replace(".", "/") + ".py"
+            self.seconds[f"{file}::{case.get('name')}"] = float(case.get("time", 0))
+
+    def of(self, name: str, line: int) -> list[str]:
+        """Those that run a line of a file, or else its statement, its constant, the file."""
+        path = ROOT / "codi_patching" / name
+        by_line = {
+            at: {test for context in contexts if (test := context.partition("|")[0])}
+            for at, contexts in self.data.contexts_by_lineno(str(path)).items()
+        }
+
+        def running(lines: Iterable[int]) -> set[str]:
+            return set().union(*(by_line.get(at, set()) for at in lines))
+
+        text = path.read_text()
+        statement = statement_at(ast.parse(text), line)
+        tests = running([line]) or running(lines_of(statement))
+        if not tests and isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = (
+                [statement.target] if isinstance(statement, ast.AnnAssign) else statement.targets
+            )
+            target = ast.unparse(targets[0])
+            tests = running(at for at, of in enumerate(text.splitlines(), 1) if target in of)
+        return self.cheapest(tests or running(by_line), name)
+
+    def cheapest(self, tests: set[str], name: str) -> list[str]:
+        """Tests of SECONDS in all: of files that name the module first, then the quickest."""
+        module = "codi_patching." + name.removesuffix(".py").replace("/", ".")
+        names = {
+            file: module in (ROOT / file).read_text() for file in {t.split("::")[0] for t in tests}
+        }
+        taken: list[str] = []
+        left = SECONDS
+        for test in sorted(tests, key=lambda t: (not names[t.split("::")[0]], self.cost(t), t)):
+            if taken and (left := left - self.cost(test)) < 0:
+                break
+            taken.append(test)
+        return taken
+
+    def cost(self, test: str) -> float:
+        """Its seconds, and a little for each test there is."""
+        return 0.01 + self.seconds.get(test, 5.0)
+
+
+class FirstFailure:
+    """A plugin of pytest that writes down which test fails first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Called by pytest after each step of a test."""
+        if report.failed and not self.file.exists():
+            self.file.write_text(report.nodeid)
+
+
+def failing(tests: list[str], limit: float) -> str | None:
+    """The first of tests to fail, "" if none could be run or ended in time, None if all pass.
+
+    They run in the working folder, in a fork that has the large libraries already.
+    """
+    (written := Path("failed")).unlink(missing_ok=True)
+    if not (child := os.fork()):
+        signal.alarm(int(limit))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        import pytest
+
+        options = ["-x", "-q", "-p", "no:cacheprovider"]
+        os._exit(int(pytest.main([*options, *tests], plugins=[FirstFailure(written)])))
+    passed = os.waitpid(child, 0)[1] == 0
+    return None if passed else written.read_text() if written.exists() else ""
+
+
+def try_file(path: Path, name: str, tests: Tests, each: int, seed: int) -> tuple[int, int]:
     """Faults of a file, so many of them at random: how many are noticed, of how many."""
-    source, begun, noticed = path.read_text(), time.monotonic(), 0
-    if not passes(tests, 900):
-        sys.exit(f"{tests}: fails without a fault")
-    limit, tree = int(30 + 5 * (time.monotonic() - begun)), ast.parse(source)
+    source, noticed = path.read_text(), 0
+    tree = ast.parse(source)
     found = list(faults(tree, tree))
     drawn = random.Random(f"{seed} {name}").sample(found, min(each, len(found)))
     for line, old, new, changed in sorted(drawn):
-        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
-            compiled.unlink()
-        path.write_text(changed)
-        noticed += not (unseen := passes(tests, limit))
-        if unseen:
+        chosen = tests.of(name, line)
+        compiled_anew(path, changed)
+        failed = failing(chosen, 60 + 5 * sum(map(tests.cost, chosen))) if chosen else None
+        compiled_anew(path, source)
+        if failed and failed not in tests.passing:
+            if failing([failed], 300) is not None:
+                sys.exit(f"{failed}: fails without a fault")
+            tests.passing.add(failed)
+        noticed += failed is not None
+        if failed is None:
             print(f"    {name}:{line}: {old}  ->  {new}", flush=True)
-    path.write_text(source)
     print(f"{name}: {noticed} of {len(drawn)} noticed", flush=True)
     return noticed, len(drawn)
+
+
+def compiled_anew(path: Path, source: str) -> None:
+    """Write a module, and forget what was compiled of it."""
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()
+    path.write_text(source)
 
 
 def main() -> None:
@@ -171,8 +233,8 @@ def main() -> None:
     parser.add_argument("names", nargs="+", help="rooms, or files of them: analysis/bounds.py")
     parser.add_argument("--each", type=int, default=5, help="faults a file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tests", help="instead of the table's")
     given = parser.parse_args()
+    tests = Tests()
     for name in LARGE:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +249,6 @@ def main() -> None:
         ):
             name = str(path.relative_to(package))
             if path.name != "__init__.py":
-                tests = given.tests or tests_of(name)
                 counts.append(try_file(path, name, tests, given.each, given.seed))
         noticed, drawn = map(sum, zip(*counts, strict=True))
         print(f"{noticed} of {drawn} noticed ({noticed / drawn:.0%})")

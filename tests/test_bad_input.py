@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from codi_patching import cli
+from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.errors import InputError
 from codi_patching.shipped import SHIPPED
 
 QUESTION = "Tom has 3 pens. How many pens?"
@@ -128,15 +130,37 @@ PAIR_FILES = {
 }
 
 
+@pytest.fixture
+def pairs_file(tmp_path):
+    """Writes pairs.json: a case of PAIR_FILES, of which the message is given back."""
+
+    def write(case):
+        text, message = PAIR_FILES[case]
+        (tmp_path / "pairs.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+        return message
+
+    return write
+
+
 @pytest.mark.parametrize("case", PAIR_FILES)
-def test_files_of_pairs(refused, tmp_path, case):
-    text, message = PAIR_FILES[case]
-    (tmp_path / "pairs.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+def test_files_of_pairs(pairs_file, tmp_path, monkeypatch, case):
+    message = pairs_file(case)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        PairsDataModule("pairs.json").setup("predict")
+    error = str(refused.value)
+    assert error.startswith("pairs.json: ")
+    assert message in error
+    assert len(error) < 480
+
+
+@pytest.mark.parametrize("case", ["null", "nested lists", "NUL in question", "equal answers only"])
+def test_files_of_pairs_by_command(refused, pairs_file, case):
+    message = pairs_file(case)
     status, error = refused(*predict("--data.pairs=pairs.json"))
     assert status == 1
     assert error.startswith("codi-patching: pairs.json: ")
     assert message in error
-    assert len(error) < 500
 
 
 BYTES = {

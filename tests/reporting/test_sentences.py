@@ -1,6 +1,8 @@
 """What is said, word by word: from claims whose numbers a test writes down."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from made_reports import claim, comparison, finding, report, strata_of
@@ -9,6 +11,7 @@ from results_maker import run_of
 from codi_patching.analysis.findings import CLAIMED, Claim, Course, Finding, StrataFinding
 from codi_patching.analysis.used import BOTH, DIFFERS, NEEDED
 from codi_patching.reporting.claims_in_words import (
+    carried_title,
     claim_details,
     claim_words,
     courses_named,
@@ -243,6 +246,25 @@ def test_what_holds_for_all_lines_names_the_control():
     assert "and to the control's patch, whichever gain is smaller" in once(whole())
     assert "no control was run" in once(report(run=run_of(control="none")))
     assert "falls of the probability of the clean" in once(report(run=run_of(direction="noising")))
+
+
+def test_what_holds_for_all_lines_where_nothing_was_patched():
+    def alone(**had):
+        return once(replace(report(), summaries={}, **had))
+
+    assert alone(knockout=object()).startswith("Intervals and p hold for question and thoughts")
+    assert alone(lens=object()).startswith("Shares of pairs, beside how often another pair's")
+    assert alone() == "Shares of attention, means over pairs; every reader's shares sum to 1."
+    knockout = SimpleNamespace(attrs={"run": run_of("knockout")})
+    beside = once(replace(report(), knockout=knockout))
+    assert "where an edge of attention is cut" in beside
+    assert "rises of the probability" in beside
+
+
+def test_titles_say_what_each_thought_carries():
+    assert carried_title(STAIRS) == "z0 and z1 carry the result of step 1, z2 step 2."
+    one = strata_of([("0", 2, 27, 27)], [(2, 2, [14], 14)], columns=("0",))
+    assert carried_title(one) == "z0 carries the result of step 2."
 
 
 def test_a_step_can_be_read_and_not_used():
