@@ -4,10 +4,11 @@
     python scripts/mutants.py analysis/contrasts.py --each 40 --seed 1
 
 A fault turns round a sign, a comparison, a condition or two arguments, moves a number by one, drops
-a filter or puts one name for its opposite. It is made in a copy of the package; the tests that run
-its line are run there, those of files that name the module first, then the quickest. Which test
-runs which line, and how long it takes, is of one run of the whole suite under coverage, which
-`make mutants` makes. Some faults change nothing that matters.
+a filter or puts one name for its opposite. It is made in a copy of the package, where the tests
+that run its line are run: a case of each, those of files that name the module first, then the
+quickest; then more cases of each. Which test runs which line, and how long it takes, is of one run
+of the whole suite under coverage, which `make mutants` makes. Some faults change nothing that
+matters.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
@@ -33,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGE = ("lightning.pytorch", "pytest", "scipy.stats", "transformers", "xarray")
 TRACED = ROOT / ".mutants"
 """The run of the suite: coverage with a context for each test, and its times as JUnit's XML."""
-SECONDS = 25.0
+SECONDS = 50.0
 """Of tests, for one fault: the cheapest that sum up to it."""
 
 _OPPOSITES = """min max|minimum maximum|fmin fmax|any all|argmax argmin|nanargmax nanargmin|sf cdf|
@@ -96,7 +98,8 @@ def faults(tree: ast.AST, root: ast.AST) -> Iterator[tuple[int, str, str, str]]:
                 setattr(tree, name, new if owner is None else [*owner[:at], new, *owner[at + 1 :]])
                 old, made = (ast.unparse(each).partition("\n")[0][:70] for each in (child, new))
                 text = ast.unparse(ast.fix_missing_locations(root))
-                yield getattr(child, "lineno", 0), old, made, text
+                line = next(part.lineno for part in ast.walk(child) if hasattr(part, "lineno"))
+                yield line, old, made, text
                 setattr(tree, name, value)
             if isinstance(child, ast.AST):
                 yield from faults(child, root)
@@ -150,15 +153,20 @@ class Tests:
         return self.cheapest(tests or running(by_line), name)
 
     def cheapest(self, tests: set[str], name: str) -> list[str]:
-        """Tests of SECONDS in all: of files that name the module first, then the quickest."""
+        """Tests of SECONDS in all: a case of each before more of one, see above."""
         module = "codi_patching." + name.removesuffix(".py").replace("/", ".")
         names = {
             file: module in (ROOT / file).read_text() for file in {t.split("::")[0] for t in tests}
         }
+        ranked, cases = [], Counter[str]()
+        for test in sorted(tests, key=lambda test: (self.cost(test), test)):
+            cases[function := test.partition("[")[0]] += 1
+            ranked.append((cases[function], not names[test.split("::")[0]], self.cost(test), test))
         taken: list[str] = []
         left = SECONDS
-        for test in sorted(tests, key=lambda t: (not names[t.split("::")[0]], self.cost(t), t)):
-            if taken and (left := left - self.cost(test)) < 0:
+        for *_, cost, test in sorted(ranked):
+            left -= cost
+            if taken and left < 0:
                 break
             taken.append(test)
         return taken

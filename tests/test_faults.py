@@ -231,10 +231,11 @@ def test_pairs_that_share_a_question_are_one_group(case):
     assert len(said) == (len(set(groups)) < len(groups))
 
 
-def test_the_data_module_says_what_it_left_out_and_joined(write, caplog):
+def test_the_data_module_says_what_it_left_out_and_joined(write, caplog, monkeypatch):
     same = {"question": TEXT.format(46, 13), "answer": 8}
     records = [pair_record("a", same), pair_record("b"), pair_record("c")]
     data = PairsDataModule(str(write(records)))
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
     with caplog.at_level(logging.INFO):
         data.setup("predict")
     assert {pair.group for pair in data.kept} == {"a"}

@@ -68,6 +68,16 @@ def test_what_is_recorded_at_places_equals_brute_force(family):
                 close(ours[0], theirs)
 
 
+def test_readouts_of_unlike_lengths_are_recorded_as_each_alone():
+    engine = ReferenceEngine(family_model("llama", 3, K))
+    prefixes = [(2, 4, 9), (2,)]
+    both = engine.everywhere(engine.read(PROMPTS), [[], []], prefixes=prefixes)
+    for row, (prompt, prefix) in enumerate(zip(PROMPTS, prefixes)):
+        alone = engine.everywhere(engine.read([prompt]), [[]], prefixes=[prefix])
+        for site in (Site.at(2, -1), *(Site.at(1, K + token) for token in range(len(prefix)))):
+            close(both.of(row, site), alone.of(0, site))
+
+
 @pytest.mark.parametrize("latents", ["frozen", "recomputed"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_every_place_equals_brute_force(family, latents):
@@ -87,6 +97,7 @@ def test_every_place_equals_brute_force(family, latents):
         for tokens, site in zip(PLACES.values(), ("kv", "resid_post", HEADS[1], "mlp_out", "kv"))
         for layer in range(2)
     ]
+    rows.append([("resid_post", 0, 1, twist)])  # a thought's, beside those at places
     rows.append(
         [
             ("resid_post", 0, -4, source["resid_post"][0, 1]),

@@ -50,7 +50,7 @@ class Part:
     kvs: int
     heads: int
     functions: int
-    hidden: int = 0
+    hidden: int
 
 
 @lru_cache(maxsize=16)
