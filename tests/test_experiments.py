@@ -13,7 +13,9 @@ from twin import TwinPair, from_run, whole_run
 
 from codi_patching.data.datamodule import PairBatch
 from codi_patching.errors import InputError
+from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
@@ -651,3 +653,49 @@ def test_rows_at_once_by_hand(checkpoint):
     model, _ = load_checkpoint(checkpoint)
     row = 10 * 4 * (3 * 48 + 6 * 32)
     assert row_limit.rows_at_once(model) == 2**30 // row
+
+
+LEAST = [
+    (PositionPatching, "seed", 0),
+    (PositionPatching, "max_rows", 1),
+    (PositionPatching, "self_patch_pairs", 0),
+    (PositionPatching, "verify_pairs", 0),
+    (KnockoutExperiment, "window", 1),
+    (KnockoutExperiment, "max_rows", 1),
+    (KnockoutExperiment, "verify_pairs", 0),
+    (LensExperiment, "top", 1),
+]
+
+
+@pytest.mark.parametrize(("experiment", "option", "least"), LEAST)
+def test_the_least_of_an_option_is_taken_and_one_less_is_not(experiment, option, least):
+    assert experiment(**{option: least}).hparams[option] == least
+    with pytest.raises(InputError, match=f"expected {option} of at least {least}, got {least - 1}"):
+        experiment(**{option: least - 1})
+
+
+@pytest.mark.parametrize("experiment", [AttentionExperiment, KnockoutExperiment, LensExperiment])
+def test_a_description_of_what_patches_nothing(attached, checkpoint, pairs_file, experiment):
+    module = attached(experiment(checkpoint=checkpoint, seed=3), max_pairs=2)
+    module.hparams["_instantiator"] = "a parser's own"
+    run = module.describe()
+    assert (run.data, run.source) == (str(pairs_file), "clean")
+    assert run.config["data"] == {"pairs": str(pairs_file), "max_pairs": 2, "batch_size": 8}
+    made = run.config["model"]
+    assert made["class_path"] == f"{experiment.__module__}.{experiment.__name__}"
+    assert made["init_args"]["seed"] == 3
+    assert not any(name.startswith("_") for name in made["init_args"])
+
+
+def test_shipped_pairs_have_no_name_in_a_run(attached, checkpoint):
+    assert (
+        attached(AttentionExperiment(checkpoint=checkpoint), pairs="codi-tiny").describe().data
+        == ""
+    )
+
+
+def test_as_many_pairs_are_read_again_as_is_said(attached):
+    module = attached(AttentionExperiment(checkpoint="codi-tiny"), pairs="codi-tiny")
+    batch = module.pairs
+    assert len(batch) == 57
+    assert module.reader.verified == batch[:8]

@@ -60,6 +60,7 @@ class Experiment(DescribedModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()  # those of a subclass too
         check_least("seed", seed, 0)
         self.checkpoint = path_text(checkpoint, "model.checkpoint")
         self.base_model, self.num_latents = base_model, num_latents

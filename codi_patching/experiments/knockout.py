@@ -55,7 +55,6 @@ class KnockoutExperiment(Experiment):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
         check_choice("engine", engine, EngineName)
         check_least("window", window, 1)
         check_least("max_rows", max_rows, 1)

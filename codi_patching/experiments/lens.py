@@ -32,7 +32,6 @@ class LensExperiment(ReadingExperiment):
     def __init__(self, top: int = 5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_least("top", top, 1)
-        self.save_hyperparameters()
         self.top: int = top
 
     def configure_model(self) -> None:

@@ -87,7 +87,6 @@ class PatchingExperiment(Experiment):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.save_hyperparameters()
         check_choice("latents", latents, Latents)
         check_choice("direction", direction, Direction)
         check_choice("source", source, Source)
