@@ -1,6 +1,7 @@
 """Answers of one, two and three tokens: every metric of every experiment against the twin."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from test_experiments import CELLS, LAYERS, assert_cells, assert_metrics
 from test_iterative import agrees, brute_force
 from twin import TwinPair, whole_run
 
+from codi_patching.analysis.validity import check_run
 from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.models import vocabulary
@@ -52,6 +55,18 @@ def test_the_answers_have_several_tokens(twins):
     assert lengths == [(1, 2), (2, 1), (2, 3)]  # base, source
 
 
+def assert_described(described, pair, tokens, direction):
+    """Which question and answer are the base's: the corrupted ones in denoising."""
+    clean, corrupted = pair[:2], pair[2:]
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    assert (described.base_question, described.base_answer) == (base[0], str(base[1]))
+    assert (described.source_question, described.source_answer) == (source[0], str(source[1]))
+    assert (described.base_answer_tokens, described.source_answer_tokens) == tuple(tokens)
+    lengths = [len(re.findall(r"\w+|[.]", question)) for question, _ in (base, source)]
+    read = described.base_tokens, described.source_tokens
+    assert [own - length for own, length in zip(read, lengths)] == [read[0] - lengths[0]] * 2
+
+
 @pytest.mark.parametrize(
     ("experiment", "cells", "latents", "engine", "direction"),
     [
@@ -71,6 +86,7 @@ def test_grids(
     for index, twin in enumerate(twins(direction)):
         assert_cells(results.values, index, twin, cells, twin.source, latents)
         described = results.pairs[index]
+        assert_described(described, LONG[index], twin.readout.answers, direction)
         assert_metrics(described.base, twin.metrics(twin.base[2]))
         assert_metrics(described.source, twin.metrics(twin.source[2]))
         assert_metrics(described.ceiling, twin.metrics(twin.patched(whole_run(twin.source))[2]))
@@ -90,3 +106,13 @@ def test_chains(checkpoint, predict, long_pairs, twins, strategy, direction):
         assert agrees(results.values, index, brute_force(twin, strategy, twin.source)[0])
     control = twin.unpatched(results.pairs[index].control.question)
     assert agrees(results.control, index, brute_force(twin, strategy, control)[0])
+
+
+def test_cuts(checkpoint, predict, long_pairs):
+    """Each pair's are made again by whole sequences, and the run's own answer comes first."""
+    results = predict(
+        KnockoutExperiment(checkpoint=checkpoint), precision="64-true", pairs=long_pairs
+    )
+    made_again = {c.name: c.status for c in check_run(results.data) if "made again" in c.name}
+    assert {"cells made again", "whole runs made again"} <= made_again.keys()
+    assert set(made_again.values()) == {"pass"}

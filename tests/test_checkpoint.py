@@ -1,5 +1,7 @@
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from codi_patching.models.loading.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from codi_patching.models.loading.files import file_sha256
 
 
 def edit(folder, change):
@@ -117,3 +120,14 @@ def test_settings_that_cannot_be_read_are_refused(checkpoint, content):
         file.write(content)
     with pytest.raises(CheckpointError, match="does not hold CODI's settings"):
         load_checkpoint(checkpoint)
+
+
+def test_the_report_says_where_a_model_came_from(checkpoint):
+    report = load_checkpoint(checkpoint)[1]
+    weights = Path(checkpoint) / "model.safetensors"
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (report.source, report.sha256) == (checkpoint, sha256)
+    assert (report.layout, report.feeds_back, report.merged) == ("own", True, 0)
+    assert report.tensors == len(load_file(weights))
+    both = hashlib.sha256((sha256 * 2).encode()).hexdigest()
+    assert (file_sha256(weights), file_sha256(weights, weights)) == (sha256, both)

@@ -317,6 +317,13 @@ def test_what_is_set_otherwise_is_named_first(model):
     assert "200 questions, not the 1,319" in lines[4]
 
 
+def test_chance_is_95_percent_of_a_binomial_share(model):
+    """With 43.7 % and 200 questions: 1.96 √(0.437 · 0.563 / 200) = 0.0687."""
+    text = compare(model, "zen-E/CODI-gpt2", 0.3, questions=200)
+    assert "200 questions, not the 1,319 of GSM8K's test set: up to 7 points by chance" in text
+    assert "up to 31 points by chance" in compare(model, "zen-E/CODI-gpt2", 0.1, questions=10)
+
+
 def test_models_without_a_published_accuracy(model):
     assert "no published accuracy of internlm" in compare(model, "internlm/SIM_COT-GPT2-CODI", 0.4)
     assert compare_with_published(model, LoadReport("mine", "0", 1, {}), 0.4, 10) == []

@@ -9,6 +9,7 @@ from codi_patching.models.interchange import (
     Interchange,
     Rate,
     interchange_accuracy,
+    interchange_hits,
     interchanged_answers,
     lowest,
     rates,
@@ -62,6 +63,7 @@ def test_interchanged_answers_by_whole_sequences(model, position):
 
 def test_what_thoughts_say_is_the_head_on_the_states_that_make_them(model):
     for question, tokens in zip(BASES, spoken_thoughts(model, BASES), strict=True):
+        assert len(tokens) == model.num_latents
         sequence = think_slowly(model, question)
         prompt = len(model.prompt_ids(question))
         for p, token in enumerate(tokens):
@@ -75,6 +77,23 @@ def test_a_question_in_its_own_place_changes_nothing(model):
     changes = [Interchange(q, q, p, 2, None) for q in BASES for p in range(3)]
     accuracy = interchange_accuracy(model, changes, batch_size=2)
     assert accuracy == {(2, p): Rate(3, 3) for p in range(3)}
+
+
+def test_a_thought_that_carries_nothing_leaves_the_answer_of_the_base(model):
+    changes = [
+        Interchange(base, source, p, 2, None)
+        for base, source in zip(BASES, SOURCES)
+        for p in (0, 2)
+    ]
+    found = interchange_hits(model, changes, batch_size=2)
+    own = {base: answer_slowly(model, think_slowly(model, base)) for base in BASES}
+    expected = []
+    for change in changes:
+        prompt = len(model.prompt_ids(change.source))
+        vector = think_slowly(model, change.source)[prompt + change.position]
+        sequence = think_slowly(model, change.base, (change.position, vector))
+        expected.append(answer_slowly(model, sequence) == own[change.base])
+    assert found == expected
 
 
 def test_interchange_checks_its_arguments(model):

@@ -790,6 +790,20 @@ def test_a_disk_without_room_is_refused_in_whole_megabytes(tmp_path, monkeypatch
         prepare_folder(Store(tmp_path), RUN, overwrite=False)
 
 
+def test_room_is_that_of_all_values(tmp_path, monkeypatch):
+    """64 bytes for each pair, cell, metric, and arm."""
+    needed = RUN.num_pairs * RUN.grid.size * len(RUN.metrics) * 64
+    alone, both = replace(RUN, control="none"), replace(RUN, control="sibling")
+    for run, free in ((alone, needed), (both, 2 * needed)):
+        room = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: room)
+        prepare_folder(Store(tmp_path / run.control), run, overwrite=False)
+        less = room._replace(free=free - 1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, less=less: less)
+        with pytest.raises(ResultsError, match="MB of free disk"):
+            prepare_folder(Store(tmp_path / f"{run.control}, less"), run, overwrite=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_activations_are_written_as_safetensors_writes_them(tmp_path, dtype):
     tensors = {f"p{i}": torch.randn(2, 3, 5).to(dtype).transpose(0, 1) for i in range(3)}

@@ -46,7 +46,8 @@ def causes(model: CodiModel, report: LoadReport, known: KnownModel, questions: i
     """Possible reasons for a gap, those that are certain to be there first."""
     found = _deviations(model, report, known)
     if questions != GSM8K_TEST:
-        chance = 1.96 * math.sqrt((known.accuracy or 0.5) * 0.5 / max(questions, 1))
+        accuracy = known.accuracy or 0.5
+        chance = 1.96 * math.sqrt(accuracy * (1 - accuracy) / max(questions, 1))
         found.append(
             f"{questions:,} questions, not the {GSM8K_TEST:,} of GSM8K's test set: up to "
             f"{chance * 100:.0f} points by chance alone, more if they are of another kind"

@@ -17,11 +17,6 @@ def lens_logits(model: CodiModel, resid: Tensor) -> Tensor:
     return model.logits(model.final_norm(resid))
 
 
-def top_tokens(model: CodiModel, resid: Tensor, k: int) -> Tensor:
-    """The ids of the k most probable tokens, best first, `(…, k)`."""
-    return lens_logits(model, resid).topk(k, dim=-1).indices
-
-
 def token_text(model: CodiModel, token: int) -> str:
     """A token as it is read, without spaces around it; its name where nothing else is left."""
     text = model.tokenizer.decode([token]).strip()
