@@ -503,6 +503,8 @@ def test_everything_draws_itself_and_escapes_what_was_written(hand):
     assert "<script>" not in shown
     (bars,) = pictures(shown)
     assert len(bars.findall("{*}rect")) == 12  # two answers of three runs, and what is behind
+    for values in (effect.base, effect.metrics, effect.source):
+        assert f"{float(values['clean_probability']):.2f}" in shown
     grid = hand.grid(PAIR)
     maps = pictures(grid._repr_html_())
     assert [len(m.findall("{*}rect")) for m in maps] == [9, 9, 9]

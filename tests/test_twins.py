@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 from random import Random
 
@@ -210,6 +211,17 @@ def test_new_numbers_come_nearest_first_and_keep_their_place():
     assert sorted(first) == [79_000, 81_000]
 
 
+def test_new_numbers_come_once_from_2_to_the_largest_that_is_allowed():
+    read = reading("Ann has 3 pens and buys 20.", ["<<3+20=23>>"], 23)
+    found = list(new_numbers(read, 0, Random(0)))
+    assert len(found) == len(set(found))
+    assert min(found) == 2
+    read = reading("Cy saves 90% of $800.", ["<<90/100*800=720>>"], 720)
+    found = list(new_numbers(read, 0, Random(0)))
+    assert len(found) == len(set(found)) > 5
+    assert max(found) == 99  # and not 100, 110, …
+
+
 def test_values_stay_whole_and_keep_their_signs():
     read = reading("12 pens are shared by 4 boys. How many has each?", ["<<12/4=3>>"], 3)
     assert {v.number for v in variants(read, 0, Random(0))} == {8, 16}
@@ -323,13 +335,32 @@ def test_donors_share_the_value_or_do_not():
     pairs, _ = make_twin_pairs([STRINGS[0], *more])
     donors = find_donors(pairs)
     eggs = next(pair for pair in pairs if pair.group == "q-1")
-    if eggs.changed_step == 1:
-        assert donors["q-1"]["same_value"].name == "same"
-        assert donors["q-1"]["different_value"].name in ("same", "other")
+    assert eggs.changed_step == 1
+    assert donors["q-1"]["same_value"].name == "same"
+    assert donors["q-1"]["different_value"].name in ("same", "other")
     assert donors["same"]["different_value"].name == "other"
     record = donors["same"]["different_value"].as_record()
     assert record["reasoning_steps"] == ["<<30-10=20>>", "<<20*7=140>>"]
     assert record["from"] == "other"
+
+
+def test_a_donor_may_share_the_value_of_any_step_but_the_last():
+    def three(first, last, name):
+        return question(
+            f"Gus has {first} pens and loses 4. He sells them at $2. He adds ${last}.",
+            [f"<<{first}-4={first - 4}>>", f"<<{first - 4}*2={2 * first - 8}>>",
+             f"<<{2 * first - 8}+{last}={2 * first - 8 + last}>>"],
+            2 * first - 8 + last,
+            name,
+        )  # fmt: skip
+
+    asked = [three(30, 5, "thirty"), three(30, 7, "also thirty"), three(34, 11, "thirty-four")]
+    pairs, _ = make_twin_pairs(asked)
+    donors = find_donors([replace(pair, changed_step=2) for pair in pairs])
+    donor = donors["thirty"]["same_value"]
+    assert (donor.name, donor.step) == ("also thirty", 2)
+    assert donors["thirty"]["different_value"].name == "thirty-four"
+    assert "same_value" not in donors["thirty-four"]
 
 
 @pytest.mark.parametrize(

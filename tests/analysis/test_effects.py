@@ -18,7 +18,7 @@ from codi_patching.analysis.effects import (
     rounding_of,
 )
 from codi_patching.analysis.intervals import ROUNDING
-from codi_patching.analysis.lens_hits import hit_rates
+from codi_patching.analysis.lens_hits import hit_rates, hits
 
 OWN = [[[0.5, 0.1], [0.2, 0.9]], [[0.9, 0.3], [0.1, 0.9]]]
 CONTROL = [[[0.2, 0.1], [0.1, 0.9]], [[0.4, 0.3], [0.1, 0.9]]]
@@ -136,3 +136,10 @@ def test_hit_rates_count_pairs_by_step():
     assert float(rates["chance"].sel(step=1, layer="2", column="1")) == 0.25
     assert float(rates["own"].sum()) == 0.75
     assert rates["pairs"].values.tolist() == [20, 20]
+
+
+def test_a_result_is_read_where_fewer_than_top_tokens_are_before_it():
+    lens = make_lens(pairs=3, layers=1, columns=1, steps=1, top=5)
+    lens["rank"].loc[{"arm": "own"}] = np.array([4.0, 5.0, np.nan]).reshape(3, 1, 1, 1)
+    own, _ = hits(lens)
+    np.testing.assert_array_equal(own.ravel(), [1.0, 0.0, np.nan])
