@@ -503,8 +503,19 @@ def test_everything_draws_itself_and_escapes_what_was_written(hand):
     assert "<script>" not in shown
     (bars,) = pictures(shown)
     assert len(bars.findall("{*}rect")) == 12  # two answers of three runs, and what is behind
-    for values in (effect.base, effect.metrics, effect.source):
-        assert f"{float(values['clean_probability']):.2f}" in shown
+    names = [name for name in effect.numbers if name.endswith("_probability")]
+    ends = {"base": dict.fromkeys(names, 0.25), "source": dict.fromkeys(names, 0.5)}
+    (bars,) = pictures(replace(effect, say=lambda: text, **ends)._repr_html_())
+    texts = [node.text for node in bars.iter() if node.text]
+    widths = [float(rect.get("width")) for rect in bars.findall("{*}rect")]
+    for answer, name in enumerate(names):
+        at = texts.index(name)
+        assert texts[at + 1 : at + 4 : 2] == ["base", "patched"]
+        assert [texts[at + 2], texts[at + 6]] == ["0.25", "0.50"]
+        own = widths[6 * answer : 6 * answer + 6]
+        assert own[1] / own[0] == pytest.approx(0.25)
+        assert own[3] / own[2] == pytest.approx(effect.numbers[name], abs=1e-3)
+        assert own[5] / own[4] == pytest.approx(0.5)
     grid = hand.grid(PAIR)
     maps = pictures(grid._repr_html_())
     assert [len(m.findall("{*}rect")) for m in maps] == [9, 9, 9]
