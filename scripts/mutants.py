@@ -18,6 +18,7 @@ import ast
 import importlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -131,26 +132,24 @@ class Tests:
             self.seconds[f"{file}::{case.get('name')}"] = float(case.get("time", 0))
 
     def of(self, name: str, line: int) -> list[str]:
-        """Those that run a line of a file, or else its statement, its constant, the file."""
+        """Those that run a line of a file, or else its statement, what is set there, the file."""
         path = ROOT / "codi_patching" / name
-        by_line = {
-            at: {test for context in contexts if (test := context.partition("|")[0])}
-            for at, contexts in self.data.contexts_by_lineno(str(path)).items()
-        }
-
-        def running(lines: Iterable[int]) -> set[str]:
-            return set().union(*(by_line.get(at, set()) for at in lines))
-
-        text = path.read_text()
-        statement = statement_at(ast.parse(text), line)
-        tests = running([line]) or running(lines_of(statement))
+        statement = statement_at(ast.parse(path.read_text()), line)
+        tests = self.running(path, [line]) or self.running(path, lines_of(statement))
         if not tests and isinstance(statement, ast.Assign | ast.AnnAssign):
-            targets = (
-                [statement.target] if isinstance(statement, ast.AnnAssign) else statement.targets
-            )
-            target = ast.unparse(targets[0])
-            tests = running(at for at, of in enumerate(text.splitlines(), 1) if target in of)
-        return self.cheapest(tests or running(by_line), name)
+            first = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            for other in sorted((ROOT / "codi_patching").rglob("*.py")):
+                used = re.compile(rf"\b{re.escape(ast.unparse(first))}\b").search
+                numbered = enumerate(other.read_text().splitlines(), 1)
+                tests |= self.running(other, [at for at, text in numbered if used(text)])
+        return self.cheapest(tests or self.running(path, None), name)
+
+    def running(self, path: Path, lines: Iterable[int] | None) -> set[str]:
+        """Those that run any of some lines of a file, or of all."""
+        by_line = self.data.contexts_by_lineno(str(path))
+        chosen = by_line if lines is None else lines
+        found = {each.partition("|")[0] for at in chosen for each in by_line.get(at, ())}
+        return found - {""}
 
     def cheapest(self, tests: set[str], name: str) -> list[str]:
         """Tests of SECONDS in all: a case of each before more of one, see above."""

@@ -1,5 +1,7 @@
 """Progress of commands: a line now and then where stderr is no terminal."""
 
+import io
+
 from codi_patching.callbacks.counting import Counting, counted
 
 
@@ -16,3 +18,15 @@ def test_a_short_count_says_nothing(capsys):
     assert list(counted([3, 4, 5], "questions")) == [3, 4, 5]
     out, err = capsys.readouterr()
     assert out + err == ""
+
+
+def test_a_terminal_has_a_bar_that_ends_where_the_count_does(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    with Counting(7, "questions") as count:
+        count.reach(3, "the third")
+        count.reach(7)
+    last = screen.getvalue().rpartition("\r")[2]
+    assert "questions: 100%" in last
+    assert "7/7" in last

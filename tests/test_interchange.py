@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from codi_patching.commands import known_thoughts
 from codi_patching.data.known_thoughts import carried_step, interchanges
 from codi_patching.data.word_problems import Plot, Problem, Step
 from codi_patching.models.interchange import (
@@ -15,6 +16,7 @@ from codi_patching.models.interchange import (
     rates,
 )
 from codi_patching.models.thought_lens import spoken_thoughts
+from codi_patching.training.codi_tiny import IDLE
 
 BASES = ["Tom has 16 pears. He eats 3.", "Tom has 9 pears. He buys 3 more.", "Tom has 7."]
 SOURCES = ["Tom has 18 pears. He eats 3.", "Tom has 9 pears. He buys 4 more.", "Tom has 12."]
@@ -149,3 +151,17 @@ def test_counterfactual_answers_by_hand():
         3: 38.0,
         4: None,
     }
+
+
+def test_what_the_lens_says_is_counted_by_steps_and_thought(monkeypatch):
+    """All that should be said of the first problem is; of the second, only that z4 says nothing."""
+    steps = Step("-", "He eats {1}."), Step("+", "He buys {2}.")
+    plot = Plot("Tom has {0} pears.", steps, PLOT.question)
+    problems = [Problem(plot, (9, 2, 4)), Problem(plot, (8, 3, 1))]  # 7, 11; 5, 6
+    carried = [carried_step(place, 2) for place in range(5)]
+    right = [IDLE if step is None else str((7, 11)[step - 1]) for step in carried]
+    monkeypatch.setattr(
+        known_thoughts, "spoken_thoughts", lambda model, asked: [right] * len(asked)
+    )
+    found = known_thoughts.lens_accuracy(None, problems, batch_size=2)
+    assert found == {(2, place): Rate(1 + (step is None), 2) for place, step in enumerate(carried)}

@@ -531,3 +531,6 @@ def test_the_page_shows_what_is_hidden_from_the_readout():
     assert shown["means"]["fall_3"][:5] == [0.6, 0, 0, 0, 0.7]
     assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
     assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
+    unknown = made({"question->readout": 0.6}, noise=0.0)
+    unknown["num_steps"].values[:] = np.nan
+    assert [key for key, _, _ in knockout_data(unknown)["measures"]] == ["fall_all"]

@@ -28,6 +28,7 @@ from codi_patching.reporting.lens_figure import _SCALE as GREENS
 from codi_patching.reporting.lens_figure import read_cells
 from codi_patching.reporting.maps import outline, scale_of, segments
 from codi_patching.reporting.plot import KINDS, plot
+from codi_patching.results.dataset import run_of
 
 POSITION = "position, recomputed"
 
@@ -396,6 +397,11 @@ def test_which_figures_there_are(report, with_lens):
     assert names(alone) == [
         "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
     ]  # fmt: skip
+    relay = alone.summaries["relay"]
+    without = [name for name in run_of(relay.data).metrics if not name.startswith("cosine")]
+    relay = replace(relay, data=relay.data.copy())
+    relay.data.attrs = {"run": replace(run_of(relay.data), metrics=tuple(without))}
+    assert names(replace(alone, summaries={"relay": relay}))[-1] == "trajectories"
 
 
 @pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.8)])

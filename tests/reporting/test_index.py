@@ -1,11 +1,15 @@
 """The index over a folder of runs: what it says is what the reports in it say, as text."""
 
+import base64
 import json
 import re
 import shutil
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from results_maker import records_of, run_of, write
 
 from codi_patching import cli
@@ -95,6 +99,17 @@ def test_the_same_folder_gives_the_same_bytes(root):
 
 def test_a_picture_that_is_none_is_left_out(tmp_path, root):
     assert thumbnail(root / "a" / "layer") == thumbnail(tmp_path) == ""
+
+
+def test_the_first_figure_that_is_there_is_shown_small(tmp_path):
+    for name, grey in {"carried": 0, "by_layer": 255}.items():
+        Image.new("L", (900, 600), grey).save(tmp_path / f"{name}.png")
+    kind, _, content = thumbnail(tmp_path).partition(";base64,")
+    shown = Image.open(BytesIO(base64.b64decode(content)))
+    assert kind == f"data:image/{shown.format.lower()}"
+    assert shown.width < 900
+    assert shown.width / shown.height == pytest.approx(1.5, rel=0.02)
+    assert np.asarray(shown.convert("L")).max() < 30  # the dark one comes first
 
 
 def test_text_that_is_not_ours_stays_text(tmp_path):
