@@ -42,6 +42,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from codi_patching.models.codi import CodiModel
+from codi_patching.models.families import cache_argument
 from codi_patching.patching.engine import Engine, Readout, Unpatched
 from codi_patching.patching.interventions import extra_sites, patches_from
 
@@ -131,7 +132,8 @@ def site_module(model: Any, layer: int, site: PeerSite) -> Any:
 def read_prompt(model: PreTrainedModel, grid: FrozenGrid) -> DynamicCache:
     """The prompt's keys and values, one row."""
     cache = DynamicCache(config=model.config)
-    model.base_model(inputs_embeds=grid.prompt[None], past_key_values=cache, use_cache=True)
+    called = {cache_argument(type(model.base_model)): cache}
+    model.base_model(inputs_embeds=grid.prompt[None], use_cache=True, **called)
     return cache
 
 
@@ -142,11 +144,13 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
     return several
 
 
-def arguments(grid: FrozenGrid, cache: DynamicCache, rows: int) -> dict[str, Any]:
+def arguments(
+    model: PreTrainedModel, grid: FrozenGrid, cache: DynamicCache, rows: int
+) -> dict[str, Any]:
     """Of a forward pass of transformers, for the logits of the last token alone."""
     return {
         "inputs_embeds": grid.rows(rows),
-        "past_key_values": repeated(cache, rows),
+        cache_argument(type(model)): repeated(cache, rows),
         "logits_to_keep": 1,
     }
 
@@ -173,7 +177,7 @@ def plain_hooks(backbone: PreTrainedModel) -> RunGrid:
         return overwrite
 
     def run(grid: FrozenGrid) -> Tensor:
-        batch = arguments(grid, read_prompt(model, grid), grid.num_rows)
+        batch = arguments(model, grid, read_prompt(model, grid), grid.num_rows)
         handles = [
             site_module(model, layer, grid.site).register_forward_hook(hook(grid, layer))
             for layer in grid.layers
@@ -194,7 +198,7 @@ def nnsight_one_batch(backbone: PreTrainedModel) -> RunGrid:
     model = nnsight.NNsight(copy_sharing_weights(backbone))
 
     def run(grid: FrozenGrid) -> Tensor:
-        batch = arguments(grid, read_prompt(model._module, grid), grid.num_rows)
+        batch = arguments(model._module, grid, read_prompt(model._module, grid), grid.num_rows)
         with model.trace(**batch):
             for layer in grid.layers:
                 module = site_module(model, layer, grid.site)
@@ -218,7 +222,7 @@ def nnsight_resumed(backbone: PreTrainedModel) -> RunGrid:
 
     def run(grid: FrozenGrid) -> Tensor:
         cache, rows = read_prompt(model._module, grid), grid.num_latents
-        with model.trace(**arguments(grid, cache, 1)):
+        with model.trace(**arguments(model._module, grid, cache, 1)):
             states = nnsight.save([block(layer).output for layer in grid.layers])
         whole_block = grid.site == "resid_post"
         logits = []
@@ -227,7 +231,7 @@ def nnsight_resumed(backbone: PreTrainedModel) -> RunGrid:
                 first, entering = layer + 1, grid.overwrite(states[layer].repeat(rows, 1, 1), layer)
             else:
                 first, entering = layer, states[layer - 1].repeat(rows, 1, 1)
-            with model.trace(**arguments(grid, cache, rows)):
+            with model.trace(**arguments(model._module, grid, cache, rows)):
                 for below in range(first):
                     block(below).skip(entering)
                 if not whole_block:
@@ -267,7 +271,7 @@ def pyvene_one_batch(backbone: PreTrainedModel) -> RunGrid:
             for layer in grid.layers
         ]
         patched = pyvene.IntervenableModel(interventions, model)
-        base = arguments(grid, read_prompt(model, grid), grid.num_rows)
+        base = arguments(model, grid, read_prompt(model, grid), grid.num_rows)
         return grid.shaped(patched(base)[1].logits)
 
     return run
@@ -288,7 +292,7 @@ def pyvene_vanilla(backbone: PreTrainedModel) -> RunGrid:
             kind = {"intervention_type": pyvene.VanillaIntervention}
             patched = pyvene.IntervenableModel([where | kind], model)
             _, output = patched(
-                arguments(grid, cache, rows),
+                arguments(model, grid, cache, rows),
                 unit_locations={"sources->base": (None, positions)},
                 source_representations=grid.source[layer][:, None],
             )
@@ -307,7 +311,7 @@ def transformer_bridge(backbone: PreTrainedModel) -> RunGrid:
     model = build_bridge_from_module(shared, name, hf_config=shared.config)
 
     def run(grid: FrozenGrid) -> Tensor:
-        batch = arguments(grid, read_prompt(shared, grid), grid.num_rows)
+        batch = arguments(shared, grid, read_prompt(shared, grid), grid.num_rows)
         embeddings = batch.pop("inputs_embeds")
         logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid, grid.layers), **batch)
         return grid.shaped(logits)

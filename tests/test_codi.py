@@ -5,9 +5,11 @@ import torch
 from conftest import random_model
 
 from codi_patching.measuring.prompts import Prompts
+from codi_patching.models import codi
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import PairError
 from codi_patching.models.codi import CodiSettings, pad_left
+from codi_patching.models.families import cache_argument
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
 
@@ -166,3 +168,18 @@ def test_an_answer_that_the_context_cuts_off_is_refused(model, monkeypatch):
                 latent_answers(model, ["Tom has 3."], max_tokens=3)
     model.backbone.config.max_position_embeddings = read
     assert latent_answers(model, ["Tom has 3."], max_tokens=1)
+
+
+def test_keys_and_values_go_to_a_decoder_under_its_own_name_for_them(model, monkeypatch):
+    """A name that it takes and does not read would run every token without those before it."""
+
+    class Older(torch.nn.Module):
+        def forward(self, inputs_embeds=None, past_key_values=None, **kwargs): ...
+
+    class Newer(torch.nn.Module):
+        def forward(self, inputs_embeds=None, cache=None, **kwargs): ...
+
+    assert (cache_argument(Older), cache_argument(Newer)) == ("past_key_values", "cache")
+    monkeypatch.setattr(codi, "cache_argument", lambda decoder: "name_of_another_version")
+    with pytest.raises(RuntimeError, match=r"expected LlamaModel to keep \d+ tokens' keys and"):
+        model.encode([model.prompt_ids("Tom has 5.")])

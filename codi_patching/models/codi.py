@@ -28,7 +28,7 @@ from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.answers import PairError
 from codi_patching.models.attention import Attend, unseen_attention
-from codi_patching.models.families import family_of, outlets_of, part_of
+from codi_patching.models.families import cache_argument, family_of, outlets_of, part_of
 from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
@@ -365,13 +365,19 @@ class CodiModel(nn.Module):
                 mask = torch.ones(rows, new, dtype=torch.long, device=self.device)
             mask = torch.cat([before, mask], dim=1)
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new:]
-        hidden = part_of(self.backbone, self.family.decoder)(
+        decoder = part_of(self.backbone, self.family.decoder)
+        hidden = decoder(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(type(decoder)): cache},
         ).last_hidden_state
+        if (kept := cache.get_seq_length()) != context.length + new:
+            raise RuntimeError(
+                f"expected {type(decoder).__name__} to keep {context.length + new} tokens' keys "
+                f"and values, got {kept}: this version of transformers has another cache"
+            )
         return hidden, Context(cache, mask, context.length + new, rows)
 
     def read(

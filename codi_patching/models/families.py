@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -106,6 +107,15 @@ def attention_window(backbone: PreTrainedModel) -> int | None:
 def part_of(backbone: nn.Module, path: str) -> Any:
     """The module at one of a family's paths."""
     return attrgetter(path)(backbone)
+
+
+def cache_argument(decoder: type[nn.Module]) -> str:
+    """What a decoder's `forward` calls keys and values: `cache`, in older transformers otherwise.
+
+    An argument of another name would be taken and not read.
+    """
+    names = inspect.signature(decoder.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def head_shape(backbone: PreTrainedModel) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from codi_patching.models.codi import CodiModel, Context
-from codi_patching.models.families import part_of
+from codi_patching.models.families import cache_argument, part_of
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,13 @@ def read_tree(
     """
     chains = torch.cat([thoughts, model.embed(end)], dim=2).flatten(1, 2)
     cache = DynamicCache()
-    states = part_of(model.backbone, model.family.decoder)(
+    decoder = part_of(model.backbone, model.family.decoder)
+    states = decoder(
         inputs_embeds=torch.cat([model.embed(prompts), chains], dim=1),
         attention_mask=tree_mask(layout, real).to(prompts.device),
         position_ids=tree_positions(layout, real),
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(type(decoder)): cache},
     ).last_hidden_state
     return states, cache
 
