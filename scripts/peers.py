@@ -38,7 +38,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from codi_patching.models.codi import CodiModel
@@ -144,10 +144,11 @@ def repeated(cache: DynamicCache, rows: int) -> DynamicCache:
     return several
 
 
-def arguments(
-    model: PreTrainedModel, grid: FrozenGrid, cache: DynamicCache, rows: int
-) -> dict[str, Any]:
-    """Of a forward pass of transformers, for the logits of the last token alone."""
+def arguments(model: nn.Module, grid: FrozenGrid, cache: DynamicCache, rows: int) -> dict[str, Any]:
+    """Of a forward pass of transformers, for the logits of the last token alone.
+
+    `model` is what is called, whose keys and values go by its own name for them.
+    """
     return {
         "inputs_embeds": grid.rows(rows),
         cache_argument(type(model)): repeated(cache, rows),
@@ -311,7 +312,7 @@ def transformer_bridge(backbone: PreTrainedModel) -> RunGrid:
     model = build_bridge_from_module(shared, name, hf_config=shared.config)
 
     def run(grid: FrozenGrid) -> Tensor:
-        batch = arguments(shared, grid, read_prompt(shared, grid), grid.num_rows)
+        batch = arguments(model, grid, read_prompt(shared, grid), grid.num_rows)
         embeddings = batch.pop("inputs_embeds")
         logits = model.run_with_hooks(embeddings, fwd_hooks=lens_hooks(grid, grid.layers), **batch)
         return grid.shaped(logits)

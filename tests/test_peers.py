@@ -50,7 +50,11 @@ def test_a_peer_gives_the_logits_of_both_engines(peer, family, site):
     engines = (ReferenceEngine(model), SweepEngine(model, 100))
     runs = [unpatched_runs(engine, PROMPTS, READOUT, site) for engine in engines]
     grid = frozen_grid(model, PROMPTS[0], *runs[0], site)
-    theirs = PEERS[peer](model.backbone)(grid)
+    try:
+        run = PEERS[peer](model.backbone)
+    except ImportError as error:  # TransformerLens 4 has no HookedTransformer
+        pytest.skip(str(error))
+    theirs = run(grid)
     assert theirs.shape == (LAYERS, LATENTS, VOCABULARY)
     effects = (theirs - runs[0][0].run.answer_logits[0][0, 0]).abs().amax(-1)
     assert (effects[:-1] > 0.01).all(), "every patch below the last layer matters"
@@ -93,7 +97,7 @@ def test_nnsight_gives_the_logits_of_single_heads(family):
     cache, cells = read_prompt(traced._module, grid), list(product(*map(range, given.shape[:3])))
     theirs = []
     for layer, position, head in cells:
-        with traced.trace(**arguments(grid, cache, 1)):
+        with traced.trace(**arguments(traced._module, grid, cache, 1)):
             attention = site_module(traced, layer, "attn_out")
             projection = attention.c_proj if family == "gpt2" else attention.o_proj
             entering = projection.input.clone()
