@@ -31,6 +31,7 @@ thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
 ROOMS ?= analysis metrics
 EACH ?= 3
 .mutants/coverage: $(VENV)/.installed-dev
+	mkdir -p .mutants
 	OMP_NUM_THREADS=1 COVERAGE_FILE=$@ $(BIN)/pytest -n 2 --dist worksteal -m "not thorough" \
 	  --junitxml .mutants/times.xml --cov codi_patching --cov-context test --cov-report=
 

@@ -216,10 +216,10 @@ def try_file(path: Path, name: str, tests: Tests, each: int, seed: int) -> tuple
         compiled_anew(path, changed)
         failed = failing(chosen, 60 + 5 * sum(map(tests.cost, chosen))) if chosen else None
         compiled_anew(path, source)
-        if failed and failed not in tests.passing:
-            if failing([failed], 300) is not None:
-                sys.exit(f"{failed}: fails without a fault")
-            tests.passing.add(failed)
+        if failed is not None and (again := failed or " ".join(chosen)) not in tests.passing:
+            if failing([failed] if failed else chosen, 900) is not None:
+                sys.exit(f"{again}: fails without a fault, or is not there: remove {TRACED}")
+            tests.passing.add(again)
         noticed += failed is not None
         if failed is None:
             print(f"    {name}:{line}: {old}  ->  {new}", flush=True)
