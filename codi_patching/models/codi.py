@@ -351,6 +351,7 @@ class CodiModel(nn.Module):
 
         Raises:
             PairError: The context is longer than the model's.
+            RuntimeError: The decoder did not keep the new tokens' keys and values in the context.
         """
         rows, new = embeddings.shape[:2]
         self.check_mode()
