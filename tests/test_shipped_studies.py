@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from same_files import assert_same_files
 
 from codi_patching.analysis.report import build_report
+from codi_patching.commands.config_files import SHIPPED_CONFIGS
+from codi_patching.commands.study_arms import read_arms
 from codi_patching.reporting.console import console_text
-from codi_patching.reporting.figures import draw_figures
 from codi_patching.reporting.page import page_text
+from codi_patching.reporting.runs import ReportOptions, compare_folders
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import pairs_of, run_of
 from codi_patching.results.layout import has_results
@@ -30,9 +33,9 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def report(name):
-    folders = [path for path in sorted((RESULTS / name).iterdir()) if has_results(path)]
-    assert len(folders) == 9
-    return build_report([read_results(folder) for folder in folders])
+    arms = read_arms(SHIPPED_CONFIGS / "study.yaml", RESULTS / name, None)
+    assert len(arms) == 9
+    return build_report([read_results(arm.folder) for arm in arms])
 
 
 def test_every_run_is_of_the_model_and_no_check_fails(name, report):
@@ -58,20 +61,6 @@ def test_the_console_has_a_line_for_every_question(report):
         assert asked in text
 
 
-@pytest.mark.slow
-@pytest.mark.thorough
-def test_every_figure_can_be_drawn(report):
-    drawn = dict(draw_figures(report))
-    assert {"content", "by_layer", "decomposition", "attention", "attention_heads", "knockout"} <= {
-        *drawn
-    }
-    for figure in drawn.values():
-        for axes in figure.axes:
-            for image in axes.images:
-                shown = np.ma.filled(image.get_array().astype(float), np.nan)
-                assert np.isfinite(shown).any()
-
-
 @pytest.mark.thorough
 def test_the_page_is_of_this_model(name, report):
     page = page_text(report)
@@ -83,6 +72,14 @@ def test_the_page_is_of_this_model(name, report):
 def test_what_is_shipped_is_what_is_said_now(name, report):
     written = json.loads((RESULTS / name / "comparison" / "comparison.json").read_text())
     assert written["answer"] == headline(report)
+
+
+@pytest.mark.slow
+def test_the_files_of_the_comparison_are_made_again(name, report, tmp_path, monkeypatch):
+    made_once = "codi_patching.reporting.runs.build_report"
+    monkeypatch.setattr(made_once, lambda *_, **__: report)
+    compare_folders([RESULTS / name / "lens"], tmp_path, ReportOptions(page=False))
+    assert_same_files(tmp_path, RESULTS / name / "comparison")
 
 
 def test_where_nothing_is_fed_back_recomputed_is_frozen(name):

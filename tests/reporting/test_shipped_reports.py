@@ -1,0 +1,42 @@
+"""What is shipped in docs is what the program makes of the shipped results: text and figures."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from same_files import DOCS, assert_same_files, assert_same_text
+
+from codi_patching.reporting.documents import INVENTORY, JOURNAL
+from codi_patching.reporting.names import run_name
+from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.results.dataset import run_of
+from codi_patching.results.layout import has_results
+from codi_patching.results.read import read_results
+
+RESULTS = DOCS / "results"
+SHIPPED = {path.relative_to(DOCS) for path in DOCS.rglob("experiments/*.md")}
+QUICK = {
+    *(f"codi-tiny/{run}" for run in ("attention", "cumulative", "knockout", "lens")),
+    *("codi-tiny/position_frozen", "codi-tiny/layer_frozen", "codi-pause/layer_frozen"),
+}
+
+
+def shipped_runs():
+    for path in sorted(RESULTS.glob("*/*")):
+        name = str(path.relative_to(RESULTS))
+        if has_results(path):
+            yield pytest.param(name, marks=[pytest.mark.thorough] * (name not in QUICK))
+
+
+@pytest.mark.parametrize("name", [*shipped_runs()])
+def test_a_run_has_the_report_that_is_made_of_it(tmp_path, name):
+    docs, shipped = tmp_path / "docs", RESULTS / name
+    made = docs / "results" / name
+    shutil.copytree(shipped, made)
+    for entries in (JOURNAL, INVENTORY):
+        shutil.copy(DOCS / entries, docs)
+    report_folder(made, ReportOptions(pair_sheets=False, page=False, docs=docs))
+    assert_same_files(made, shipped)
+    if (document := Path("experiments", f"{run_name(run_of(read_results(made)))}.md")) in SHIPPED:
+        for path in (document, JOURNAL, INVENTORY):
+            assert_same_text(docs / path, DOCS / path)
