@@ -32,7 +32,8 @@ ROOMS ?= analysis metrics
 EACH ?= 3
 .mutants/coverage: $(VENV)/.installed-dev
 	mkdir -p .mutants
-	OMP_NUM_THREADS=1 COVERAGE_FILE=$@ $(BIN)/pytest -n 2 --dist worksteal -m "not thorough" \
+	OMP_NUM_THREADS=1 COVERAGE_FILE=$(CURDIR)/$@ $(BIN)/pytest -p children_traced \
+	  -n 2 --dist worksteal -m "not thorough" \
 	  --junitxml .mutants/times.xml --cov codi_patching --cov-context test --cov-report=
 
 mutants: .mutants/coverage ## small faults in rooms (ROOMS=…, EACH=… a file): which no test notices

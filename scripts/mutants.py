@@ -5,8 +5,8 @@
 
 A fault turns round a sign, a comparison, a condition or two arguments, moves a number by one, drops
 a filter or puts one name for its opposite. It is made in a copy of the package, where the tests
-that run its line are run: a case of each, those of files that name the module first, then the
-quickest; then more cases of each. Which test runs which line, and how long it takes, is of one run
+that run its line are run: short ones, a case of each, those of files that name the module first;
+then those that see the most. Which test runs which line, and how long it takes, is of one run
 of the whole suite under coverage, which `make mutants` makes. Some faults change nothing that
 matters.
 """
@@ -36,7 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGE = ("lightning.pytorch", "pytest", "scipy.stats", "transformers", "xarray")
 TRACED = ROOT / ".mutants"
 """The run of the suite: coverage with a context for each test, and its times as JUnit's XML."""
-SECONDS = 50.0
+STEP = re.compile(r"(\|(setup|run|teardown)| \((setup|call|teardown)\))$")
+"""Of a test, in a context: what pytest-cov says, and what pytest tells the programs it starts."""
+SECONDS = 120.0
 """Of tests, for one fault, as they took under coverage, which is about twice as long."""
 
 _OPPOSITES = """min max|minimum maximum|fmin fmax|any all|argmax argmin|nanargmax nanargmin|sf cdf|
@@ -119,6 +121,12 @@ def lines_of(node: ast.stmt) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
+def called_lines(tree: ast.AST) -> set[int]:
+    """The lines that run when a function is called, not when the module is imported."""
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {line for body in bodies for statement in body for line in lines_of(statement)}
+
+
 class Tests:
     """Which tests run which line, by a run of the whole suite."""
 
@@ -132,27 +140,46 @@ class Tests:
             self.seconds[f"{file}::{case.get('name')}"] = float(case.get("time", 0))
 
     def of(self, name: str, line: int) -> list[str]:
-        """Those that run a line of a file, or else its statement, what is set there, the file."""
-        path = ROOT / "codi_patching" / name
-        statement = statement_at(ast.parse(path.read_text()), line)
-        tests = self.running(path, [line]) or self.running(path, lines_of(statement))
-        if not tests and isinstance(statement, ast.Assign | ast.AnnAssign):
-            first = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-            for other in sorted((ROOT / "codi_patching").rglob("*.py")):
-                used = re.compile(rf"\b{re.escape(ast.unparse(first))}\b").search
-                numbered = enumerate(other.read_text().splitlines(), 1)
-                tests |= self.running(other, [at for at, text in numbered if used(text)])
-        return self.cheapest(tests or self.running(path, None), name)
+        """Those that run a line of a file; of one that is run at import, what it is for.
 
-    def running(self, path: Path, lines: Iterable[int] | None) -> set[str]:
-        """Those that run any of some lines of a file, or of all."""
+        That is the function whose head it stands in, or the lines that use what it sets; else all
+        of the file.
+        """
+        path = ROOT / "codi_patching" / name
+        tree = ast.parse(path.read_text())
+        statement, called = statement_at(tree, line), called_lines(tree)
+        if line in called:
+            tests = self.running(path, [line]) or self.running(path, lines_of(statement))
+        else:
+            tests = self.running(path, called.intersection(lines_of(statement)))
+            if isinstance(statement, ast.Assign | ast.AnnAssign):
+                tests = self.using(statement)
+        return self.chosen(tests or self.running(path, called), name)
+
+    def using(self, statement: ast.Assign | ast.AnnAssign) -> set[str]:
+        """Those that run a line with the name that a statement sets."""
+        first = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        used = re.compile(rf"\b{re.escape(ast.unparse(first))}\b").search
+        tests = set[str]()
+        for other in sorted((ROOT / "codi_patching").rglob("*.py")):
+            text = other.read_text()
+            named = {at for at, content in enumerate(text.splitlines(), 1) if used(content)}
+            if named:
+                tests |= self.running(other, named & called_lines(ast.parse(text)))
+        return tests
+
+    def running(self, path: Path, lines: Iterable[int]) -> set[str]:
+        """Those that run any of some lines of a file."""
         by_line = self.data.contexts_by_lineno(str(path))
-        chosen = by_line if lines is None else lines
-        found = {each.partition("|")[0] for at in chosen for each in by_line.get(at, ())}
+        found = {STEP.sub("", each) for at in lines for each in by_line.get(at, ())}
         return found - {""}
 
-    def cheapest(self, tests: set[str], name: str) -> list[str]:
-        """Tests of SECONDS in all: a case of each before more of one, see above."""
+    def chosen(self, tests: set[str], name: str) -> list[str]:
+        """Tests of SECONDS in all: half of them short ones, half those that see the most.
+
+        Of the short ones, a case of each function before more of one; those that take longest see
+        most, a whole run or all figures of a report.
+        """
         module = "codi_patching." + name.removesuffix(".py").replace("/", ".")
         names = {
             file: module in (ROOT / file).read_text() for file in {t.split("::")[0] for t in tests}
@@ -161,13 +188,17 @@ class Tests:
         for test in sorted(tests, key=lambda test: (self.cost(test), test)):
             cases[function := test.partition("[")[0]] += 1
             ranked.append((cases[function], not names[test.split("::")[0]], self.cost(test), test))
+        short = self.within(SECONDS / 2, [test for *_, test in sorted(ranked)])
+        left = [test for *_, test in sorted(ranked, key=lambda each: -each[2])]
+        longer = self.within(SECONDS / 2, [test for test in left if test not in short])
+        return short + longer or [test for *_, test in ranked[:1]]
+
+    def within(self, seconds: float, tests: list[str]) -> list[str]:
+        """Those that fit in a time, one after the other, none longer than a fourth of it."""
         taken: list[str] = []
-        left = SECONDS
-        for *_, cost, test in sorted(ranked):
-            left -= cost
-            if taken and left < 0:
-                break
-            taken.append(test)
+        for test in tests:
+            if self.cost(test) <= min(seconds - sum(map(self.cost, taken)), SECONDS / 8):
+                taken.append(test)
         return taken
 
     def cost(self, test: str) -> float:
@@ -250,6 +281,7 @@ def main() -> None:
         for other in {*os.listdir(ROOT)} - {*os.listdir(folder)}:
             os.symlink(ROOT / other, f"{folder}/{other}")
         os.chdir(folder)
+        os.environ["PYTHONPATH"] = folder  # for the programs that tests start
         package, counts = Path("codi_patching"), []
         for path in (
             p for n in given.names for p in sorted((package / n).rglob("*.py")) or [package / n]
