@@ -22,7 +22,6 @@ from codi_patching.experiments.position import PositionPatching
 from codi_patching.measuring import engine_choice
 from codi_patching.measuring.preparation import Preparation
 from codi_patching.measuring.sources import mean_activations
-from codi_patching.models import row_limit
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
 from codi_patching.patching.interventions import Activations, Patch
@@ -648,13 +647,6 @@ def test_other_company_changes_pairs_by_rounding_alone(kind, checkpoint, predict
             )
 
 
-def test_rows_at_once_by_hand(checkpoint):
-    """Ten tokens of 3 · 48 + 6 · 32 numbers of 4 bytes."""
-    model, _ = load_checkpoint(checkpoint)
-    row = 10 * 4 * (3 * 48 + 6 * 32)
-    assert row_limit.rows_at_once(model) == 2**30 // row
-
-
 LEAST = [
     (PositionPatching, "seed", 0),
     (PositionPatching, "max_rows", 1),
@@ -680,7 +672,7 @@ def test_a_description_of_what_patches_nothing(attached, checkpoint, pairs_file,
     module.hparams["_instantiator"] = "a parser's own"
     run = module.describe()
     assert (run.data, run.source) == (str(pairs_file), "clean")
-    assert run.config["data"] == {"pairs": str(pairs_file), "max_pairs": 2, "batch_size": 8}
+    assert run.config["data"] == {"pairs": str(pairs_file), "max_pairs": 2, "batch_size": None}
     made = run.config["model"]
     assert made["class_path"] == f"{experiment.__module__}.{experiment.__name__}"
     assert made["init_args"]["seed"] == 3
