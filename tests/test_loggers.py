@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 
 from codi_patching import cli
 from codi_patching.callbacks.loggers import SafeLogger, build_loggers
+from codi_patching.callbacks.report_at_end import Report
 from codi_patching.commands.logger_options import apply_to_defaults
 from codi_patching.commands.predict import _LOGGERS
 from codi_patching.errors import InputError
@@ -136,7 +137,7 @@ def test_a_run_is_the_same_with_a_logger_that_fails(tmp_path, monkeypatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch, capfd):
+def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch, capfd, caplog):
     monkeypatch.chdir(tmp_path)
     options = ["--data.max_pairs=2", "--report.page=false", "--report.figures=false"]
     command = ["predict", f"--config={ROOT}/configs/layer.yaml", "--results.dir=out"]
@@ -154,4 +155,11 @@ def test_the_default_loggers_get_the_run_under_its_name(tmp_path, monkeypatch, c
     for placed in (b"codi-tiny_word-problems", b"control-sibling", b"resid_post"):
         assert placed in content
     assert b"pairs_done" in content
-    assert "wandb: WARNING" not in capfd.readouterr().err
+    told = capfd.readouterr().err + caplog.text
+    assert "wandb: WARNING" not in told
+    files = offline.parent.relative_to(tmp_path) / "files"
+    assert f"logged to WandbLogger ({files}, codi_patching), CSVLogger (runs, csv)" in told
+
+
+def test_a_report_that_was_not_made_has_not_failed():
+    assert not Report().failed
