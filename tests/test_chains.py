@@ -170,7 +170,7 @@ def test_what_a_step_says_that_it_gives_right_or_wrong(step, stated):
 
 
 def test_rounding_is_by_less_than_one_of_the_last_digit():
-    parse_chain(["<<1/8=0.13>>", "<<1/8=0.12>>", "<<1/8=.125>>"], rounded=True)
+    parse_chain(["<<601/200=3.1>>", "<<1/8=0.13>>", "<<1/8=0.12>>", "<<1/8=.125>>"], rounded=True)
     for wrong in ("<<1/8=0.135>>", "<<1/8=0.126>>", "<<5/2=3.5>>", "<<5/2=1.5>>"):
         with pytest.raises(ChainError, match="rounded, or wrong"):
             parse_chain([wrong], rounded=True)
