@@ -653,6 +653,17 @@ def test_which_donor_is_taken(names, same, different):
         assert taken.get("different_value") == (different and (different, 1))
 
 
+def test_the_seed_is_0_unless_given():
+    alike = [
+        TwinPair(name, name, side(name, *POOL["another value"]), CLEAN_SIDE, None, 1)
+        for name in map(str, range(40))
+    ]
+    drawn = [find_donors([CHANGED, *alike], seed)["p"] for seed in range(3)]
+    assert find_donors([CHANGED, *alike])["p"] == drawn[0] != drawn[1]
+    made = [[pair.as_record() for pair in make_twin_pairs(STRINGS[:3], seed)[0]] for seed in (0, 1)]
+    assert [pair.as_record() for pair in make_twin_pairs(STRINGS[:3])[0]] == made[0] != made[1]
+
+
 def test_a_number_that_enters_the_last_step_has_no_donor_of_its_value():
     late = replace(CHANGED, changed_step=2)
     other = TwinPair("o", "o", side("o", *POOL["another value"]), CLEAN_SIDE, None, 1)
