@@ -273,7 +273,8 @@ def test_what_to_download_where_there_is_a_network(base, commands):
 def test_names_that_were_probably_meant():
     assert load._nearest("codi-tine") == " (did you mean codi-tiny?)"
     assert load._nearest("CODI-GPT3") == " (did you mean zen-E/CODI-gpt2?)"
-    assert load._nearest("something else") == ""
+    for far in ("something else", "codi-small", "codi-txt"):
+        assert load._nearest(far) == ""
 
 
 def test_what_is_missing_where_no_base_model_is_given(tmp_path):
