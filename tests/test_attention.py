@@ -1,5 +1,6 @@
 """Attention: probabilities against transformers' own, shares and what is said of them by hand."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -31,7 +32,13 @@ from codi_patching.measuring.attention_again import draw_looks, look_again
 from codi_patching.measuring.attention_shares import AttentionShares, attention_of, changed_span
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.models.answers import PairError
-from codi_patching.models.attention import NAME
+from codi_patching.models.attention import (
+    NAME,
+    EdgesNotCutError,
+    _Unseen,
+    attention_probabilities,
+)
+from codi_patching.models.codi import Context
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.figures import draw_figures
@@ -374,3 +381,59 @@ def test_over_all_pairs_every_layer_reader_and_head_is_read_again():
     assert drawn == [draw_looks((12, 9, 4), place, 8, seed=1) for place in range(8)]
     for axis, size in enumerate((12, 9, 4)):
         assert {look[axis] for looks in drawn for look in looks} == set(range(size))
+
+
+def test_probabilities_by_hand():
+    """Scores of log 3 and 0 are 3 to 1; two heads share each key."""
+    size = math.log(3) / 2
+    query = torch.tensor([1.0, -1.0, 1.0, 1.0]).view(1, 4, 1, 1).half()
+    key = torch.tensor([[size, 0.0], [0.0, size]]).view(1, 2, 2, 1)
+    found = attention_probabilities(query.float(), key, None, 2.0)
+    expected = torch.tensor([[3.0, 1], [1, 3], [1, 3], [1, 3]]) / 4
+    torch.testing.assert_close(found[0, :, 0], expected)
+    assert attention_probabilities(query, key.half(), None, 2.0).dtype == torch.float32
+    assert attention_probabilities(query.double(), key.double(), None, 2.0).dtype == torch.float64
+
+
+def test_a_token_looks_at_itself_and_what_is_before_it_or_as_a_mask_says():
+    zeros = torch.zeros(1, 1, 3, 1)
+    found = attention_probabilities(zeros[:, :, 1:], zeros, None, 1.0)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]]))
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    found = attention_probabilities(zeros[:, :, 1:], zeros, mask, 1.0)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0, 0], [0, 1 / 2, 1 / 2]]))
+
+
+def test_cut_edges_are_taken_from_what_a_mask_allows():
+    cut = torch.zeros(2, 2, 3, dtype=torch.bool)
+    cut[0, 1, 0] = True
+    unseen = _Unseen({4: cut})
+    mask = torch.ones(2, 1, 2, 3, dtype=torch.bool)
+    assert unseen.cut(3, mask, 2, 3) is mask
+    assert unseen.cut(3, None, 2, 3) is None
+    assert unseen.applied == {4: 0}
+    assert torch.equal(unseen.cut(4, mask, 2, 3), ~cut[:, None])
+    before = torch.tensor([[True, True, False], [True, True, True]])
+    assert torch.equal(unseen.cut(4, None, 2, 3), before & ~cut[:, None])
+    assert unseen.applied == {4: 2}
+    for new, seen in ((1, 3), (2, 4)):
+        with pytest.raises(ValueError, match=r"a pass of \(2, 3\) new and seen tokens"):
+            unseen.cut(4, mask, new, seen)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_edges_are_cut_in_one_pass(model, passes):
+    ids = torch.tensor([[5, 6, 7]])
+    start = Context(None, None, 0, 1)
+    cut = torch.zeros(1, 3, 3, dtype=torch.bool)
+
+    def read():
+        with model.unseen({1: cut}):
+            for _ in range(passes):
+                model.read(start, ids)
+
+    if passes == 1:
+        read()
+    else:
+        with pytest.raises(EdgesNotCutError, match=rf"\{{1: {passes}\}} times"):
+            read()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_patching.commands import known_thoughts
-from codi_patching.data.known_thoughts import carried_step, interchanges
+from codi_patching.data.known_thoughts import carried_step, interchanges, makes_result
 from codi_patching.data.word_problems import Plot, Problem, Step
 from codi_patching.models.interchange import (
     Interchange,
@@ -135,6 +135,10 @@ def test_results_are_held_for_two_thoughts_and_the_last_is_left_out():
     }
 
 
+def test_every_other_thought_is_the_first_with_its_result():
+    assert [makes_result(position) for position in range(5)] == [True, False, True, False, True]
+
+
 def test_counterfactual_answers_by_hand():
     """16 - 3 = 13, 13 * 2 = 26, 26 + 1 = 27; the source has 12, 24."""
     base, source = Problem(PLOT, (16, 3, 2, 1)), Problem(PLOT, (16, 4, 2, 5))
@@ -142,6 +146,9 @@ def test_counterfactual_answers_by_hand():
     assert source.values == (12, 24, 29)
     found = {c.position: c.expected for c in interchanges(base, source, 5)}
     assert found == {0: 25.0, 1: 25.0, 2: 25.0, 3: 25.0, 4: None}
+    made = interchanges(base, source, 3)
+    assert [change.position for change in made] == [0, 1, 2]
+    assert {(c.base, c.source, c.num_steps) for c in made} == {(base.question, source.question, 3)}
     equal = Problem(PLOT, (16, 3, 2, 5))
     assert {c.position: c.expected for c in interchanges(base, equal, 5)} == {4: None}
     out_of_range = Problem(PLOT, (40, 3, 1, 5))
