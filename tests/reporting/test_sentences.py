@@ -768,3 +768,16 @@ def test_a_heading_is_of_a_run_or_of_what_runs_share():
     assert heading(saying()) == "Position patching of codi-tiny on word-problems"
     assert heading(several(run_of(), run_of("layer"))) == "codi-tiny on word-problems"
     assert heading(several(run_of(), run_of(), models=("A", "B"))) == "A and B on word-problems"
+
+
+def test_models_that_feed_nothing_back_are_named():
+    pause = run_of(checkpoint={"feeds_back": False})
+    made = several(run_of(), pause, pause)
+    labels = ("A: position", "B: position", "C: position")
+    summaries = dict(zip(labels, made.summaries.values(), strict=True))
+    said = headline(replace(made, summaries=summaries, models=("A", "B", "C")))
+    assert said == [
+        "No difference between the models is shown.",
+        "B and C feed nothing back: what they share with the others is no evidence of reasoning "
+        "in thoughts.",
+    ]
