@@ -687,7 +687,9 @@ def test_at_most_four_sentences_of_which_the_last_is_whether_effects_are_direct(
 
 def test_a_model_that_feeds_nothing_back_is_said_to_second():
     pause = run_of(checkpoint={"feeds_back": False})
-    said = headline(whole(run=pause))
+    claims = layered("direct", [0])
+    direct = Finding("direct", 4, "yes", ("a", "b"), claims[0], claims)
+    said = headline(whole(direct, run=pause))
     assert len(said) == 4
     assert said[1].startswith("This model feeds nothing back: its thoughts are learned vectors")
     assert said[2].startswith("Thoughts z0 and z1 carry")
