@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from lens_maker import lens_records, write_lens
+from lens_maker import lens_records, lens_run, write_lens
 from results_maker import make, records_of, run_of, write
 from safetensors.torch import save_file
 

@@ -758,6 +758,8 @@ def test_a_control_in_any_run_is_spoken_of_and_noising_beside_denoising_too():
     alone = run_of(control="none")
     assert "and to the control's patch" in once(several(alone, run_of()))
     assert "since no control was run" in once(several(alone, alone))
+    of_edges = make(run_of("knockout"), pairs=2)
+    assert "since no control was run" in once(several(alone, knockout=of_edges))
     noising = run_of(direction="noising")
     said = once(several(run_of(), noising))
     assert said.endswith("; those of noising are falls of the probability of the clean answer.")
