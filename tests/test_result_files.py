@@ -1,5 +1,7 @@
 """Results of each kind through their files, and what of a file is refused, field by field."""
 
+import csv
+import errno
 import json
 import math
 from dataclasses import asdict, replace
@@ -13,7 +15,25 @@ from safetensors.torch import save_file
 
 from codi_patching.results.dataset import attention_dataset, knockout_dataset, patching_dataset
 from codi_patching.results.description import Grid, ResultsError, RunDescription, place_name
+from codi_patching.results.files import (
+    as_json,
+    atomic_write,
+    changed_files,
+    file_name,
+    make_folder,
+    plain,
+    remove_file,
+    write_csv,
+    write_json,
+)
+from codi_patching.results.folder import FolderLock, check_writable, prepare_folder
 from codi_patching.results.head_shares import mean_by_head
+from codi_patching.results.layout import (
+    derived_files,
+    has_results,
+    measured_files,
+    results_file,
+)
 from codi_patching.results.pair_descriptions import (
     AttentionPair,
     KnockoutPair,
@@ -400,3 +420,151 @@ def test_what_stands_in_a_description_only_where_it_is_unusual():
     assert place_name("readout 2") == "readout token 2"
     assert run_of(checkpoint={"pooled": ["a", "b"]}).pooled == ("a", "b")
     assert make(run_of(), pairs=1).attrs["run"].pooled == ()
+
+
+# -- whose a folder is --------------------------------------------------------------------------
+
+
+def test_a_folder_is_told_by_what_it_holds(tmp_path):
+    run = run_of(layers=2, columns=2)
+    folder = write(tmp_path / "out", run, records_of(run, pairs=1))
+    store = Store(folder)
+    found, finished, said = prepare_folder(store, replace(run, num_pairs=1), overwrite=False)
+    assert (found.num_pairs, finished) == (1, True)
+    assert said == f"{folder} holds this run's results already: nothing is run again"
+    newer = replace(run, code=replace(run.code, sha256="new", version="9"))
+    said = prepare_folder(store, newer, overwrite=False)[2]
+    assert said.endswith("(they were measured by version 0.2.0 of other code)")
+    with pytest.raises(ResultsError, match="results of another run, with another seed: set"):
+        prepare_folder(store, replace(run, seed=7), overwrite=False)
+    assert not store.any()
+    assert prepare_folder(store, replace(run, seed=7), overwrite=True)[1:] == (False, "")
+    assert store.begun().seed == 7
+    with pytest.raises(ResultsError, match="results of another run, with another seed: set"):
+        prepare_folder(store, run, overwrite=False)
+    lens = replace(run, experiment="lens")
+    with pytest.raises(ResultsError, match=r"position_patching_results\.json, of another kind"):
+        prepare_folder(store, lens, overwrite=True)
+
+
+def test_files_that_a_run_would_replace_are_named_five_at_most(tmp_path):
+    run, store = run_of(layers=2, columns=2), Store(tmp_path)
+    names = sorted(f"trace_{n}.csv" for n in range(6))
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ResultsError, match=f"has {', '.join(names[:5])}, which this run would"):
+        prepare_folder(store, run, overwrite=False)
+    assert prepare_folder(store, run, overwrite=True) == (run, False, "")
+
+
+def test_trying_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b", "[[x]]")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    check_writable(tmp_path / "a" / "b", "[[x]]")
+    check_writable(tmp_path / "a", "[[x]]")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ResultsError, match=r"file/in cannot be written \(.*\): set x"):
+        check_writable(tmp_path / "file" / "in", "[[x]]")
+
+
+def test_a_folder_that_was_locked_and_not_written_to_goes(tmp_path):
+    with FolderLock(tmp_path / "one"):
+        assert (tmp_path / "one" / ".owner").exists()
+    with FolderLock(tmp_path / "two"):
+        (tmp_path / "two" / "mine").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {".lock", "mine"}
+    never = FolderLock(tmp_path / "two")
+    never.release()
+    assert (tmp_path / "two" / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ((), "out does not exist: name a folder"),
+        (("",), "out is no folder: name a folder"),
+        (("partial/",), "holds a run that is not finished: run its command again"),
+        (("x_patching_results.json", "partial/", "lens_results.json"), "got 2: name a folder that"),
+        (("other.json",), r"expected one \*_patching_results.json in .*, got 0"),
+    ],
+)
+def test_what_is_no_folder_of_results_is_said_to_be_what_it_is(tmp_path, made, message):
+    for name in made:
+        path = tmp_path / "out" / name if name else tmp_path / "out"
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.touch()
+    with pytest.raises(ResultsError, match=message):
+        results_file(tmp_path / "out")
+
+
+def test_which_files_were_measured_and_which_are_derived(tmp_path):
+    measured = ["activations.safetensors", "mine_patching_results.json", "trace_p1.csv"]
+    derived = ["aggregate.json", "content.svg", "pairs/sheet_01.pdf", "report.html",
+               "results.csv", "tables/x.tex"]  # fmt: skip
+    for name in (*measured, *derived, "notes.csv", "pairs/mine.png", "tables/x.txt", "SHA256SUMS"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in measured_files(tmp_path)] == measured
+    assert [str(path.relative_to(tmp_path)) for path in derived_files(tmp_path)] == derived
+    assert has_results(tmp_path)
+
+
+# -- single files -------------------------------------------------------------------------------
+
+
+def test_formulas_of_a_spreadsheet_are_text_and_signed_numbers_stay(tmp_path):
+    given = ["=1+1", "+x", "-x", "@a", "\ta", "-1.5e-3", "+2", "a=b", "", None, math.nan, 0.1, 3]
+    write_csv(tmp_path / "x.csv", [{"a": value} for value in given], ["a"])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = [row[0] if row else "" for row in csv.reader(file)]
+    assert rows == ["a", "'=1+1", "'+x", "'-x", "'@a", "'\ta", "-1.5e-3", "+2", "a=b", "", "", "",
+                    "0.1", "3"]  # fmt: skip
+
+
+def test_plain_values_have_no_numpy_and_nothing_that_is_no_number():
+    given = {1: np.float32(0.5), "a": np.array([[1, 2]]), "b": (np.int64(3), math.inf, math.nan),
+             "c": [True, None, "x"], "d": np.array([np.nan, 1.0])}  # fmt: skip
+    assert plain(given) == {
+        "1": 0.5, "a": [[1, 2]], "b": [3, None, None], "c": [True, None, "x"], "d": [None, 1.0],
+    }  # fmt: skip
+    assert as_json({"ü": np.nan}) == '{"ü": null}'
+
+
+def test_names_of_files_are_short_and_of_letters():
+    assert file_name("a/b c.ü-_9") == "a_b_c__-_9"
+    assert len(file_name("x" * 99)) == 60
+
+
+def test_folders_that_are_files_and_files_that_are_folders_are_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ResultsError, match="file to be a folder, got a link or a file: delete it"):
+        make_folder(tmp_path / "file")
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    with pytest.raises(ResultsError, match=r"a cannot be replaced \(it is a folder\): delete it"):
+        remove_file(tmp_path / "a")
+    remove_file(tmp_path / "file")
+    remove_file(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_cannot_be_written_says_what_to_do(tmp_path):
+    with pytest.raises(ResultsError, match=r"cannot be written \(No such file.*\); .* see to that"):
+        write_json(tmp_path / "none" / "x.json", {})
+
+    def full():
+        with atomic_write(tmp_path / "x"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ResultsError, match=r"No space left on device\); .*: make room, and run"):
+        full()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_results_and_sums_has_not_changed(tmp_path):
+    assert changed_files(tmp_path) == []
+    (tmp_path / "trace_a.csv").touch()
+    assert changed_files(tmp_path) == ["SHA256SUMS"]
