@@ -147,6 +147,17 @@ def test_the_teacher_of_given_thoughts_is_of_the_first_rows(module, batch, at_st
         assert found[name].item() == pytest.approx(first[name].item(), rel=1e-3), name
 
 
+def test_other_chains_exchange_nothing(module, at_step):
+    module.hparams["noise"] = 0.0
+    problems = WordProblems(4, seed=3, held_out=False)
+    batch = Collator(module.model.tokenizer, 5, 4, 0.5, 1.0)([problems[i] for i in range(4)])
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append({n: loss.item() for n, loss in at_step(700)._of_part(batch).items()})
+    assert found[0] == found[1]
+
+
 def test_nobody_says_what_own_thoughts_should_carry(batch, at_step):
     """Of a batch with other results in its thoughts the last part's losses are the same."""
     own = at_step(2100).losses(batch)
