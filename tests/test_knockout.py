@@ -10,6 +10,7 @@ import results_maker
 from conftest import quiet_trainer
 from matplotlib.patches import FancyArrowPatch
 from site_twin import run_site_twin
+from tokenizers.processors import TemplateProcessing
 
 import codi_patching as cp
 from codi_patching.analysis.knocked_out import falls, mean_fall, most_needed
@@ -95,6 +96,24 @@ def test_tokens_that_carry_numbers(model):
     assert tokens.before_thoughts["question"] == tuple(range(-10, 0))
 
 
+def test_numbers_in_words_are_numbers_too(model):
+    """What the tokenizer has no word for is characters, each of which stands in the number."""
+    tokens = QuestionTokens.of(model, "Tom has twelve pears.")
+    assert tokens.numbers == (3, 4, 5, 6, 7, 8)
+    assert tokens.plain == (1, 2, 9, 10)
+    assert QuestionTokens.of(model, "Tom has pears.").numbers == ()
+
+
+def test_a_prompt_may_begin_with_the_question_and_end_with_several_tokens(model, monkeypatch):
+    settings = replace(model.settings, bot_ids=(4, 4))
+    monkeypatch.setattr(model, "settings", settings)
+    model.tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokens = QuestionTokens.of(model, "Tom has 16")
+    assert (tokens.length, tokens.question) == (5, (0, 1, 2, 3, 4))
+    assert (tokens.numbers, tokens.plain) == ((2,), (0, 1))
+    assert tokens.before_thoughts["numbers"] == (-3,)
+
+
 # -- a pair, by hand --------------------------------------------------------------------------
 
 
@@ -158,6 +177,91 @@ def test_the_control_is_drawn_by_the_seed(model, pair):
         return knockout.pairs([pair])[0].description.control_tokens
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def cut_by(model, pairs, **options):
+    """Pairs with every edge cut, on three layers at once and two."""
+    engine = build_engine(model, "sweep", None)
+    return Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 2), seed=1, **options).pairs(
+        pairs
+    )
+
+
+def test_a_control_is_of_as_many_words_as_there_are(model, pair):
+    """Of `Tom 16 3` one is plain; of `16 3` none is, and there is no control."""
+    few = replace(pair, clean=cp.Question("Tom 16 3", 13), corrupted=cp.Question("Tom 18 3", 15))
+    none = replace(pair, clean=cp.Question("16 3", 13), corrupted=cp.Question("18 3", 15))
+    first, second = cut_by(model, [few, replace(none, pair_id="two")])
+    assert first.description.plain_tokens == (1,)
+    assert set(first.description.control_tokens.values()) == {(1,)}
+    assert second.description.plain_tokens == ()
+    assert (second.control, second.description.control_tokens) == ({}, {})
+    assert np.isfinite(second.values["kl_divergence"]).all()
+
+
+def test_a_pair_that_cannot_be_cut_is_named_in_its_place(model, pair):
+    long = replace(pair, pair_id="long", clean=cp.Question("Tom has 3. " * 300, 1))
+    digits = replace(pair, pair_id="digits", clean=cp.Question(f"Tom has {'9' * 5000}.", 1))
+    found = cut_by(model, [long, pair, digits, replace(pair, pair_id="two")])
+    assert [record.pair_id for record in found] == ["long", "one", "digits", "two"]
+    assert "1024 tokens" in found[0].reason
+    assert "digits" in found[2].reason
+    for name, values in found[1].values.items():
+        np.testing.assert_allclose(found[3].values[name], values, atol=1e-9)
+
+
+def test_what_is_said_of_a_pair_is_its_own(model, pair):
+    pair = replace(
+        pair,
+        group="g",
+        clean=replace(pair.clean, reasoning_steps=("<<16-3=13>>", "<<13*1=13>>")),
+        corrupted=replace(pair.corrupted, reasoning_steps=("<<18-3=15>>", "<<15*1=15>>")),
+    )
+    (record,) = cut_by(model, [pair])
+    said = record.description
+    assert (said.question, said.answer, said.corrupted_answer) == (pair.clean.text, "13", "15")
+    assert (said.group, said.num_steps, said.changed_step) == ("g", 2, 1)
+    assert (said.prompt_tokens, said.number_tokens) == (11, (3, 8))
+    assert said.verified == ()
+    assert set(said.uncut) == set(record.values) == set(measured.KNOCKOUT_METRICS)
+    assert not set(said.uncut) & {"recovery", "kl_to_source"}
+    assert (said.uncut["kl_divergence"], said.uncut["prediction_change_rate"]) == (0, 0)
+
+
+def test_cut_runs_are_followed_by_name(model, pair):
+    told = []
+    few = replace(pair, pair_id="two", clean=cp.Question("16 3", 13), corrupted=cp.Question("9", 1))
+    cut_by(model, [pair, few], on_runs_done=lambda *each: told.append(each))
+    last = {name: done for name, *done in told}
+    cells, controlled = 3 * 14, 3 * 9
+    assert last["one"][:2] == [cells + controlled] * 2
+    assert last["one"][2] == "control, z1 → z2, layers 1 to 2"
+    assert last["two"] == [cells, cells, "z1 → z2, layers 1 to 2"]
+    counts = [done for name, done, *_ in told if name == "one"]
+    assert counts == sorted(set(counts))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(0, "numbers → thoughts, all layers"), (1, "control, z1 → readout, all layers")],
+)
+def test_logits_of_a_cut_that_are_not_finite_name_its_cell(model, pair, monkeypatch, place, name):
+    """The fifth of a pair's cuts, or of its controls; the other pair is measured."""
+    engine = build_engine(model, "sweep", None)
+    own = type(engine).patched_each
+
+    def broken(self, *args):
+        for number, found in enumerate(own(self, *args)):
+            if number == place:
+                found.answer_logits[0][4] = float("nan")
+            yield found
+
+    monkeypatch.setattr(type(engine), "patched_each", broken)
+    knockout = Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 3), seed=1)
+    first, second = knockout.pairs([pair, replace(pair, pair_id="two")])
+    assert first.reason == f"logits are not finite at {name}"
+    assert second.pair_id == "two"
+    assert np.isfinite(second.values["kl_divergence"]).all()
 
 
 # -- a run ------------------------------------------------------------------------------------
