@@ -438,6 +438,20 @@ def test_nothing_is_said_beyond_the_context(model):
     assert effect.answer == by_hooks(model, PAIR.corrupted.text, None, None, 3)[0]
 
 
+def test_where_the_context_ends_each_run_says_as_much_as_it_could_alone(hand, model):
+    """Prompts of 11 and 12 tokens; beside the longer one the shorter is no shorter of words."""
+    hands = hand._calls.hand("recomputed", "denoising", ())
+    starts = [s.runs[0] for s in hands.start([hands.of_pair(pair) for pair in PAIRS[:2]])]
+    begun = 12 + model.num_latents + len(model.settings.eot_ids) + 4
+    whole = said_by(model, starts, [[], []], "recomputed", 12)
+    assert [len(tokens) for tokens in whole] == [12, 12]
+    for more, lengths in ((2, [4, 3]), (0, [2, 1]), (-1, [1, 0]), (-2, [0, 0])):
+        model.backbone.config.max_position_embeddings = begun + more
+        said = said_by(model, starts, [[], []], "recomputed", 12)
+        assert [len(tokens) for tokens in said] == lengths
+        assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
+
+
 EOS, OTHER = 9, 7
 
 
