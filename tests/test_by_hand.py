@@ -4,6 +4,7 @@ import json
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from codi_patching.measuring.by_hand import (
 from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.measuring.hand_edges import without_edges
 from codi_patching.measuring.hand_input import as_subjects, texts_of, value_of_each, with_own_ids
+from codi_patching.measuring.hand_patches import HandPatched, HandRequest, HandStart
 from codi_patching.measuring.kept_runs import KeptRuns, fingerprint
 from codi_patching.measuring.own_cache import SpokenReadout, said_by
 from codi_patching.metrics.functional import compute_kl_divergence
+from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import answer_tokens, build_readout
 from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Activations, Patch
@@ -505,6 +508,50 @@ def test_a_readout_that_tells_what_is_said_begins_at_the_models_own_prefix(model
     found = SpokenReadout.of(model, other, True)
     assert found.readout == Readout((5, 6), ((31, eos), (32, eos)))
     assert (found.skip, found.from_prefix) == (0, False)
+
+
+def read_as(base, source):
+    """A run of one row, read before a token of either answer and before eos; of few words."""
+    logits = tuple(torch.tensor([[row, [0.0] * 8]]) for row in (base, source))
+    return SimpleNamespace(run=SimpleNamespace(answer_logits=logits))
+
+
+def test_what_a_patched_run_is_compared_with_by_hand():
+    """Of a pair the base run and the source run, each read at both answers; here 1 and 2."""
+    request = HandRequest(((5,), (6,)), spoken(((1,), (2,))), ("corrupted", "clean"))
+    rows = [torch.eye(8)[place].tolist() for place in range(6)]
+    start = HandStart(request, [read_as(rows[0], rows[1]), read_as(rows[2], rows[3])])
+    found = start.inputs
+    assert (found.base_run.base[0].argmax(), found.base_run.source[0].argmax()) == (0, 1)
+    assert (found.source_run.base[0].argmax(), found.source_run.source[0].argmax()) == (2, 3)
+    assert (found.base_ids.tolist(), found.source_ids.tolist()) == ([1], [2])
+    assert found.clean_is_source
+    noising = replace(request, names=("clean", "corrupted"))
+    assert not HandStart(noising, start.runs).inputs.clean_is_source
+    patched = HandPatched(start, [], "frozen", read_as(rows[4], rows[5]).run.answer_logits)
+    assert {name: int(own[0].argmax()) for name, own in patched.logits.items()} == {
+        "corrupted": 4, "clean": 5,
+    }  # fmt: skip
+    measured = patched.measured()
+    assert set(measured) == set(METRICS)
+    # before the clean answer its token's logit; minus the same of the corrupted one
+    assert measured["answer_logit_difference"].tolist() == [0, 0, 0]
+    assert measured["prediction_change_rate"].tolist() == [1, 0, 1]
+    assert measured["predicts_corrupted"].tolist() == [0, 0, 0]
+
+
+def test_of_a_question_alone_there_are_other_metrics():
+    request = HandRequest(((5,),), spoken(((1,),)), ("answer",))
+    row = torch.eye(8)[1] * math.log(3)
+    run = SimpleNamespace(run=SimpleNamespace(answer_logits=(row.view(1, 1, 8),)))
+    patched = HandPatched(HandStart(request, [run]), [], "frozen", (torch.zeros(1, 1, 8),))
+    measured = patched.measured()
+    assert set(measured) == {
+        "kl_divergence", "l2_difference", "prediction_change_rate", "answer_probability",
+    }  # fmt: skip
+    assert measured["answer_probability"].tolist() == pytest.approx([1 / 8, 3 / 10])
+    assert measured["l2_difference"].tolist() == pytest.approx([math.log(3), 0])
+    assert patched.logits.keys() == {"answer"}
 
 
 @pytest.mark.parametrize("limit", [None, 20])

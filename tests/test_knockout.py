@@ -20,6 +20,7 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.knockout import KnockoutExperiment
+from codi_patching.measuring import hand_patches
 from codi_patching.measuring import knockout as measured
 from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.measuring.knockout import EdgeGrid, Knockout
@@ -462,6 +463,26 @@ def test_an_edge_by_hand_is_a_cell_of_the_experiment_and_may_stand_beside_a_site
         by_hand.patch(pair, Edge("readout", "question", layers=3))
     with pytest.raises(InputError, match="thoughts under 3, got thought 3"):
         by_hand.patch(pair, Edge("readout", ("thought", 3)))
+
+
+def test_all_that_is_said_without_an_edge_is_said_without_it(model, pair, monkeypatch):
+    """Each word is of a whole sequence, whose readout and words do not see the question."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda codi, said: (kept.append(tuple(said)), own(codi, said))[1]
+    )
+    hand, site = cp.Model(model), cp.Site("thought", position=1)
+    assert hand.patch(pair, Edge("readout", "question"), direction="noising", say=3).answer
+    assert hand.patch(pair, site, "base", direction="noising", say=3).answer
+    said, uncut = kept
+    assert said != uncut
+    assert len(said) == 3
+    words = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
+    readout = Readout((*model.settings.eot_ids, *words), ((*said, 0),))
+    readers = range(3, 3 + len(readout.prefix) + 3)
+    row = [("cut", layer, reader, range(-10, 0)) for layer in range(3) for reader in readers]
+    _, _, logits = run_site_twin(model, model.prompt_ids(pair.clean.text), row, readout)
+    assert logits[0].argmax(-1)[:3].tolist() == list(said)
 
 
 # -- what is said -----------------------------------------------------------------------------

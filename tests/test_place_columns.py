@@ -9,6 +9,7 @@ import pytest
 import simulated
 import torch
 from conftest import random_model
+from site_twin import run_site_twin
 
 import codi_patching as cp
 from codi_patching.analysis.levels import kind_of, label_of
@@ -16,7 +17,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import by_hand
+from codi_patching.measuring import by_hand, hand_patches
 from codi_patching.measuring.places import (
     PlaceFinder,
     after_names,
@@ -232,6 +233,25 @@ def test_the_last_state_of_bot_makes_the_first_thought(hand):
     assert made.metrics["kl_divergence"] > 1e-6
     direct = hand.patch(PAIR, cp.Site("resid_post", layer=2, position="bot"), latents="frozen")
     assert direct.metrics["kl_divergence"] == pytest.approx(0, abs=1e-12)
+
+
+def test_all_that_is_said_of_a_patched_place_is_said_with_it(hand, monkeypatch):
+    """Each word is the most probable of a whole sequence, in which the place has another state."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda model, said: (kept.append(tuple(said)), own(model, said))[1]
+    )
+    site, value = cp.Site("kv", layer=1, position="readout 4"), 9 * torch.ones(2, 2, 8).double()
+    for given in (value, "base"):
+        assert hand.patch(PAIR, site, value=given, say=3).answer
+    said, unpatched = kept
+    assert said != unpatched
+    assert len(said) == 3
+    model, row = hand.codi, [("kv", 1, 7, value.flatten())]
+    words = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
+    readout = Readout((*model.settings.eot_ids, *words), ((*said, 0),))
+    _, _, logits = run_site_twin(model, model.prompt_ids(PAIR.corrupted.text), row, readout)
+    assert logits[0].argmax(-1)[:3].tolist() == list(said)
 
 
 def test_the_last_state_before_the_answer_is_the_answer(hand):
