@@ -728,7 +728,7 @@ def test_in_python_the_defaults_are_those_of_the_commands(config):
 # -- one step by hand -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("first", "checked"), [(0, [0, 1]), (1, [0]), (2, []), (5, [])])
+@pytest.mark.parametrize(("first", "checked"), [(1, [0]), (5, [])])
 def test_the_first_pairs_of_a_run_are_patched_with_their_own(attached, checkpoint, first, checked):
     """Not those of a batch: of three pairs from the sixth on none is."""
     options = {"self_patch_pairs": 2, "verify_pairs": 2, "control": "none"}
