@@ -620,6 +620,15 @@ def test_a_logger_that_is_not_installed_names_the_extra_that_has_it(monkeypatch)
     assert without_missing(False) is False
 
 
+def test_either_of_two_modules_will_do_for_a_logger(monkeypatch):
+    there = {"tensorboardX": "found"}
+    monkeypatch.setattr("codi_patching.commands.logger_options.find_spec", there.get)
+    tensorboard = SimpleNamespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")
+    assert without_missing(tensorboard) == [tensorboard]
+    assert without_missing(None) is None
+    assert without_missing(True) is True
+
+
 def test_help_explains_donors(program):
     told = " ".join(program("pairs", "--help")[1].split())
     assert "two other questions whose thoughts can be put into its own" in told

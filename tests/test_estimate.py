@@ -131,15 +131,21 @@ def test_memory_is_the_largest_that_was_held(monkeypatch, platform, unit):
 
 
 def test_lightning_says_only_warnings_for_as_long_as_it_is_quiet():
-    first, second = (logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric"))
-    before = first.level, second.level
-    first.setLevel(logging.DEBUG)
-    second.setLevel(logging.ERROR)
-    try:
-        with pytest.raises(KeyError), estimate.quiet_lightning():
-            assert (first.level, second.level) == (logging.WARNING, logging.WARNING)
+    both = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    before, during = [logger.level for logger in both], []
+    for logger, level in zip(both, (logging.DEBUG, logging.ERROR), strict=True):
+        logger.setLevel(level)
+
+    def fail():
+        with estimate.quiet_lightning():
+            during.extend(logger.level for logger in both)
             raise KeyError
-        assert (first.level, second.level) == (logging.DEBUG, logging.ERROR)
+
+    try:
+        with pytest.raises(KeyError):
+            fail()
+        assert during == [logging.WARNING, logging.WARNING]
+        assert [logger.level for logger in both] == [logging.DEBUG, logging.ERROR]
     finally:
-        first.setLevel(before[0])
-        second.setLevel(before[1])
+        for logger, level in zip(both, before, strict=True):
+            logger.setLevel(level)

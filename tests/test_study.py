@@ -66,7 +66,10 @@ def test_each_arm_is_a_predict_in_its_own_folder_then_all_are_compared(run):
     direction = "--model.direction=denoising"
     own = ["--model.latents=frozen", "--model.layers=[1, 2]"]
     assert told.commands == [
-        ["predict", "--model=LayerPatching", direction, *own, *shared, f"--results.dir={folders[0]}"],
+        [
+            *("predict", "--model=LayerPatching", direction, *own, *shared),
+            f"--results.dir={folders[0]}",
+        ],
         ["predict", "--model=my.Own", direction, *shared, f"--results.dir={folders[1]}"],
         [
             *("predict", "--model=codi_patching.LensExperiment", "--data.max_pairs=2"),
