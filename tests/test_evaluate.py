@@ -348,31 +348,28 @@ def test_the_accuracy_of_own_thoughts_is_held_against_the_published_one(run, tmp
     assert summary["accuracy"]["thoughts_2"] == 0.0
 
 
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        (["--precision", "bf16-true"], "precision '32-true', now 'bf16-true'"),
-        (["--max_questions", 4], "max_questions None, now 4"),
-        (["--no_words"], "no_words False, now True"),
-    ],
-)
-def test_options_that_change_what_is_answered_begin_other_work(run, tmp_path, option, said):
-    run("--output", tmp_path / "run.jsonl")
-    with pytest.raises(InputError, match=rf"other options \({said}\)"):
-        run("--output", tmp_path / "run.jsonl", *option)
+def test_a_journal_depends_on_all_that_changes_what_is_answered(tmp_path, model, questions_file):
+    def depends_on(report=None, **given):
+        numbers.append(len(numbers))
+        usual = {"output": tmp_path / f"{numbers[-1]}.jsonl", "precision": "32-true"}
+        loaded = LoadReport("a", "5" * 64, 1, {}, lora_alpha=32.0, **(report or {}))
+        return evaluate._journal(options(**{**usual, **given}), loaded, model).depends_on
 
-
-def test_questions_and_held_out_problems_are_part_of_what_a_journal_depends_on(
-    tmp_path, model, questions_file
-):
-    def depends_on(**given):
-        args = options(output=tmp_path / f"{len(given)}.jsonl", precision="32-true", **given)
-        return evaluate._journal(args, LoadReport("a", "5" * 64, 1, {}), model).depends_on
-
+    numbers = []
     drawn = depends_on()
     assert (drawn["data"], drawn["checkpoint_sha256"]) == ([5, 1], "5" * 64)
-    assert drawn["num_latents"] == model.num_latents
-    assert depends_on(data=questions_file)["data"] == evaluate.file_sha256(questions_file)
+    assert (drawn["num_latents"], drawn["lora_alpha"]) == (model.num_latents, 32.0)
+    for key, (given, value) in {
+        "data": ({"data": questions_file}, evaluate.file_sha256(questions_file)),
+        "precision": ({"precision": "bf16-true"}, "bf16-true"),
+        "max_questions": ({"max_questions": 4}, 4),
+        "no_words": ({"no_words": True}, True),
+        "base_model": ({"report": {"base_model": "b"}}, "b"),
+    }.items():
+        changed = depends_on(**given)
+        assert changed == {**drawn, key: value}
+        assert changed != drawn
+    assert (tmp_path / "0.summary.json").exists()
 
 
 def test_questions_that_do_not_fit_are_named_and_the_longest_comes_first(
