@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -454,6 +455,62 @@ def test_precision_is_that_of_the_weights(checkpoint):
     assert torch.get_default_dtype() == torch.float32
     assert args.prompt_eos is None
     assert parser.parse_args(["--no-prompt_eos"]).prompt_eos is False
+
+
+def loaded(monkeypatch, *options):
+    """What a model is loaded with, the default type and the reproducibility of that time."""
+    given = []
+
+    def load(*asked):
+        given.append((asked, torch.get_default_dtype()))
+        return SimpleNamespace(to=lambda device: device), "report"
+
+    parser = argparse.ArgumentParser()
+    model_options.add_model_arguments(parser, "codi-tiny")
+    monkeypatch.setattr(model_options, "load_checkpoint", load)
+    device, report = model_options.load_model(parser.parse_args(options))
+    assert report == "report"
+    return device, *given[0]
+
+
+def test_each_option_of_a_model_is_its_own(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cpu = torch.device("cpu")
+    usual = ("codi-tiny", None, None, None, None, None)
+    assert loaded(monkeypatch) == (cpu, usual, torch.float32)
+    options = ["--checkpoint=~/a", "--num_latents=3", "--base_model=~/b", "--lora_alpha=8"]
+    options += ["--no-prompt_eos", "--answer_prefix=", "--precision=64-true"]
+    asked = ("/home/me/a", 3, "/home/me/b", 8.0, False, "")
+    assert loaded(monkeypatch, *options) == (cpu, asked, torch.float64)
+    assert torch.get_default_dtype() == torch.float32
+    assert loaded(monkeypatch, "--precision=16-true")[2] == torch.float16
+    assert loaded(monkeypatch, "--batch_size=1")[0] == cpu
+    for number in ("0", "-1"):
+        with pytest.raises(InputError, match=f"--batch_size to be 1 or more, got {number}"):
+            loaded(monkeypatch, f"--batch_size={number}")
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_taken_if_there_is_one_and_products_of_a_cpu_alone_are_set(
+    monkeypatch, there, device
+):
+    made = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(model_options, "enable_mkl_reproducibility", lambda: made.append("mkl"))
+    assert loaded(monkeypatch)[0] == torch.device(device)
+    assert made == ([] if there else ["mkl"])
+    assert model_options._device("cpu") == torch.device("cpu")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_default_type():
+    def fail():
+        with model_options._default_dtype(torch.float64):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_teachers_answer_is_read_after_the_prefix_alone(model, monkeypatch):
