@@ -626,6 +626,16 @@ def test_usage_goes_where_it_was_asked_for(program):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("command", ["predict", "study", "compare", "report", "index"])
+@pytest.mark.parametrize("optimize", [0, 1, 2])
+def test_only_what_needs_a_model_needs_docstrings(program, monkeypatch, command, optimize):
+    ending(monkeypatch, 0)
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=optimize))
+    refused = optimize == 2 and command in ("predict", "study")
+    status, _, err = program(command)
+    assert (status, "run Python without -OO" in err) == (2 * refused, refused)
+
+
 def test_signals_end_the_program_and_are_as_before_afterwards():
     before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     before[signal.SIGINT] = signal.getsignal(signal.SIGINT)

@@ -148,6 +148,17 @@ def test_a_path_is_expanded_and_not_empty(monkeypatch):
             [],
             "expected --model.latents to be one of a, b, 3",
         ),
+        (
+            'Parser key "trainer.logger": no import path string: CSVLoger\n',
+            [],
+            "unknown logger CSVLoger: did you mean CSVLogger?",
+        ),
+        (
+            "Parser key \"model\": given class_path 'LayerPaching'",
+            [],
+            "unknown experiment LayerPaching: did you mean LayerPatching?",
+        ),
+        ("import path string: Nothing", [], "unknown experiment Nothing: expected one of Layer"),
         ("Expected a <class 'pathlib.Path'>", [], "expected it to be pathlib.Path"),
     ],
 )
@@ -252,6 +263,19 @@ def test_what_refuses_its_options_is_bad_input_whatever_it_raises(monkeypatch, e
     with pytest.raises(InputError) as told:
         cli.instantiate_classes()
     assert str(told.value) == said
+
+
+def test_an_error_that_was_raised_while_another_was_handled_is_told_by_the_other(monkeypatch):
+    cli = OneLineCLI.__new__(OneLineCLI)
+    error = RuntimeError("second")
+    error.__context__ = InputError("set [[data.pairs]]")
+    monkeypatch.setattr(parser.LightningCLI, "instantiate_classes", lambda self: throw(error))
+    with pytest.raises(InputError, match=r"^set pairs$"):
+        cli.instantiate_classes()
+
+
+def throw(error):
+    raise error
 
 
 @pytest.mark.parametrize("chained", [True, False])
