@@ -298,6 +298,8 @@ def test_the_gate_says_what_became_of_how_many(gated, asked):
 
 def test_the_gate_tries_no_more_batches_than_the_count_needs(gated, asked):
     asked.wrong = {"a clean"}
+    kept, said = gated(count=1)
+    assert ([pair.pair_id for pair in kept], said[1]) == (["b"], "      1 of 2 pairs: kept")
     kept, said = gated(count=2)
     assert [pair.pair_id for pair in kept] == ["b", "c"]
     assert [batch for kind, batch in asked.batches][0::3] == [
