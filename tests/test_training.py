@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from torch.nn import functional as F
 
+from codi_patching.commands import fit
 from codi_patching.commands.fit import check_weights, read_checkpoint, run
 from codi_patching.data.word_problems import Plot, Problem, Step, is_held_out
 from codi_patching.errors import InputError
@@ -842,6 +844,72 @@ def test_training_goes_on_from_a_checkpoint_of_its_own_model(tmp_path):
     with pytest.raises(InputError, match=message) as refused:
         check_weights("own", there, torch.nn.Linear(4, 2).state_dict())
     assert str(refused.value).endswith(ADVICE)
+
+
+def test_what_is_no_file_is_no_checkpoint(tmp_path):
+    for path, found in ((tmp_path, "is no file"), (tmp_path / "last", "does not exist")):
+        with pytest.raises(InputError, match=f"ckpt_path to be a file, {path} {found}: set"):
+            read_checkpoint(path)
+
+
+def test_weights_are_those_of_a_model_if_none_is_missing_or_more(tmp_path):
+    weights = torch.nn.Linear(3, 2).state_dict()
+    for there, message in (
+        ({"weight": (2, 3)}, r"expected bias of \(2,\), got None"),
+        ({"weight": (2, 3), "bias": (2,), "more": ()}, r"expected more of None, got \(\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_weights("own", there, weights)
+
+
+@pytest.mark.parametrize("name", ["optimizer_states", "lr_schedulers", "loops", "global_step"])
+def test_a_checkpoint_without_its_training_is_none(tmp_path, name):
+    content = {"state_dict": {}, **dict.fromkeys(REST, 0)}
+    del content[name]
+    torch.save(content, tmp_path / "some.ckpt")
+    with pytest.raises(InputError, match=f"it has no {name}"):
+        read_checkpoint(tmp_path / "some.ckpt")
+
+
+def fitting(ckpt_path):
+    """`fit` of a small linear model, whose options are parsed."""
+    cli = fit.FitCLI.__new__(fit.FitCLI)
+    cli.model = torch.nn.Linear(3, 2)
+    cli.config = Namespace(fit=Namespace(ckpt_path=ckpt_path))
+    return cli
+
+
+def test_the_checkpoint_of_the_command_is_read_before_and_compared_after(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(fit.OneLineCLI, "parse_arguments", lambda self, parser, args: None)
+    weights = torch.nn.Linear(3, 2).state_dict()
+    torch.save({"state_dict": weights, **dict.fromkeys(REST, 0)}, tmp_path / "own.ckpt")
+    cli = fitting("~/own.ckpt")
+    cli.parse_arguments(None, [])
+    assert cli.config.fit.ckpt_path == f"{tmp_path}/own.ckpt"
+    cli.before_fit()
+    cli.model = torch.nn.Linear(4, 2)
+    with pytest.raises(InputError, match=f"{tmp_path}/own.ckpt is of another model"):
+        cli.before_fit()
+    with pytest.raises(InputError, match="does not exist"):
+        fitting("last").parse_arguments(None, [])
+    anew = fitting(None)
+    anew.parse_arguments(None, [])
+    anew.before_fit()
+
+
+def test_what_lightning_refuses_of_training_is_bad_input(monkeypatch):
+    def refused(*_, **__):
+        raise fit.MisconfigurationException("no such device")
+
+    monkeypatch.setattr(fit, "FitCLI", refused)
+    with pytest.raises(InputError, match="no such device"):
+        run([])
+    monkeypatch.setattr(fit, "FitCLI", lambda *_, **given: asked.append(given["args"]))
+    asked = []
+    assert run(["--config", "train_codi_tiny"]) == 0
+    assert asked[0][:2] == ["fit", "--config"]
+    assert asked[0][2].endswith("configs/train_codi_tiny.yaml")
 
 
 SCHEDULES = {
