@@ -63,8 +63,8 @@ from codi_patching.measuring.measurement import Measurement
 from codi_patching.measuring.patch_grid import PatchGrid
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.metrics import functional as F
+from codi_patching.models.at_once import rows_at_once
 from codi_patching.models.codi import CodiModel
-from codi_patching.models.row_limit import rows_at_once
 from codi_patching.patching.engine import Engine
 from codi_patching.patching.interventions import SITE_NAMES
 from codi_patching.patching.reference import ReferenceEngine

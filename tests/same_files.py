@@ -1,5 +1,6 @@
 """Whether files that the program makes are those in docs."""
 
+import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -10,13 +11,27 @@ from PIL import Image
 from codi_patching.results.layout import AGGREGATE, CELLS_CSV
 
 DOCS = Path(__file__).parents[1] / "docs"
+GOLDEN = Path(__file__).parent / "golden"
 NOT_SHIPPED = {Path(AGGREGATE), Path(CELLS_CSV)}
 NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 
+def assert_golden(text, name):
+    """A text and what it was when it was read by eye; `WRITE_GOLDEN=1` keeps it anew."""
+    golden = GOLDEN / name
+    if os.environ.get("WRITE_GOLDEN"):
+        golden.write_text(text + "\n", encoding="utf-8")
+    assert_same_lines(text + "\n", golden)
+
+
 def assert_same_text(made, shipped):
-    """Word for word; numbers as far as processors agree on them."""
-    mine, theirs = (NUMBER.split(path.read_text(encoding="utf-8")) for path in (made, shipped))
+    """Two files, see `assert_same_lines`."""
+    assert_same_lines(made.read_text(encoding="utf-8"), shipped)
+
+
+def assert_same_lines(made, shipped):
+    """A text and a file: word for word; numbers as far as processors agree on them."""
+    mine, theirs = (NUMBER.split(text) for text in (made, shipped.read_text(encoding="utf-8")))
     assert mine[::2] == theirs[::2], shipped
     np.testing.assert_allclose(
         [float(number) for number in mine[1::2]],

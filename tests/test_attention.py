@@ -1,5 +1,7 @@
 """Attention: probabilities against transformers' own, shares and what is said of them by hand."""
 
+import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import results_maker
 import torch
-from conftest import quiet_trainer
+from conftest import quiet_trainer, random_model
 from random_families import CLASSES, family_model
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
@@ -27,11 +29,17 @@ from codi_patching.analysis.validity import check_shares
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.experiments.attention import AttentionExperiment
-from codi_patching.measuring.attention_again import draw_looks, look_again
+from codi_patching.measuring.attention_again import draw_looks, eager_attention, look_again
 from codi_patching.measuring.attention_shares import AttentionShares, attention_of, changed_span
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.models.answers import PairError
-from codi_patching.models.attention import NAME
+from codi_patching.models.attention import (
+    NAME,
+    EdgesNotCutError,
+    _Unseen,
+    attention_probabilities,
+)
+from codi_patching.models.codi import Context
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.figures import draw_figures
@@ -91,6 +99,9 @@ def test_attention_that_was_exchanged_is_not_guessed():
         ([1, 5, 5, 4], [1, 5, 4], (2, 2)),  # a digit less: nothing of its own is left
         ([7, 3], [8, 3], (0, 1)),
         ([3, 7], [3, 8], (1, 2)),
+        ([1, 2], [1, 2, 3], (2, 3)),
+        ([1, 2, 3], [1, 2], (2, 2)),
+        ([1, 6, 7, 4, 5], [1, 7, 6, 4, 5], (1, 3)),
     ],
 )
 def test_the_changed_number_is_where_the_prompts_differ(base, source, span):
@@ -123,6 +134,51 @@ def test_shares_are_sums_over_the_tokens_of_a_group(model, pair):
         values = record.values
         np.testing.assert_allclose(values["attention"][..., column], by_head.mean(2), atol=1e-7)
         np.testing.assert_allclose(values["strongest"][..., column], by_head.max(2), atol=1e-7)
+
+
+def test_a_longer_readout_is_read_at_its_first_tokens_and_its_last(model):
+    """What both answers begin with is read too; the last reader stands before the answer."""
+    shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    assert shares._kept(5) == [4, 5, 6, 7, 8]  # bot and three thoughts come before
+    assert shares._kept(7) == [4, 5, 6, 7, 10]
+    with pytest.raises(PairError, match="a readout of at least 5 tokens, got 4"):
+        shares._kept(4)
+
+
+@pytest.mark.parametrize(
+    ("span", "names"),
+    [
+        ((2, 4), "first before number number after bot bot"),
+        ((1, 2), "first number after after after bot bot"),
+        ((0, 2), "number number after after after bot bot"),
+        ((5, 5), "first before before before before bot bot"),
+    ],
+)
+def test_each_token_has_its_group(model, span, names):
+    """Of five tokens of a question, two of bot, three thoughts and two of a readout."""
+    shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    short = {"first token": "first", "before the number": "before", "the number": "number",
+             "after the number": "after"}  # fmt: skip
+    found = [shares.groups[group] for group in shares._group_of(span, 5, 7, 2)]
+    assert [short.get(name, name) for name in found] == [
+        *names.split(), "0", "1", "2", "readout", "readout",
+    ]  # fmt: skip
+
+
+def test_pairs_that_are_read_again_are_looked_at_by_their_place(pair):
+    model = random_model()  # on which transformers leaves hooks that give attention
+    other = replace(pair, pair_id="two")
+    shares = AttentionShares(
+        model=model, prompts=Prompts(model, "denoising"), verified=[other, pair], seed=5
+    )
+    looks = shares.read(pair).description.verified
+    expected = draw_looks((3, 9, 4), 1, 2, 5)
+    assert [(int(k.layer), shares.readers.index(k.reader), k.head) for k in looks] == expected
+    assert shares.read(replace(pair, pair_id="three")).description.verified == ()
+    for look in looks:
+        for values in (look.shares, look.mean, look.strongest):
+            assert all(round(value, 7) == value for value in values)
+            assert any(round(value, 6) != value for value in values)
 
 
 def test_a_run_keeps_what_was_read(predict, checkpoint, pair):
@@ -372,5 +428,79 @@ def test_what_is_read_again_is_what_stands_there(family):
 def test_over_all_pairs_every_layer_reader_and_head_is_read_again():
     drawn = [draw_looks((12, 9, 4), place, 8, seed=1) for place in range(8)]
     assert drawn == [draw_looks((12, 9, 4), place, 8, seed=1) for place in range(8)]
+    assert drawn != [draw_looks((12, 9, 4), place, 8, seed=2) for place in range(8)]
+    assert Counter(head for looks in drawn for *_, head in looks) == dict.fromkeys(range(4), 28)
     for axis, size in enumerate((12, 9, 4)):
         assert {look[axis] for looks in drawn for look in looks} == set(range(size))
+
+
+def test_probabilities_by_hand():
+    """Scores of log 3 and 0 are 3 to 1; two heads share each key."""
+    size = math.log(3) / 2
+    query = torch.tensor([1.0, -1.0, 1.0, 1.0]).view(1, 4, 1, 1).half()
+    key = torch.tensor([[size, 0.0], [0.0, size]]).view(1, 2, 2, 1)
+    found = attention_probabilities(query.float(), key, None, 2.0)
+    expected = torch.tensor([[3.0, 1], [1, 3], [1, 3], [1, 3]]) / 4
+    torch.testing.assert_close(found[0, :, 0], expected)
+    assert attention_probabilities(query, key.half(), None, 2.0).dtype == torch.float32
+    assert attention_probabilities(query.double(), key.double(), None, 2.0).dtype == torch.float64
+
+
+def test_a_token_looks_at_itself_and_what_is_before_it_or_as_a_mask_says():
+    zeros = torch.zeros(1, 1, 3, 1)
+    found = attention_probabilities(zeros[:, :, 1:], zeros, None, 1.0)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]]))
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    found = attention_probabilities(zeros[:, :, 1:], zeros, mask, 1.0)[0, 0]
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0, 0], [0, 1 / 2, 1 / 2]]))
+
+
+def test_cut_edges_are_taken_from_what_a_mask_allows():
+    cut = torch.zeros(2, 2, 3, dtype=torch.bool)
+    cut[0, 1, 0] = True
+    unseen = _Unseen({4: cut})
+    mask = torch.ones(2, 1, 2, 3, dtype=torch.bool)
+    assert unseen.cut(3, mask, 2, 3) is mask
+    assert unseen.cut(3, None, 2, 3) is None
+    assert unseen.applied == {4: 0}
+    assert torch.equal(unseen.cut(4, mask, 2, 3), ~cut[:, None])
+    before = torch.tensor([[True, True, False], [True, True, True]])
+    assert torch.equal(unseen.cut(4, None, 2, 3), before & ~cut[:, None])
+    assert unseen.applied == {4: 2}
+    for new, seen in ((1, 3), (2, 4)):
+        with pytest.raises(ValueError, match=r"a pass of \(2, 3\) new and seen tokens"):
+            unseen.cut(4, mask, new, seen)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_edges_are_cut_in_one_pass(model, passes):
+    ids = torch.tensor([[5, 6, 7]])
+    start = Context(None, None, 0, 1)
+    cut = torch.zeros(1, 3, 3, dtype=torch.bool)
+
+    def read():
+        with model.unseen({1: cut}):
+            for _ in range(passes):
+                model.read(start, ids)
+
+    if passes == 1:
+        read()
+    else:
+        with pytest.raises(EdgesNotCutError, match=rf"\{{1: {passes}\}} times"):
+            read()
+
+
+def test_thoughts_that_do_not_follow_from_each_other_are_seen(monkeypatch):
+    """What is read again has thoughts of its own states, whatever the run's were."""
+    model = family_model("llama", 2, 2)
+    request, expected = (PROMPT, Readout(PREFIX, ())), eager(model)
+    own = type(model).think
+
+    def other_last(self, hidden, context):
+        thoughts, states, after = own(self, hidden, context)
+        thoughts = thoughts.clone()
+        thoughts[:, -1] += 1.0
+        return thoughts, states, after
+
+    monkeypatch.setattr(type(model), "think", other_last)
+    np.testing.assert_allclose(eager_attention(model, request), expected.numpy(), atol=1e-5)

@@ -1,8 +1,10 @@
 """What notebooks ask for beside single patches: each against a slow and obvious twin."""
 
 import json
+import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +14,25 @@ from random_families import CLASSES, family_model
 
 import codi_patching as cp
 from codi_patching.errors import InputError
+from codi_patching.measuring import own_cache
+from codi_patching.measuring.by_hand import (
+    NamedValues,
+    as_questions,
+    as_tensor,
+    as_values,
+    with_answers,
+)
 from codi_patching.measuring.engine_choice import build_engine
-from codi_patching.measuring.kept_runs import fingerprint
-from codi_patching.measuring.own_cache import said_by
+from codi_patching.measuring.hand_edges import without_edges
+from codi_patching.measuring.hand_input import as_subjects, texts_of, value_of_each, with_own_ids
+from codi_patching.measuring.hand_patches import HandPatched, HandRequest, HandStart
+from codi_patching.measuring.kept_runs import KeptRuns, fingerprint
+from codi_patching.measuring.own_cache import SpokenReadout, said_by
 from codi_patching.metrics.functional import compute_kl_divergence
-from codi_patching.models.answers import answer_tokens
+from codi_patching.metrics.table import METRICS
+from codi_patching.models.answers import answer_tokens, build_readout
 from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import Patch
+from codi_patching.patching.interventions import Activations, Patch
 
 PAIRS = [
     cp.Pair(f"p{n}", cp.Question(clean, a), cp.Question(corrupted, b))
@@ -405,11 +419,14 @@ def test_every_family_goes_on_from_the_keys_and_values_of_its_prompts(family, mo
         assert said == [token for token in tokens[1:] if token != 39]
 
 
-def test_runs_of_prompts_of_many_lengths_go_on_side_by_side(hand, model):
+def test_runs_of_prompts_of_many_lengths_go_on_side_by_side(hand, model, monkeypatch):
     hands = hand._calls.hand("recomputed", "denoising", ())
     starts = hand._calls.starts(hands, [hands.of_pair(pair) for pair in PAIRS])
     base = [start.runs[0] for start in starts]
     together = said_by(model, base, [[]] * 3, "recomputed", 12)
+    with monkeypatch.context() as fewer:
+        fewer.setattr(own_cache, "_ROWS", 2)
+        assert said_by(model, base, [[]] * 3, "recomputed", 12) == together
     assert together == [said_by(model, [one], [[]], "recomputed", 12)[0] for one in base]
     words = [by_hooks(model, pair.corrupted.text, None, None, 12)[0] for pair in PAIRS]
     assert [model.tokenizer.decode(tokens).strip() for tokens in together] == words
@@ -422,6 +439,305 @@ def test_nothing_is_said_beyond_the_context(model):
     hand = cp.Model(model)
     effect = hand.patch(PAIR, cp.Site("thought", position=1), value="base", say=20)
     assert effect.answer == by_hooks(model, PAIR.corrupted.text, None, None, 3)[0]
+
+
+def test_where_the_context_ends_each_run_says_as_much_as_it_could_alone(hand, model):
+    """Prompts of 11 and 12 tokens; beside the longer one the shorter is no shorter of words."""
+    hands = hand._calls.hand("recomputed", "denoising", ())
+    starts = [s.runs[0] for s in hands.start([hands.of_pair(pair) for pair in PAIRS[:2]])]
+    begun = 12 + model.num_latents + len(model.settings.eot_ids) + 4
+    whole = said_by(model, starts, [[], []], "recomputed", 12)
+    assert [len(tokens) for tokens in whole] == [12, 12]
+    for more, lengths in ((2, [4, 3]), (0, [2, 1]), (-1, [1, 0]), (-2, [0, 0])):
+        model.backbone.config.max_position_embeddings = begun + more
+        said = said_by(model, starts, [[], []], "recomputed", 12)
+        assert [len(tokens) for tokens in said] == lengths
+        assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
+
+
+EOS, OTHER = 9, 7
+
+
+def spoken(answers, skip=0, from_prefix=True):
+    readout = Readout((1,), tuple((*answer, EOS) for answer in answers))
+    return SpokenReadout(readout, tuple(answers), skip, from_prefix)
+
+
+def says(*tokens):
+    """Logits of one run that says a token after each beginning of an answer."""
+    return torch.nn.functional.one_hot(torch.tensor([tokens]), 10).float()
+
+
+@pytest.mark.parametrize(
+    ("said", "most", "expected"),
+    [
+        ((says(3, 4, EOS), says(3, EOS)), 5, [3, 4]),  # the first answer, and its end
+        ((says(5, 1, 1), says(5, EOS)), 5, [5]),  # the second one
+        ((says(3, OTHER, 1), says(3, 1)), 5, None),  # what comes after 7 is not known
+        ((says(3, OTHER, 1), says(3, 1)), 2, [3, OTHER]),
+        ((says(OTHER, 1, 1), says(OTHER, 1)), 1, [OTHER]),
+        ((says(EOS, 1, 1), says(EOS, 1)), 5, []),
+    ],
+)
+def test_forced_answers_tell_what_is_said_as_long_as_it_is_theirs(said, most, expected):
+    assert spoken(((3, 4), (5,))).forced(said, EOS, most) == expected
+
+
+def test_forced_answers_after_another_prefix_tell_nothing():
+    given = says(3, 4, EOS), says(3, EOS)
+    assert spoken(((3, 4), (5,)), from_prefix=False).forced(given, EOS, 5) is None
+
+
+def test_metrics_read_an_answer_without_what_stands_before_it_and_its_end():
+    logits = torch.arange(5.0).view(1, 5, 1)
+    first, second = spoken(((3, 4), (5,)), skip=2).for_metrics((logits, logits[:, :4]))
+    assert (first.flatten().tolist(), second.flatten().tolist()) == ([2, 3], [2])
+
+
+def test_a_readout_that_tells_what_is_said_begins_at_the_models_own_prefix(model):
+    """What both answers begin with is forced with them, and eos where it fits."""
+    settings = model.settings
+    prefix = build_readout(model.tokenizer, settings.eot_ids, settings.answer_prefix, (6, 2)).prefix
+    readout = Readout((*prefix, 30), ((31,), (32, 33)))
+    eos = model.settings.eos_id
+    found = SpokenReadout.of(model, readout, True)
+    assert found.readout == Readout(prefix, ((30, 31, eos), (30, 32, 33, eos)))
+    assert (found.answers, found.skip, found.from_prefix) == (readout.answers, 1, True)
+    assert SpokenReadout.of(model, readout, False).readout.answers == ((30, 31), (30, 32, 33))
+    other = Readout((5, 6), ((31,), (32,)))
+    found = SpokenReadout.of(model, other, True)
+    assert found.readout == Readout((5, 6), ((31, eos), (32, eos)))
+    assert (found.skip, found.from_prefix) == (0, False)
+
+
+def read_as(base, source):
+    """A run of one row, read before a token of either answer and before eos; of few words."""
+    logits = tuple(torch.tensor([[row, [0.0] * 8]]) for row in (base, source))
+    return SimpleNamespace(run=SimpleNamespace(answer_logits=logits))
+
+
+def test_what_a_patched_run_is_compared_with_by_hand():
+    """Of a pair the base run and the source run, each read at both answers; here 1 and 2."""
+    request = HandRequest(((5,), (6,)), spoken(((1,), (2,))), ("corrupted", "clean"))
+    rows = [torch.eye(8)[place].tolist() for place in range(6)]
+    start = HandStart(request, [read_as(rows[0], rows[1]), read_as(rows[2], rows[3])])
+    found = start.inputs
+    assert (found.base_run.base[0].argmax(), found.base_run.source[0].argmax()) == (0, 1)
+    assert (found.source_run.base[0].argmax(), found.source_run.source[0].argmax()) == (2, 3)
+    assert (found.base_ids.tolist(), found.source_ids.tolist()) == ([1], [2])
+    assert found.clean_is_source
+    noising = replace(request, names=("clean", "corrupted"))
+    assert not HandStart(noising, start.runs).inputs.clean_is_source
+    patched = HandPatched(start, [], "frozen", read_as(rows[4], rows[5]).run.answer_logits)
+    assert {name: int(own[0].argmax()) for name, own in patched.logits.items()} == {
+        "corrupted": 4, "clean": 5,
+    }  # fmt: skip
+    measured = patched.measured()
+    assert set(measured) == set(METRICS)
+    # before the clean answer its token's logit; minus the same of the corrupted one
+    assert measured["answer_logit_difference"].tolist() == [0, 0, 0]
+    assert measured["prediction_change_rate"].tolist() == [1, 0, 1]
+    assert measured["predicts_corrupted"].tolist() == [0, 0, 0]
+
+
+def test_of_a_question_alone_there_are_other_metrics():
+    request = HandRequest(((5,),), spoken(((1,),)), ("answer",))
+    row = torch.eye(8)[1] * math.log(3)
+    run = SimpleNamespace(run=SimpleNamespace(answer_logits=(row.view(1, 1, 8),)))
+    patched = HandPatched(HandStart(request, [run]), [], "frozen", (torch.zeros(1, 1, 8),))
+    measured = patched.measured()
+    assert set(measured) == {
+        "kl_divergence", "l2_difference", "prediction_change_rate", "answer_probability",
+    }  # fmt: skip
+    assert measured["answer_probability"].tolist() == pytest.approx([1 / 8, 3 / 10])
+    assert measured["l2_difference"].tolist() == pytest.approx([math.log(3), 0])
+    assert patched.logits.keys() == {"answer"}
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_eos_is_read_after_an_answer_where_it_fits(hand, model, limit):
+    """Prompt, three thoughts, a prefix of five and an answer of one token, and eos."""
+    hands = replace(
+        hand._calls.hand("recomputed", "denoising", ()),
+        prompts=replace(hand._calls.hand("recomputed", "denoising", ()).prompts, limit=limit),
+    )
+    readout = build_readout(model.tokenizer, model.settings.eot_ids, "The answer is:", (6, 2))
+    most = limit or model.context_length
+    longest = most - 3 - len(readout.prefix) - 1
+    lengths = [
+        len(hands._spoken(readout, prompt).readout.answers[0]) for prompt in (longest, longest + 1)
+    ]
+    assert lengths == [2, 1]
+
+
+def test_a_question_to_which_nothing_is_said_is_read_at_eos(hand, model):
+    hands = hand._calls.hand("recomputed", "denoising", ())
+    request = hands.of_question(cp.Question("Tom has 5."), ())
+    assert request.spoken.answers == ((model.settings.eos_id,),)
+    assert hands.of_question(cp.Question("Tom has 5."), (20, 21)).spoken.answers == ((20, 21),)
+
+
+# -- what is given, made plain --------------------------------------------------------------------
+
+
+def test_pairs_of_one_name_are_counted():
+    asked = cp.Question("a", 1), cp.Question("b", 2)
+    given = [cp.Pair(name, *asked, group=group) for name, group in
+             (("x", ""), ("x", ""), ("y", "g"), ("x", ""), ("y", "g"))]  # fmt: skip
+    found = with_own_ids(given)
+    assert [pair.pair_id for pair in found] == ["x", "x_2", "y", "x_3", "y_2"]
+    assert [pair.group for pair in found] == ["x", "x_2", "g", "x_3", "g"]
+
+
+def test_one_value_is_every_sites_and_a_list_is_of_each():
+    assert value_of_each("zero", SITES) == ["zero", "zero"]
+    assert value_of_each(["zero", "mean"], SITES) == ["zero", "mean"]
+    (first, second) = value_of_each([1.0, 2.0, 3.0], SITES)  # numbers are one value
+    assert first is second
+    assert first.tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="a value for each of 2 sites, got 3"):
+        value_of_each(["zero", "mean", "base"], SITES)
+
+
+def test_what_is_patched_is_pairs_or_questions():
+    assert as_subjects(iter(PAIRS)) == PAIRS
+    assert as_subjects(["Tom.", cp.Question("He.")]) == [cp.Question("Tom."), cp.Question("He.")]
+    assert texts_of(PAIR) == [PAIR.clean.text, PAIR.corrupted.text]
+    assert texts_of(PAIR.clean) == [PAIR.clean.text]
+    assert as_questions("Tom.") == as_questions(["Tom."]) == [cp.Question("Tom.")]
+    assert as_questions(cp.Question("Tom.")) == [cp.Question("Tom.")]
+    assert as_questions(("Tom.", "He.")) == [cp.Question("Tom."), cp.Question("He.")]
+
+
+def test_edges_are_told_from_sites():
+    edge, other = cp.Edge("readout", "numbers"), cp.Edge("readout", "question")
+    assert without_edges(edge) == ([], [edge])
+    assert without_edges([edge, SITES[0], other]) == ([SITES[0]], [edge, other])
+    assert without_edges(SITES[0]) == (SITES[0], [])
+    assert without_edges("kv") == ("kv", [])
+    assert without_edges(iter(SITES)) == (SITES, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ([1, 2.5], [1, 2.5]),
+        ((3,), [3]),
+        (np.array([1, 2]), [1, 2]),
+        (np.array([1, 2], dtype=np.uint8), [1, 2]),
+        (np.float32(4), 4),
+    ],
+)
+def test_numbers_are_tensors(given, numbers):
+    assert as_tensor(given).tolist() == numbers
+
+
+def test_what_is_no_number_is_left_as_it_is():
+    for given in ([], [True, 1.0], ["a"], "a", None, [1, "a"]):
+        assert as_tensor(given) is given
+    for wrong in (np.array([True]), np.array(["a"]), np.array([1j])):
+        with pytest.raises(InputError, match="an array of real numbers, got one of"):
+            as_tensor(wrong)
+
+
+def test_only_answers_that_are_missing_are_asked_for():
+    asked = []
+
+    def said(texts):
+        asked.append(list(texts))
+        return [{"a": "so 7 pears", "b": "9"}[text] for text in texts]
+
+    nan = math.nan
+    for answers, missing, found in (
+        ((nan, nan), [["a", "b"]], (7, 9)),
+        ((3, nan), [["b"]], (3, 9)),
+        ((nan, 4), [["a"]], (7, 4)),
+        ((3, 4), [], (3, 4)),
+    ):
+        asked.clear()
+        pair = with_answers(cp.Pair.of("a", "b", *answers), said)
+        assert asked == missing
+        assert (pair.clean.answer, pair.corrupted.answer) == found
+    with pytest.raises(InputError, match="two different answers, got 9 for both"):
+        with_answers(cp.Pair.of("a", "b", 9), said)
+    with pytest.raises(InputError, match="a number as the answer to 'a', got 'none'"):
+        with_answers(cp.Pair.of("a", "b"), lambda texts: ["none", "1"])
+
+
+def numbered(number, tokens=()):
+    """Activations of one layer and two thoughts, all of one number; those of places are others."""
+    places = {name: {"kv": torch.tensor([[[float(t)] for t in own]])} for name, own in tokens}
+    kv = {"kv": torch.full((1, 2, 1), float(number))}
+    thoughts, resid = torch.full((2, 1), float(number)), torch.full((1, 2, 1), float(number))
+    return Activations(thoughts, resid, kv, places)
+
+
+def named_values(own, runs, questions=(), places=()):
+    """Names of activations, of which each run of a question is written down."""
+    asked = []
+
+    def run(questions):
+        for question in questions:
+            asked.append(question.text)
+            yield runs[question.text]
+
+    given = [cp.Question(text) for text in questions]
+    return NamedValues(run, own, given, places=dict(places)), asked
+
+
+def test_a_question_is_run_once_and_a_mean_over_all_of_them():
+    own = {"base": numbered(1), "source": numbered(2)}
+    named, asked = named_values(own, {"a": numbered(3), "b": numbered(7)}, ["a", "b"])
+    assert named.of("source") is own["source"]
+    assert named.of("base") is own["base"]
+    assert named.of("zero").resid.abs().max() == 0
+    assert asked == []
+    for _ in range(2):
+        assert named.of("mean").resid.unique().tolist() == [5]
+        assert named.of("random_pair").resid.unique().tolist() == [3]
+        assert named.of(cp.Question("b")).thoughts.unique().tolist() == [7]
+    assert asked == ["a", "b", "a", "b"]  # each once for the mean, and once alone
+    with pytest.raises(InputError, match="a pair to take 'clean' activations from"):
+        named.of("clean")
+
+
+def test_without_questions_there_is_no_mean_and_no_other_one():
+    named, _ = named_values({"base": numbered(1)}, {})
+    with pytest.raises(InputError, match="expected questions to take the mean over: set"):
+        named.of("mean")
+    with pytest.raises(InputError, match="expected another question: set"):
+        named.of("random_pair")
+    with pytest.raises(InputError, match="expected a name"):
+        named.of(3)
+
+
+def test_a_mean_at_a_place_is_over_runs_that_have_it():
+    """Of their tokens it is the mean, which each token of the patched run gets."""
+    runs = {
+        "a": numbered(0, [("number", (1, 3))]),
+        "b": numbered(0, [("number", (6,))]),
+        "c": numbered(9),
+    }
+    own = {"base": numbered(0, [("number", (0, 0, 0))])}
+    named, _ = named_values(own, runs, "abc", [("number", (-4, -3, -2))])
+    mean = named.of("mean")
+    assert mean.places["number"]["kv"].flatten().tolist() == [4, 4, 4]
+    assert mean.resid.unique().tolist() == [0]
+    site = cp.Site("kv", layer=0, position="number")
+    assert named.of("zero").of(site).flatten().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(32,), (1, 32), (1, 1, 32)])
+def test_numbers_of_the_sites_size_are_values_however_often_they_are_wrapped(model, shape):
+    site = cp.Site("resid_post", layer=1, position=0)
+    base = Activations(torch.zeros(3, 32), torch.zeros(3, 3, 32))
+    named, _ = named_values({"base": base}, {})
+    value = torch.arange(32.0).double()
+    found = as_values(model, site, value.view(shape), named)
+    assert torch.equal(found, value.float())  # in the run's own precision
+    for wrong in (torch.zeros(31), torch.zeros(2, 32), torch.zeros(32, 1)):
+        with pytest.raises(InputError, match=r"expected numbers of \(32,\) for Site"):
+            as_values(model, site, wrong, named)
 
 
 # -- runs that are kept -------------------------------------------------------------------------
@@ -453,6 +769,37 @@ def test_a_kept_run_is_thrown_away_with_whatever_changes(hand, model, monkeypatc
     model.settings = replace(model.settings, answer_prefix="The answer")
     runs(5)
     runs(5)
+
+
+def test_the_last_few_are_kept_and_the_one_unused_for_longest_goes_first(model):
+    engine, made = build_engine(model, "sweep", 4), []
+    kept = KeptRuns(model, engine, most=2)
+
+    def asked(key):
+        return kept.of(key, lambda: (made.append(key), key)[1])
+
+    assert [asked(key) for key in "abab"] == list("abab")
+    assert made == ["a", "b"]
+    asked("a")
+    asked("c")  # b goes
+    asked("a")
+    assert made == ["a", "b", "c"]
+    asked("b")
+    assert made == ["a", "b", "c", "b"]
+    with torch.inference_mode():
+        asked("b")
+    assert made[4:] == ["b"]  # such tensors cannot be used outside of it: nothing is kept
+    asked("a")
+    assert made[5:] == ["a"]
+    handle = model.blocks[0].register_forward_hook(lambda *_: None)
+    asked("a")
+    handle.remove()
+    asked("a")
+    assert made[6:] == ["a", "a"]
+    assert KeptRuns(model, engine).most == 8
+    reference = KeptRuns(model, build_engine(model, "reference", 4))
+    numbers = iter(range(2))
+    assert [reference.of("k", lambda: next(numbers)) for _ in range(2)] == [0, 1]
 
 
 def test_every_bit_of_a_model_counts(model):

@@ -4,7 +4,15 @@ from fractions import Fraction
 
 import pytest
 
-from codi_patching.data.chains import ChainError, decimals, format_like, parse_chain
+from codi_patching.data.chains import (
+    ChainError,
+    Operand,
+    decimals,
+    format_like,
+    parse_chain,
+    stated_result,
+    terms_of,
+)
 
 
 def only(text):
@@ -22,6 +30,10 @@ def only(text):
         ("<< 30/100 * 2,000 = 600 >>", [Fraction(3, 10), 600]),
         ("<<4*.5=2.00>>", [2]),
         ("<<7=7>>", [7]),
+        ("<<10-4+3=9>>", [6, 9]),
+        ("<<24/4*3=18>>", [6, 18]),
+        ("<<2*(3+(9-5)/2)-1=9>>", [4, 2, 5, 10, 9]),
+        ("5\u22123=2 ", [2]),
     ],
 )
 def test_values_of_all_operations(text, values):
@@ -70,6 +82,15 @@ def test_a_step_is_written_again_in_its_own_dress():
         (Fraction(1234), "5,000", "1,234"),
         (Fraction(3, 100), ".5", ".03"),
         (Fraction(3, 100), "0.5", "0.03"),
+        (Fraction(3), "2.5", "3"),
+        (Fraction(3, 4), "2.5", "0.75"),
+        (Fraction(5, 2), "0.125", "2.500"),
+        (Fraction(0), ".5", "0"),
+        (Fraction(0), "5", "0"),
+        (Fraction(24691, 2), "1,000", "12,345.5"),
+        (Fraction(-1234567), "5,000", "-1,234,567"),
+        (Fraction(-1, 2), ".5", "-.5"),
+        (Fraction(21, 20), "1", "1.05"),
     ],
 )
 def test_dress_of_numbers(value, like, text):
@@ -78,7 +99,10 @@ def test_dress_of_numbers(value, like, text):
 
 def test_a_number_without_an_end_has_no_dress():
     assert decimals(Fraction(1, 3)) is None
-    assert [decimals(Fraction(x)) for x in ("5", "1.5", "0.25", "1000")] == [0, 1, 2, 0]
+    assert decimals(Fraction(1, 70)) is None
+    digits = {"5": 0, "1.5": 1, "0.25": 2, "1000": 0, "0.01": 2, "0.05": 2, "0.04": 2, "0.125": 3}
+    digits |= {"0.008": 3, "0.00032": 5, "0.0025": 4}
+    assert {text: decimals(Fraction(text)) for text in digits} == digits
     with pytest.raises(ChainError, match="without an end"):
         format_like(Fraction(1, 3), "3")
 
@@ -103,3 +127,50 @@ def test_results_may_be_rounded_to_their_digits_where_that_is_asked_for(text, ac
     else:
         with pytest.raises(ChainError, match="rounded, or wrong"):
             parse_chain([text], rounded=True)
+
+
+def test_an_expression_may_have_200_numbers_and_signs_and_a_chain_100_steps():
+    ones = "+".join(["1"] * 100)
+    assert only(f"<<{ones}=100>>").result == 100
+    with pytest.raises(ChainError, match="more than 200 numbers and signs"):
+        only(f"<<({ones})=100>>")
+    assert len(parse_chain(["1+1=2"] * 100)) == 100
+    with pytest.raises(ChainError, match="more than 100 steps"):
+        parse_chain(["1+1=2"] * 101)
+
+
+def test_a_number_that_stays_is_written_as_it_was():
+    step = only("<<3.0*02=6.0>>")
+    assert step.text([Fraction(3), Fraction(2)], Fraction(6)) == "<<3.0*02=6>>"
+    assert step.text([Fraction(4), Fraction(2)], Fraction(8)) == "<<4*02=8>>"
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("7=7", ["7"]),
+        ("2*3=6", ["*"]),
+        ("9-2=7", ["-"]),
+        ("1+2*3+4=11", ["1", "*", "4"]),
+        ("1+(2+3)=6", ["1", "2", "3"]),
+        ("5+(9-2)+1=13", ["5", "-", "1"]),
+    ],
+)
+def test_terms_of_a_sum_from_the_left(text, terms):
+    found = terms_of(only(text).expression)
+    assert [each.text if isinstance(each, Operand) else each.operator for each in found] == terms
+
+
+@pytest.mark.parametrize(
+    ("step", "stated"),
+    [("<<1+2=4>>", 4), ("1+2 = 3 ", 3), ("a=b=2.5", Fraction(5, 2)), ("3 pens", "3 pens")],
+)
+def test_what_a_step_says_that_it_gives_right_or_wrong(step, stated):
+    assert stated_result(step) == stated
+
+
+def test_rounding_is_by_less_than_one_of_the_last_digit():
+    parse_chain(["<<601/200=3.1>>", "<<1/8=0.13>>", "<<1/8=0.12>>", "<<1/8=.125>>"], rounded=True)
+    for wrong in ("<<1/8=0.135>>", "<<1/8=0.126>>", "<<5/2=3.5>>", "<<5/2=1.5>>"):
+        with pytest.raises(ChainError, match="rounded, or wrong"):
+            parse_chain([wrong], rounded=True)

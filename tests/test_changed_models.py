@@ -8,9 +8,11 @@ from torch.nn.modules import module as torch_modules
 
 import codi_patching as cp
 from codi_patching.errors import InputError
+from codi_patching.measuring import engine_choice
 from codi_patching.measuring.engine_choice import build_engine
-from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import THOUGHT, patches_from
+from codi_patching.patching.engine import PatchRequest, Readout
+from codi_patching.patching.interventions import THOUGHT, Patch, patches_from
+from codi_patching.training.plain import with_pauses
 
 ENGINES = ("sweep", "reference")
 SITE = cp.Site("resid_post", layer=0, position=1)
@@ -132,3 +134,65 @@ def test_the_model_that_is_not_changed_is_swept(pair):
     with torch.no_grad():
         model = cp.Model(random_model())
         assert model.patch(pair, SITE).metrics["kl_divergence"] > 0
+
+
+def test_a_hook_on_the_head_is_followed_in_float32(pair):
+    """There the head itself is called."""
+    effects = []
+    for hooked in (False, True):
+        model = cp.Model(random_model().float(), "reference")
+        if hooked:
+            model.codi.backbone.get_output_embeddings().register_forward_hook(
+                lambda _m, _a, output: output * 3.0
+            )
+        effects.append(model.patch(pair, SITE).logits["clean"])
+    torch.testing.assert_close(effects[1], 3.0 * effects[0], rtol=1e-4, atol=1e-4)
+
+
+def test_each_change_is_told_once(pair, recwarn):
+    codi = random_model()
+    engine = build_engine(codi, "sweep", 4)
+    request = (codi.prompt_ids(pair.clean.text), Readout((codi.settings.eot_id, 5), ((6,),)))
+    first = codi.blocks[1].register_forward_hook(plus_one)
+    for _ in range(2):
+        engine.unpatched([request])
+    second = codi.blocks[0].register_forward_pre_hook(lambda _m, _a: None)
+    engine.unpatched([request])
+    said = [str(w.message) for w in recwarn.list if "reference engine" in str(w.message)]
+    assert len(said) == 2
+    assert "layers.1 has a hook" in said[0]
+    assert "layers.0 has a hook" in said[1]
+    assert list(engine.patched_each([])) == []
+    first.remove()
+    second.remove()
+    assert list(engine.patched_each([])) == []
+
+
+def test_the_batch_of_an_engine_is_what_was_asked_for_or_fits(monkeypatch):
+    codi, asked = random_model(), []
+    monkeypatch.setattr(engine_choice, "rows_at_once", lambda *given: (asked.append(given), 17)[1])
+    for name in ENGINES:
+        assert build_engine(codi, name, 5).max_rows == 5
+    assert asked == []
+    device = torch.device("cpu")
+    for name in ENGINES:
+        assert build_engine(codi, name, None, device).max_rows == 17
+    assert asked == [(codi, device)] * 2
+
+
+def test_a_model_that_feeds_nothing_back_has_frozen_thoughts_in_both_engines(pair):
+    """Asked for recomputed ones, a run with a patched thought is that of frozen ones."""
+    codi = with_pauses(random_model()).double().eval().requires_grad_(False)
+    request = (codi.prompt_ids(pair.clean.text), Readout((codi.settings.eot_id, 5), ((6,),)))
+    found = []
+    for name in ENGINES:
+        engine = build_engine(codi, name, 4)
+        (start,) = engine.unpatched([request])
+        row = [Patch(SITE, torch.ones(32).double())]
+        for latents in ("frozen", "recomputed"):
+            found.append(engine.patched(start, [row], latents).answer_logits[0])
+            (each,) = engine.patched_each([PatchRequest(start, [row])], latents)
+            found.append(each.answer_logits[0])
+    for logits in found[1:]:
+        torch.testing.assert_close(logits, found[0], rtol=0, atol=1e-9)
+    assert not torch.allclose(found[0], start.run.answer_logits[0])

@@ -1,7 +1,9 @@
-"""The command line, end to end on the shipped model."""
+"""The command line, end to end on the shipped model, and what becomes of options and errors."""
 
+import gc
 import inspect
 import json
+import logging
 import os
 import re
 import shutil
@@ -9,21 +11,29 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import results_maker
 import yaml
 
 from codi_patching import cli
-from codi_patching.commands.config_files import SHIPPED_CONFIGS, config_names, find_config
+from codi_patching.commands.config_files import (
+    SHIPPED_CONFIGS,
+    config_names,
+    find_config,
+    with_files,
+)
 from codi_patching.commands.logger_options import without_missing
 from codi_patching.commands.study import _report_options
 from codi_patching.commands.study_arms import SHARED, read_arms
 from codi_patching.errors import InputError
 from codi_patching.experiments.base import Experiment
 from codi_patching.metrics.table import METRICS
+from codi_patching.reporting.runs import ReportOptions
 from codi_patching.results.dataset import has_control, run_of
 from codi_patching.results.folder import FolderLock
 from codi_patching.results.layout import derived_files
@@ -530,6 +540,285 @@ def test_errors_name_arguments_as_the_command_does(program, monkeypatch, command
     assert program(command) == (1, "", f"codi-patching: {line}")
 
 
+def ending(monkeypatch, error):
+    """A command that ends with an error, or with a status."""
+
+    def end(*_):
+        if isinstance(error, int):
+            return error
+        raise error
+
+    monkeypatch.setattr(cli, "_run", end)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_status_is_the_command_s(program, monkeypatch, status):
+    ending(monkeypatch, status)
+    assert program("report", "x") == (status, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "rank", "said"),
+    [
+        ("predict", 130, None, "codi-patching: interrupted; the same command resumes\n"),
+        ("evaluate", 130, "0", "codi-patching: interrupted; with --output the same command resum"),
+        ("fit", 130, None, "codi-patching: interrupted; --ckpt_path resumes from a checkpoint\n"),
+        ("report", 130, None, "codi-patching: interrupted\n"),
+        ("predict", 130, "1", ""),
+        ("predict", 143, None, ""),
+        ("predict", 2, None, ""),
+    ],
+)
+def test_an_interrupt_is_told_once_with_how_to_go_on(
+    program, monkeypatch, command, status, rank, said
+):
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    ending(monkeypatch, SystemExit(status))
+    code, out, err = program(command)
+    assert (code, out) == (status, "")
+    assert err.startswith(said)
+    assert bool(err) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "said"),
+    [
+        (InputError("set [[data.pairs]]"), "0", "codi-patching: set --data.pairs"),
+        (InputError("set [[data.pairs]]"), "2", "codi-patching (process 2): set --data.pairs"),
+        (OSError(28, "No space\nleft"), "0", "codi-patching: [Errno 28] No space left"),
+    ],
+)
+def test_bad_input_is_a_line_that_names_its_process(program, monkeypatch, error, rank, said):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    ending(monkeypatch, error)
+    assert program("predict") == (1, "", said)
+    monkeypatch.setenv("CODI_PATCHING_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        program("predict")
+
+
+def test_a_fault_of_the_program_is_no_bad_input(program, monkeypatch):
+    ending(monkeypatch, KeyError("ours"))
+    with pytest.raises(KeyError):
+        program("predict")
+
+
+def test_nobody_who_reads_on_is_no_error():
+    code = (
+        "import sys\nfrom codi_patching import cli\n"
+        "def end(*_): raise BrokenPipeError\n"
+        "cli._run = end\nsys.argv[1:] = ['report']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_usage_goes_where_it_was_asked_for(program):
+    status, usage, err = program("-h")
+    assert (status, err) == (0, "")
+    assert usage.startswith("usage: codi-patching {predict,")
+    assert program() == (2, "", usage)
+    status, version, _ = program("--version")
+    assert (status, version.split()[0]) == (0, "codi-patching")
+    assert program("prediction") == (
+        2, "", "codi-patching: unknown command prediction: did you mean predict?\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["predict", "study", "compare", "report", "index"])
+@pytest.mark.parametrize("optimize", [0, 1, 2])
+def test_only_what_needs_a_model_needs_docstrings(program, monkeypatch, command, optimize):
+    ending(monkeypatch, 0)
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=optimize))
+    refused = optimize == 2 and command in ("predict", "study")
+    status, _, err = program(command)
+    assert (status, "run Python without -OO" in err) == (2 * refused, refused)
+
+
+def test_signals_end_the_program_and_are_as_before_afterwards():
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    for ignored in (False, True):
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with cli._stopped_by_signals():
+                taken = [signal.getsignal(number) is cli._stop for number in before]
+                assert taken == [True, not ignored]
+                if not ignored:
+                    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+                        with pytest.raises(SystemExit) as ended:
+                            signal.raise_signal(number)
+                        assert ended.value.code == status
+                        assert signal.getsignal(number) == signal.SIG_DFL  # the next kills
+            here = [signal.getsignal(number) for number in before]
+            assert here == [before[signal.SIGTERM], signal.SIG_IGN if ignored else here[1]]
+            assert ignored or here[1] is before[signal.SIGINT]
+        finally:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+
+def test_what_a_user_can_do_nothing_about_is_silenced_and_what_was_set_is_kept(monkeypatch):
+    names = {
+        "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WANDB_SILENT": "true",
+    }
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            cli._quieten()
+            warnings.warn("LightningCLI's args parameter is odd", stacklevel=1)
+            warnings.warn("Total length of `DataLoader` across ranks is zero.", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+            kept = [
+                bool(logger.filter(logging.LogRecord("x", 20, "x", 1, text, (), None)))
+                for text in ("Tip: buy this", "16 pairs to run")
+            ]
+        finally:
+            logger.removeFilter(cli._is_no_tip)
+    assert {name: os.environ[name] for name in names} == {**names, "WANDB_SILENT": "false"}
+    assert [str(one.message) for one in seen] == ["something else"]
+    assert kept == [False, True]
+
+
+def test_a_command_that_has_options_gets_them_parsed_and_others_as_they_are(monkeypatch):
+    def add_arguments(parser):
+        parser.add_argument("--seed", type=int)
+        commands.append((parser.prog, parser.description))
+
+    commands = []
+    plain = SimpleNamespace(run=lambda args: len(args))
+    doc = "`codi-patching x`: makes it.\n\nMore."
+    parsed = SimpleNamespace(run=lambda args: args.seed, add_arguments=add_arguments, __doc__=doc)
+    undocumented = SimpleNamespace(**{**vars(parsed), "__doc__": None})
+    found = {"fit": plain, "report": parsed, "index": undocumented}
+    monkeypatch.setattr(cli, "_imported", found.get)
+    assert cli._run("fit", "--seed", "4", "x") == 3
+    assert cli._run("report", "--seed", "4") == 4
+    assert cli._run("index", "--seed=5") == 5
+    assert commands == [("codi-patching report", "makes it."), ("codi-patching index", "index")]
+
+
+def test_a_command_is_imported_once_and_garbage_is_collected_again(monkeypatch):
+    here = ModuleType("codi_patching.commands.mine")
+    monkeypatch.setattr(cli, "import_module", lambda path: (path, gc.isenabled()))
+    assert cli._imported("mine") == ("codi_patching.commands.mine", False)
+    assert gc.isenabled()
+    monkeypatch.setitem(sys.modules, "codi_patching.commands.mine", here)
+    assert cli._imported("mine") is here
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (["--config", "position"], ["--config", "position.yaml"]),
+        (["-c", "position", "-c=layer"], ["-c", "position.yaml", "-c=layer.yaml"]),
+        (["--config=lens", "lens", "--x=lens"], ["--config=lens.yaml", "lens", "--x=lens"]),
+        (["lens", "--config", "lens"], ["lens", "--config", "lens.yaml"]),
+        (["--config={data: {max_pairs: 2}}"], ["--config={data: {max_pairs: 2}}"]),
+        (["--config", "a: b", "position"], ["--config", "a: b", "position"]),
+    ],
+)
+def test_names_of_configurations_become_files(args, found):
+    shipped = [part.replace(f"{SHIPPED_CONFIGS}/", "") for part in with_files(args)]
+    assert shipped == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("xyz", "xyz does not exist: set --config to a file, or to one of attention, "),
+        ("", "'' is a folder: set --config to a file"),
+        ("models", "models does not exist: did you mean --config models/"),
+        ("layr.yaml", "layr.yaml does not exist: did you mean --config layer?"),
+    ],
+)
+def test_a_configuration_that_does_not_exist_ends_the_program(
+    tmp_path, monkeypatch, capsys, asked, said
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        find_config(asked)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"),
+    [
+        ([], {}),
+        (["--no_figures"], {"figures": False, "pair_sheets": False}),
+        (["--no_pair_sheets"], {"pair_sheets": False}),
+        (["--no_page"], {"page": False}),
+        (["--format", "svg", "pdf"], {"formats": ("svg", "pdf")}),
+        (["--strata", "kind", "source"], {"strata": ("kind", "source")}),
+        (["--top", "3"], {"top": 3}),
+        (["--docs", "pages"], {"docs": Path("pages")}),
+    ],
+)
+def test_each_option_of_a_report_does_what_it_says(program, monkeypatch, tmp_path, option, changed):
+    made = []
+    monkeypatch.setattr(
+        "codi_patching.commands.report.report_folder",
+        lambda *given: made.append(given) or SimpleNamespace(text="made", failed=False),
+    )
+    status, out, err = program("report", tmp_path, "--name=mine", *option)
+    assert (status, out, err) == (0, "made\n", "")
+    assert made == [(tmp_path, replace(ReportOptions(), **changed), "mine")]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--no_figures", "--no_page", "--pool", "--format=svg"])
+def test_each_option_of_a_comparison_does_what_it_says(program, monkeypatch, tmp_path, option):
+    changed = {
+        "--no_figures": {"figures": False},
+        "--no_page": {"page": False},
+        "--pool": {"pool": True},
+        "--format=svg": {"formats": ("svg",)},
+    }
+    made, failed = [], []
+    monkeypatch.setattr(
+        "codi_patching.commands.compare.compare_folders",
+        lambda *given: made.append(given) or SimpleNamespace(text="made", failed=failed),
+    )
+    command = ("compare", "a", "b", "--dir", tmp_path, option)
+    assert program(*command) == (0, "made\n", "")
+    options = replace(ReportOptions(), **changed[option])
+    assert made == [([Path("a"), Path("b")], tmp_path, options)]
+    failed.append("a check")
+    assert program(*command)[0] == 3
+
+
+@pytest.mark.parametrize(("failed", "status"), [("", 0), ("a", 3), ("b", 3), ("ab", 3)])
+def test_reports_of_several_folders_fail_if_one_does(
+    program, monkeypatch, tmp_path, failed, status
+):
+    monkeypatch.setattr(
+        "codi_patching.commands.report.report_folder",
+        lambda folder, *_: SimpleNamespace(text=folder.name, failed=folder.name in failed),
+    )
+    folders = [tmp_path / name for name in "cab"] if failed else [tmp_path / "c"]
+    assert program("report", *folders)[:2] == (
+        status, "".join(f"{folder.name}\n" for folder in folders),
+    )  # fmt: skip
+
+
+def test_an_index_says_what_it_left_out_and_whether_a_check_fails(program, monkeypatch, tmp_path):
+    index = SimpleNamespace(summary="3 runs", left_out={"a": "no\x1b results"}, failed=False)
+    monkeypatch.setattr("codi_patching.commands.index.write_index", lambda folder: index)
+    said = f"3 runs\nleft out a: no  results\nwritten to {tmp_path}\n"
+    assert program("index", tmp_path) == (0, said, "")
+    index.failed = True
+    assert program("index", tmp_path) == (3, said, "")
+
+
 def test_home_is_expanded_in_every_path(program, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.yaml").write_text("results: {dir: ~/out}\ndata: {pairs: ~/none.json}\n")
@@ -618,6 +907,15 @@ def test_a_logger_that_is_not_installed_names_the_extra_that_has_it(monkeypatch)
     with pytest.warns(UserWarning, match=r"pip install codi_patching\[mlflow\]"):
         assert without_missing(others[1]) == []
     assert without_missing(False) is False
+
+
+def test_either_of_two_modules_will_do_for_a_logger(monkeypatch):
+    there = {"tensorboardX": "found"}
+    monkeypatch.setattr("codi_patching.commands.logger_options.find_spec", there.get)
+    tensorboard = SimpleNamespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")
+    assert without_missing(tensorboard) == [tensorboard]
+    assert without_missing(None) is None
+    assert without_missing(True) is True
 
 
 def test_help_explains_donors(program):

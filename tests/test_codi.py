@@ -183,3 +183,93 @@ def test_keys_and_values_go_to_a_decoder_under_its_own_name_for_them(model, monk
     monkeypatch.setattr(codi, "cache_argument", lambda decoder: "name_of_another_version")
     with pytest.raises(RuntimeError, match=r"expected LlamaModel to keep \d+ tokens' keys and"):
         model.encode([model.prompt_ids("Tom has 5.")])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5])
+@pytest.mark.parametrize("at_once", [7, 512])
+def test_logits_are_products_with_the_head_in_float32_at_least(model, monkeypatch, rows, at_once):
+    monkeypatch.setattr(codi, "_HEAD_ROWS", at_once)
+    head = model.backbone.get_output_embeddings().weight
+    hidden = torch.linspace(-1, 1, rows * 2 * 32, dtype=torch.float64).view(rows, 2, 32)
+    torch.testing.assert_close(model.logits(hidden), hidden @ head.T, rtol=0, atol=1e-12)
+    half = model.to(torch.bfloat16).logits(hidden.to(torch.bfloat16))
+    assert half.dtype == torch.float32
+    exact = hidden.to(torch.bfloat16).double() @ head.to(torch.bfloat16).double().T
+    torch.testing.assert_close(half.double(), exact, rtol=0, atol=1e-4)
+
+
+def test_gradients_go_through_logits_of_bf16(model, monkeypatch):
+    """Pieces of the head are not written over where a backward pass reads them again."""
+    monkeypatch.setattr(codi, "_HEAD_ROWS", 7)
+    model.to(torch.bfloat16)
+    hidden = torch.ones(1, 32, dtype=torch.bfloat16, requires_grad=True)
+    model.logits(hidden).sum().backward()
+    expected = model.backbone.get_output_embeddings().weight.float().sum(0)
+    torch.testing.assert_close(hidden.grad[0].float(), expected, rtol=0.02, atol=0.05)
+
+
+def test_bf16_products_are_for_bf16_alone_and_end_with_it(model):
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    for dtype, inside in ((torch.bfloat16, "bf16"), (torch.float16, before)):
+        with codi._bf16_products(torch.zeros(1, dtype=dtype)):
+            assert setting.fp32_precision == inside
+        assert setting.fp32_precision == before
+
+
+def test_questions_as_they_are_and_with_a_suffix(model):
+    model.settings = replace(model.settings, question_suffix="!")
+    assert model.question_text(" a  b ") == "a b!"
+    model.settings = replace(model.settings, raw_question=True)
+    assert model.question_text(" a  b ") == " a  b !"
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_is_refused_in_training_mode_alone(model, training, checkpointing):
+    model.train(training)
+    model.backbone.model.gradient_checkpointing = checkpointing
+    if training and checkpointing:
+        with pytest.raises(ValueError, match="with gradient checkpointing in training mode"):
+            model.check_mode()
+    else:
+        model.check_mode()
+
+
+def test_pause_vectors_stand_at_their_positions_and_feed_nothing_back():
+    plain = random_model()
+    assert plain.feeds_back
+    assert (plain.effective("recomputed"), plain.effective("frozen")) == ("recomputed", "frozen")
+    vectors = codi.PauseVectors(3, 32).double()
+    with torch.no_grad():
+        vectors.pause.copy_(torch.arange(3.0)[:, None].expand(3, 32))
+    model = codi.CodiModel(plain.backbone, vectors, plain.tokenizer, plain.settings)
+    assert not model.feeds_back
+    assert model.effective("recomputed") == "frozen"
+    hidden = torch.zeros(2, 32, dtype=torch.float64)
+    assert torch.equal(model.next_thought(hidden, 2), hidden + 2)
+    with pytest.raises(ValueError, match="expected the position of a thought"):
+        model.next_thought(hidden)
+    model.check_latents(3)
+    with pytest.raises(ValueError, match="at most 3 latent thoughts"):
+        model.check_latents(4)
+
+
+def test_only_prompts_of_several_lengths_are_padded(model):
+    ids = model.prompt_ids(LONG)
+    hidden, context = model.encode([ids, ids])
+    assert (context.mask, context.length, context.rows) == (None, len(ids), 2)
+    alone, one = model.encode([ids])
+    torch.testing.assert_close(hidden, alone.expand(2, -1), rtol=0, atol=1e-12)
+    assert one.expand(3).rows == 3
+    short = model.prompt_ids(SHORT)
+    _, context = model.encode([ids, short])
+    assert context.mask.sum(1).tolist() == [len(ids), len(short)]
+    assert context.take(torch.tensor([1])).mask.sum(1).tolist() == [len(short)]
+
+
+def test_a_projection_has_a_norm_where_it_is_asked_for():
+    assert [name for name, _ in codi.build_projection(4, 3).named_children()][-1] == "ln"
+    bare = codi.build_projection(4, 3, layer_norm=False)
+    assert len(bare) == 4
+    assert (bare[1].weight.shape, bare[3].weight.shape) == ((3, 4), (4, 3))

@@ -4,11 +4,12 @@ import argparse
 import json
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from codi_patching.commands import evaluate, journal, model_options
+from codi_patching.commands import evaluate, journal, model_options, published_accuracy
 from codi_patching.commands.journal import Journal
 from codi_patching.commands.published_accuracy import compare_with_published
 from codi_patching.data.word_problems import sample_problem
@@ -200,15 +201,226 @@ def test_a_journal_goes_on_wherever_it_was_ended(tmp_path, monkeypatch):
     assert begin().done[-1] == {"y": 4}
 
 
+def test_a_journal_says_in_what_it_differs_and_makes_its_folder(tmp_path):
+    lines, description = tmp_path / "new" / "a.jsonl", tmp_path / "new" / "a.json"
+    begun = {"a": 1, "b": (2,), "c": 3, "d": 4, "gone": 0}
+    first = Journal(lines, description, begun, "--here")
+    first.append([{"y": 1}])
+    first.describe({"accuracy": 0.5})
+    told = json.loads(description.read_text())
+    assert (told["accuracy"], told["depends_on"]["b"]) == (0.5, [2])
+    assert Journal(lines, description, begun, "--here").done == [{"y": 1}]
+    assert "accuracy" not in json.loads(description.read_text())
+    with pytest.raises(InputError) as refused:
+        Journal(lines, description, {"a": 1, "b": 5, "c": 6, "d": 7, "new": None}, "--here")
+    assert str(refused.value) == (
+        f"{lines} was begun with other options (b [2], now 5; c 3, now 6; d 4, now 7): remove it "
+        "and a.json, or set --here to another file"
+    )
+    lines.unlink()
+    with pytest.raises(InputError, match=r"a\.jsonl is damaged"):
+        Journal(lines, description, begun, "--here")
+    description.write_text('{"depends_on": 3}')
+    with pytest.raises(InputError, match=r"other options \(not a description\)"):
+        Journal(lines, description, begun, "--here")
+
+
+@pytest.mark.parametrize("size", ["5", None, -1, 10**6])
+def test_a_sum_that_is_none_certifies_nothing(tmp_path, size):
+    lines, description = tmp_path / "a.jsonl", tmp_path / "a.json"
+    Journal(lines, description, {}, "--output").append([{"y": 1}])
+    content = json.loads(description.read_text())
+    content["written"] = ["nothing", {**content["written"][0], "bytes": size}]
+    description.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="is damaged"):
+        Journal(lines, description, {}, "--output")
+
+
 def test_words_can_be_left_out(run):
     assert "in words" not in run("--no_words")
 
 
-def test_without_data_held_out_problems_are_drawn(capsys):
-    evaluate.run(["--problems", "2", "--num_latents", "1"])
-    assert "2 questions, held-out problems of seed 2502; cpu, 32-true; 1 thoughts" in (
-        capsys.readouterr().out
+def test_without_data_held_out_problems_are_drawn(capsys, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(
+        evaluate, "describe_lengths", lambda *given: lengths.append(given) or ["by length"]
     )
+    monkeypatch.setattr(evaluate, "describe_thoughts", lambda *given: [f"thoughts of {given[1:]}"])
+    evaluate.run(["--problems", "2", "--num_latents", "1", "--batch_size", "3"])
+    out = capsys.readouterr().out
+    assert "2 questions, held-out problems of seed 2502; cpu, 32-true; 1 thoughts" in out
+    ((problems, records),) = lengths
+    assert [p.question for p in problems] == [record["question"] for record in records]
+    assert f"\nby length\nthoughts of {(problems, 2502, 3)}\n" in out
+
+
+def options(**given):
+    usual = {"data": None, "max_questions": None, "problems": 5, "seed": 1, "no_words": False}
+    return argparse.Namespace(**{**usual, **given})
+
+
+def test_held_out_problems_are_those_of_the_seed():
+    first = evaluate._questions(options())
+    rng = Random(1)
+    drawn = [sample_problem(rng, held_out=True) for _ in range(5)]
+    assert [(q.text, q.answer) for q in first] == [(p.question, p.answer) for p in drawn]
+    assert evaluate._questions(options(max_questions=2)) == first[:2]
+    assert evaluate._questions(options(seed=2)) != first
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "txt"])
+def test_only_the_first_questions_of_a_file(tmp_path, suffix):
+    path = tmp_path / f"questions.{suffix}"
+    lines = {
+        "txt": [f"Tom has {n}.||<<{n}+0={n}>> #### {n}" for n in (5, 6, 7)],
+        "jsonl": [json.dumps({"question": f"Tom has {n}.", "answer": n}) for n in (5, 6, 7)],
+    }
+    path.write_text("\n".join(lines[suffix]))
+    found = evaluate._questions(options(data=path, max_questions=2))
+    assert [(q.text, q.answer) for q in found] == [("Tom has 5.", 5.0), ("Tom has 6.", 6.0)]
+    assert len(evaluate._questions(options(data=path))) == 3
+    with pytest.raises(InputError, match=r"at least 2 questions, .* got 1: set --data"):
+        evaluate._questions(options(data=path, max_questions=1))
+
+
+def test_the_summary_counts_what_is_right(model):
+    model.settings = replace(model.settings, num_latents=2)
+    rights = [(True, False), (True, True), (False, False), (True, False)]
+    records = [{"correct": {"own": own, "zeroed": zeroed}} for own, zeroed in rights]
+    args = options(seed=9, precision="bf16-true")
+    found = evaluate._summary(args, model, LoadReport("mine", "0", 1, {}), records)
+    assert found == {
+        "checkpoint": "mine",
+        "data": "held-out problems of seed 9",
+        "questions": 4,
+        "num_latents": 2,
+        "device": "cpu",
+        "precision": "bf16-true",
+        "accuracy": {"own": 0.75, "zeroed": 0.25},
+    }
+    args.data = "some.jsonl"
+    assert evaluate._summary(args, model, LoadReport("", "0", 1, {}), records)["data"] == args.data
+
+
+def test_what_is_said_of_a_summary():
+    """Wilson's interval of 30 in 40 is 59.8 to 85.8 %."""
+    by_number = {"thoughts_0": 0.1, "thoughts_1": 0.55, "thoughts_2": 0.75}
+    accuracy = {"own": 0.75, "zeroed": 0.1, "words": 1.0, **by_number}
+    given = {"checkpoint": "mine", "data": "some.jsonl", "device": "cpu", "precision": "32-true"}
+    summary = {**given, "questions": 40, "num_latents": 2, "accuracy": accuracy}
+    assert [" ".join(line.split()) for line in evaluate.describe(summary)] == [
+        "mine on 40 questions, some.jsonl; cpu, 32-true; 2 thoughts",
+        "own thoughts 75.00% (95 % interval 59.8% to 85.8%)",
+        "thoughts zeroed 10.00%",
+        "in words, as the teacher 100.00%",
+        "by number of thoughts 0: 10.0% 1: 55.0% 2: 75.0%",
+    ]
+
+
+def test_the_accuracy_of_own_thoughts_is_held_against_the_published_one(run, tmp_path, monkeypatch):
+    """Own thoughts are right but once; each question exchanges with the next shorter one."""
+    answers = {question: str(answer) for question, answer in QUESTIONS}
+
+    def answer(model, questions, tokens):
+        asked = questions[:-1]
+        own = [answers[q] if q != "Tom has 9 pears." else "none" for q in asked]
+        few = {f"thoughts_{number}": ["none"] * len(asked) for number in range(3)}
+        exchanged = [answers[question] for question in questions[1:]]
+        return {"own": own, "zeroed": few["thoughts_0"], "exchanged": exchanged, **few,
+                "thoughts_3": own}  # fmt: skip
+
+    monkeypatch.setattr(evaluate, "answers_by_thoughts", answer)
+    monkeypatch.setattr(
+        evaluate, "compare_with_published", lambda model, report, *told: [f"published: {told}"]
+    )
+    text = run("--output", tmp_path / "run.jsonl", "--batch_size", 2, "--no_words")
+    assert "published: (0.8, 5)" in text
+    assert "by number of thoughts     0: 0.0%  1: 0.0%  2: 0.0%  3: 80.0%" in text
+    assert text.splitlines()[-1] == (
+        f"predictions in {tmp_path}/run.jsonl, summary in {tmp_path}/run.summary.json"
+    )
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    given = [record["predictions"]["exchanged"] for record in records]
+    assert given == ["4", "7", "13", "2", "9"]  # of the next in the order 2, 0, 3, 4, 1
+    assert [record["correct"]["own"] for record in records] == [True, False, True, True, True]
+    summary = json.loads((tmp_path / "run.summary.json").read_text())
+    assert summary["accuracy"]["own"] == 0.8
+    assert summary["accuracy"]["thoughts_2"] == 0.0
+
+
+def test_a_journal_depends_on_all_that_changes_what_is_answered(tmp_path, model, questions_file):
+    def depends_on(report=None, **given):
+        numbers.append(len(numbers))
+        usual = {"output": tmp_path / f"{numbers[-1]}.jsonl", "precision": "32-true"}
+        loaded = LoadReport("a", "5" * 64, 1, {}, lora_alpha=32.0, **(report or {}))
+        return evaluate._journal(options(**{**usual, **given}), loaded, model).depends_on
+
+    numbers = []
+    drawn = depends_on()
+    assert (drawn["data"], drawn["checkpoint_sha256"]) == ([5, 1], "5" * 64)
+    assert (drawn["num_latents"], drawn["lora_alpha"]) == (model.num_latents, 32.0)
+    for key, (given, value) in {
+        "data": ({"data": questions_file}, evaluate.file_sha256(questions_file)),
+        "precision": ({"precision": "bf16-true"}, "bf16-true"),
+        "max_questions": ({"max_questions": 4}, 4),
+        "no_words": ({"no_words": True}, True),
+        "base_model": ({"report": {"base_model": "b"}}, "b"),
+    }.items():
+        changed = depends_on(**given)
+        assert changed == {**drawn, key: value}
+        assert changed != drawn
+    assert (tmp_path / "0.summary.json").exists()
+
+
+def test_questions_that_do_not_fit_are_named_and_the_longest_comes_first(
+    model, monkeypatch, capsys
+):
+    reasons = {"Tom has 9 pears.": "too long"}
+    monkeypatch.setattr(evaluate, "why_not_asked", lambda model, text, tokens: reasons.get(text))
+    questions = [evaluate.Question(text, answer) for text, answer in QUESTIONS]
+    again = [*questions, questions[0]]
+    assert evaluate._askable(model, again) == [2, 0, 3, 5, 4]  # equally long, in their order
+    assert capsys.readouterr().err == "1 questions left out: question 1: too long\n"
+    assert evaluate._askable(model, questions[3:]) == [0, 1]
+    assert capsys.readouterr().err == ""
+    assert evaluate._askable(model, questions[1:3] + questions[:1]) == [1, 2]
+    with pytest.raises(InputError, match="at least 2 questions that fit the model"):
+        evaluate._askable(model, questions[:2])
+
+
+def test_words_that_the_model_never_learned_are_named_once(model, monkeypatch, capsys):
+    strange = {"a": ["zebra", "yak"], "b": [], "c": ["yak"]}
+    monkeypatch.setattr(evaluate, "unknown_words", lambda tokenizer, text: strange[text])
+    evaluate._say_unknown(model, ["a", "b", "c"])
+    assert capsys.readouterr().err == (
+        "2 questions have words that the tokenizer does not know: zebra, yak\n"
+    )
+    evaluate._say_unknown(model, ["b"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.466, 0), (0.468, 1), (0.408, 0), (0.406, 1)])
+def test_a_gap_of_more_than_three_points_is_spoken_of(model, accuracy, said):
+    text = compare(model, "zen-E/CODI-gpt2", accuracy)
+    assert text.count("what usually lies behind it") == said
+    assert f"points {'higher' if accuracy > 0.437 else 'lower'}" in text
+
+
+def test_an_alpha_that_was_not_read_is_no_deviation(model):
+    assert "leave out --lora_alpha" not in compare(
+        model, "zen-E/CODI-gpt2", 0.1, alpha=None, num_latents=6
+    )
+
+
+def test_causes_are_of_the_layout(model):
+    coconut = next(name for name, known in KNOWN_MODELS.items() if known.layout == "coconut")
+    known = replace(KNOWN_MODELS[coconut], accuracy=0.3)
+    told = published_accuracy.causes(model, known_report(coconut), known, 1319)
+    assert not any("LoRA's alpha: trained with" in cause for cause in told)
+    unknown = replace(known, num_latents=None)
+    told = published_accuracy.causes(model, known_report(coconut), unknown, 1319)
+    assert not any("--num_latents" in cause for cause in told)
 
 
 def test_questions_a_line_each(tmp_path, checkpoint, capsys):
@@ -243,6 +455,62 @@ def test_precision_is_that_of_the_weights(checkpoint):
     assert torch.get_default_dtype() == torch.float32
     assert args.prompt_eos is None
     assert parser.parse_args(["--no-prompt_eos"]).prompt_eos is False
+
+
+def loaded(monkeypatch, *options):
+    """What a model is loaded with, the default type and the reproducibility of that time."""
+    given = []
+
+    def load(*asked):
+        given.append((asked, torch.get_default_dtype()))
+        return SimpleNamespace(to=lambda device: device), "report"
+
+    parser = argparse.ArgumentParser()
+    model_options.add_model_arguments(parser, "codi-tiny")
+    monkeypatch.setattr(model_options, "load_checkpoint", load)
+    device, report = model_options.load_model(parser.parse_args(options))
+    assert report == "report"
+    return device, *given[0]
+
+
+def test_each_option_of_a_model_is_its_own(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cpu = torch.device("cpu")
+    usual = ("codi-tiny", None, None, None, None, None)
+    assert loaded(monkeypatch) == (cpu, usual, torch.float32)
+    options = ["--checkpoint=~/a", "--num_latents=3", "--base_model=~/b", "--lora_alpha=8"]
+    options += ["--no-prompt_eos", "--answer_prefix=", "--precision=64-true"]
+    asked = ("/home/me/a", 3, "/home/me/b", 8.0, False, "")
+    assert loaded(monkeypatch, *options) == (cpu, asked, torch.float64)
+    assert torch.get_default_dtype() == torch.float32
+    assert loaded(monkeypatch, "--precision=16-true")[2] == torch.float16
+    assert loaded(monkeypatch, "--batch_size=1")[0] == cpu
+    for number in ("0", "-1"):
+        with pytest.raises(InputError, match=f"--batch_size to be 1 or more, got {number}"):
+            loaded(monkeypatch, f"--batch_size={number}")
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_taken_if_there_is_one_and_products_of_a_cpu_alone_are_set(
+    monkeypatch, there, device
+):
+    made = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(model_options, "enable_mkl_reproducibility", lambda: made.append("mkl"))
+    assert loaded(monkeypatch)[0] == torch.device(device)
+    assert made == ([] if there else ["mkl"])
+    assert model_options._device("cpu") == torch.device("cpu")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_default_type():
+    def fail():
+        with model_options._default_dtype(torch.float64):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_teachers_answer_is_read_after_the_prefix_alone(model, monkeypatch):

@@ -3,30 +3,41 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import QUESTIONS, SIBLINGS
 from twin import TwinPair, from_run, whole_run
 
 from codi_patching.data.datamodule import PairBatch
+from codi_patching.data.independence import words_of
+from codi_patching.data.pairs import Question
 from codi_patching.errors import InputError
 from codi_patching.experiments.attention import AttentionExperiment
+from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.measuring import engine_choice
-from codi_patching.measuring.preparation import Preparation
+from codi_patching.measuring.measurement import check_finite
+from codi_patching.measuring.patch_grid import PatchGrid, single_cells, zero_activations
+from codi_patching.measuring.preparation import PairRequests, Preparation
+from codi_patching.measuring.prompts import Prompts
 from codi_patching.measuring.sources import mean_activations
-from codi_patching.models import row_limit
+from codi_patching.metrics.table import METRICS
+from codi_patching.models.answers import PairError
 from codi_patching.models.families import sweep_unsupported_reason
 from codi_patching.models.loading.checkpoint import load_checkpoint
-from codi_patching.patching.interventions import Activations, Patch
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import EXTRA_SITES, Activations, Patch
 from codi_patching.patching.reference import ReferenceEngine
+from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.results.description import ResultsError
 from codi_patching.results.records import ExcludedPair
 
@@ -648,13 +659,6 @@ def test_other_company_changes_pairs_by_rounding_alone(kind, checkpoint, predict
             )
 
 
-def test_rows_at_once_by_hand(checkpoint):
-    """Ten tokens of 3 · 48 + 6 · 32 numbers of 4 bytes."""
-    model, _ = load_checkpoint(checkpoint)
-    row = 10 * 4 * (3 * 48 + 6 * 32)
-    assert row_limit.rows_at_once(model) == 2**30 // row
-
-
 LEAST = [
     (PositionPatching, "seed", 0),
     (PositionPatching, "max_rows", 1),
@@ -680,7 +684,7 @@ def test_a_description_of_what_patches_nothing(attached, checkpoint, pairs_file,
     module.hparams["_instantiator"] = "a parser's own"
     run = module.describe()
     assert (run.data, run.source) == (str(pairs_file), "clean")
-    assert run.config["data"] == {"pairs": str(pairs_file), "max_pairs": 2, "batch_size": 8}
+    assert run.config["data"] == {"pairs": str(pairs_file), "max_pairs": 2, "batch_size": None}
     made = run.config["model"]
     assert made["class_path"] == f"{experiment.__module__}.{experiment.__name__}"
     assert made["init_args"]["seed"] == 3
@@ -699,3 +703,291 @@ def test_as_many_pairs_are_read_again_as_is_said(attached):
     batch = module.pairs
     assert len(batch) == 57
     assert module.reader.verified == batch[:8]
+
+
+GOLDEN = Path(__file__).parent / "golden"
+BY_CONFIG = {
+    "attention": AttentionExperiment,
+    "head": HeadPatching,
+    "iterative": IterativePatching,
+    "knockout": KnockoutExperiment,
+    "layer": LayerPatching,
+    "lens": LensExperiment,
+    "position": PositionPatching,
+}
+
+
+@pytest.mark.parametrize("config", BY_CONFIG)
+def test_in_python_the_defaults_are_those_of_the_commands(config):
+    known = yaml.safe_load((GOLDEN / f"{config}.yaml").read_text())
+    expected = known["model"]["init_args"] | {"seed": known["seed_everything"]}
+    found = dict(BY_CONFIG[config]().hparams)
+    assert {name: found.get(name) for name in expected} == expected
+
+
+# -- one step by hand -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "checked"), [(1, [0]), (5, [])])
+def test_the_first_pairs_of_a_run_are_patched_with_their_own(attached, checkpoint, first, checked):
+    """Not those of a batch: of three pairs from the sixth on none is."""
+    options = {"self_patch_pairs": 2, "verify_pairs": 2, "control": "none"}
+    experiment = attached(LayerPatching(checkpoint=checkpoint, **options))
+    records = experiment.predict_step(PairBatch(first, experiment.pairs), 0)
+    described = [record.description for record in records]
+    assert [i for i, own in enumerate(described) if own.self_patch is not None] == checked
+    assert [i for i, own in enumerate(described) if own.verified] == checked
+
+
+def test_of_few_pairs_every_cell_is_run_again(attached, checkpoint):
+    """As many pairs are counted as there are, where more could be run again."""
+    for experiment in (
+        PositionPatching(checkpoint=checkpoint, control="none", self_patch_pairs=0),
+        KnockoutExperiment(checkpoint=checkpoint, window=3),
+    ):
+        module = attached(experiment)
+        (batch,) = module.datamodule.batches
+        again = [run for r in module.predict_step(batch, 0) for run in r.description.verified]
+        cells = {(run.layer, run.column) for run in again if run.arm == "own"}
+        assert len(cells) == module.grid.size
+
+
+def test_a_run_without_a_control_has_half_of_the_runs(attached, checkpoint):
+    experiment = attached(LayerPatching(checkpoint=checkpoint, control="none", max_rows=1))
+    seen = []
+    experiment.on_runs_done = lambda *told: seen.append(told)
+    experiment.predict_step(PairBatch(0, experiment.pairs[:1]), 0)
+    assert experiment.runs_of_a_pair == 4
+    assert [(done, total) for _, done, total, _ in seen] == [(i, 4) for i in range(1, 5)]
+    assert [cell for *_, cell in seen][-1] == "all thoughts at all layers"
+
+
+def test_what_was_measured_before_is_forgotten(attached, checkpoint):
+    """Means begin anew, and partners are drawn of the pairs that are there then."""
+    experiment = attached(LayerPatching(checkpoint=checkpoint, verify_pairs=0))
+    first, second, _ = experiment.predict_step(PairBatch(0, experiment.pairs), 0)
+    before = experiment.measurement
+    experiment.forget()
+    assert experiment.measurement is not before
+    experiment.count([second])
+    kl = experiment.metrics.compute()["kl_divergence"]
+    np.testing.assert_allclose(kl[0].numpy(), second.values["kl_divergence"])
+    np.testing.assert_allclose(kl[1].numpy(), second.control["kl_divergence"])
+    experiment.count([replace(first, control={})])
+    kl = experiment.metrics.compute()["kl_divergence"]
+    both = (first.values["kl_divergence"] + second.values["kl_divergence"]) / 2
+    np.testing.assert_allclose(kl[0].numpy(), both)
+    np.testing.assert_allclose(kl[1].numpy(), second.control["kl_divergence"])
+
+
+@pytest.mark.parametrize("kind", [LensExperiment, AttentionExperiment])
+def test_a_reader_is_of_the_pairs_that_are_there(attached, checkpoint, kind):
+    experiment = attached(kind(checkpoint=checkpoint))
+    before = experiment.reader
+    assert experiment.reader is before
+    experiment.forget()
+    assert experiment.reader is not before
+
+
+@pytest.mark.parametrize("kind", [PositionPatching, KnockoutExperiment])
+@pytest.mark.parametrize(
+    ("name", "engine"), [("sweep", SweepEngine), ("reference", ReferenceEngine)]
+)
+def test_the_engine_is_the_one_that_was_asked_for(attached, checkpoint, kind, name, engine):
+    experiment = attached(kind(checkpoint=checkpoint, engine=name, max_rows=5))
+    assert isinstance(experiment.engine, engine)
+    assert experiment.engine.max_rows == 5
+    assert experiment.device_of_run == torch.device("cpu")
+    assert kind().device_of_run is None  # without a trainer nobody knows
+
+
+def test_a_question_is_what_the_model_reads_or_its_words(attached, checkpoint):
+    experiment = attached(PositionPatching(checkpoint=checkpoint))
+    assert experiment._read("Tom has 5 .") == experiment._read("Tom has 5.")
+    assert experiment._read("Tom has 5.") == tuple(experiment.model.question_ids("Tom has 5."))
+    assert experiment._read("Tom <bot> 5.") == words_of("Tom <bot> 5.")
+
+
+@pytest.mark.parametrize("kind", [PositionPatching, LayerPatching])
+def test_heads_have_an_experiment_of_their_own(kind):
+    with pytest.raises(InputError, match="got 'head': heads have an experiment of their own"):
+        kind(site="head")
+
+
+def test_thoughts_themselves_have_no_places_beside_them():
+    with pytest.raises(InputError, match="expected positions thoughts where thoughts themselves"):
+        PositionPatching(positions="all", site="thought")
+    assert PositionPatching(positions="thoughts", site="thought").positions == "thoughts"
+
+
+def test_a_description_says_what_was_run(attached, checkpoint):
+    experiment = attached(
+        PositionPatching(checkpoint=checkpoint, source="mean", seed=3), max_pairs=2
+    )
+    run = experiment.describe()
+    assert (run.model_type, run.num_latents, run.seed) == ("llama", 3, 3)
+    assert (run.num_pairs, run.mean_runs) == (2, 3)
+    assert (run.source, run.control, run.latents) == ("mean", "none", "recomputed")
+    assert run.metrics == tuple(METRICS)
+    assert run.filtered == tuple(experiment.datamodule.filtered) == ("p3",)
+    assert set(run.versions) == {"torch", "transformers", "lightning", "torchmetrics"}
+    assert run.checkpoint_sha256 == experiment.report.sha256
+    assert run.config["seed_everything"] == 3
+    assert (run.precision, run.grid) == ("32-true", experiment.grid)
+
+
+def test_a_description_of_a_pair_has_the_tokens_of_its_own_runs(attached, checkpoint, pair):
+    """The corrupted question is a token longer, for `25` is two of them, and not a known word."""
+    corrupted = Question("Tom has 25 pears. He eats 3.", 19)
+    for direction, base in (("denoising", 12), ("noising", 11)):
+        module = attached(LayerPatching(checkpoint=checkpoint, direction=direction))
+        asked = replace(pair, corrupted=corrupted)
+        beyond = replace(pair, pair_id="two", corrupted=replace(corrupted, answer=22.0))
+        record, left_out = module.predict_step(PairBatch(0, [asked, beyond]), 0)
+        said, tokens = record.description, module.model.tokenizer.convert_ids_to_tokens
+        assert (said.base_tokens, said.source_tokens) == (base, 23 - base)
+        answers = tokens(said.base_answer_tokens), tokens(said.source_answer_tokens)
+        assert answers == ((["19"], ["13"]) if base == 12 else (["13"], ["19"]))
+        assert said.unknown_words == ("25",)
+        assert left_out.reason == "the answer 22 has 22, which the tokenizer does not know"
+
+
+def test_logits_of_one_pair_that_are_not_finite_leave_the_others_as_they_are(
+    attached, checkpoint, monkeypatch
+):
+    """Its other runs are passed over, its neighbours' are their own."""
+    experiment = attached(LayerPatching(checkpoint=checkpoint, verify_pairs=0))
+    whole = experiment.predict_step(PairBatch(0, experiment.pairs), 0)
+    own = type(experiment.engine).patched_each
+
+    def broken(self, *args):
+        for number, found in enumerate(own(self, *args)):
+            if number == 3:  # the own runs of the second pair, after three of the first
+                found.answer_logits[0][1] = float("nan")
+            yield found
+
+    monkeypatch.setattr(type(experiment.engine), "patched_each", broken)
+    first, second, third = experiment.predict_step(PairBatch(0, experiment.pairs), 0)
+    assert second.reason == "logits are not finite at layer 1"
+    for found, expected in ((first, whole[0]), (third, whole[2])):
+        for name, values in expected.values.items():
+            np.testing.assert_array_equal(found.values[name], values)
+            np.testing.assert_array_equal(found.control[name], expected.control[name])
+        assert found.description.self_patch == expected.description.self_patch
+
+
+def test_the_first_rows_that_are_not_finite_are_named():
+    wrong = torch.zeros(6, 2, 3)
+    wrong[1, 0, 2], wrong[2, 1, 0], wrong[4] = torch.nan, torch.inf, -torch.inf
+    check_finite([torch.zeros(6, 2, 3)], "run {}".format)
+    with pytest.raises(PairError, match=r"^logits are not finite at run 1, run 2, run 4$"):
+        check_finite([torch.zeros(6, 2, 3), wrong], "run {}".format)
+    wrong[5] = torch.nan
+    with pytest.raises(PairError, match=r"at run 1, run 2, run 4$"):
+        check_finite([wrong], "run {}".format)
+
+
+# -- requests, grids, starts ----------------------------------------------------------------------
+
+
+def test_a_run_may_be_as_long_as_its_limit(model):
+    """Prompt, three thoughts, a readout of two tokens, and two of an answer of three."""
+    readout, question = Readout((1, 2), ((5,), (5, 6, 7))), Question("Tom has 5.")
+    length = len(model.prompt_ids(question.text)) + 3 + 2 + 2
+    assert Prompts(model, "denoising", length).of_question(question, readout)[1] is readout
+    with pytest.raises(PairError, match=f"at most {length - 1} tokens .*, got {length}:"):
+        Prompts(model, "denoising", length - 1).of_question(question, readout)
+    assert Prompts(model, "denoising", length - 4).fits(question)  # nothing is read of it
+    assert not Prompts(model, "denoising", length - 5).fits(question)
+
+
+def test_the_sweep_alone_is_limited_by_a_window(model):
+    config = model.backbone.config
+    config.model_type, config.sliding_window = "mistral", 12
+    assert Prompts.of(model, "noising", SweepEngine(model, 4)).limit == 12
+    assert Prompts.of(model, "noising", ReferenceEngine(model, 4)).limit is None
+
+
+def test_questions_of_the_same_tokens_are_no_pair(model, pair):
+    same = replace(pair, corrupted=Question("Tom  has 16 pears . He eats 3 .", 15))
+    with pytest.raises(PairError, match="two different questions, got the same tokens"):
+        Prompts(model, "denoising").of_pair(same)
+
+
+@pytest.mark.parametrize(
+    ("site", "latents", "last"),
+    [
+        ("resid_post", "recomputed", "layer 2, position 0 (makes thought 1)"),
+        ("resid_post", "frozen", "layer 2, position 0"),
+        ("kv", "recomputed", "layer 2, position 0"),
+    ],
+)
+def test_a_cell_is_named_by_what_it_does(model, site, latents, last):
+    cells = partial(single_cells, layers=range(3), site=site)
+    grid = PatchGrid.of(model, cells, layers=range(3), columns="012", latents=latents, site=site)
+    assert grid.run_name("own", 6) == last
+    assert grid.run_name("self", 3) == "self, layer 1, position 0"
+    assert grid.run_name("control", 9) == "control, all thoughts at all layers"
+    assert grid.record == ("kv",)
+    assert not grid.places
+    assert list(grid.run_order) == list(range(9))
+    with pytest.raises(ValueError, match="patches for each of 3 × 2 cells, got 9"):
+        PatchGrid.of(model, cells, layers=range(3), columns="01", latents=latents, site=site)
+
+
+def test_runs_in_another_order_are_cells_of_the_same_grid(model):
+    """Column by column: the structural zero stays where it is."""
+    order = [row * 3 + column for column in range(3) for row in range(3)]
+
+    def by_column(activations):
+        rows = single_cells(activations, range(3), "mlp_out")
+        return [rows[cell] for cell in order]
+
+    options = {"layers": range(3), "columns": "012", "latents": "recomputed", "site": "mlp_out"}
+    grid = PatchGrid.of(model, by_column, run_order=order, **options)
+    assert grid.grid.structural_zeros == ((2, 2),)
+    assert grid.run_name("own", 1) == "layer 1, position 0"
+    assert grid.record == ("mlp_out", "kv")
+
+
+def test_zeros_have_the_shapes_of_a_run(model, pair):
+    engine = ReferenceEngine(model, 4)
+    preparation = Preparation(
+        engine=engine, prompts=Prompts(model, "denoising"), record=EXTRA_SITES, places=True
+    )
+    run, zeros = preparation.activations_of(pair.clean, pair.corrupted), zero_activations(model)
+    for part in ("thoughts", "resid"):
+        assert getattr(zeros, part).shape == getattr(run, part).shape
+    shapes = [{site: v.shape for site, v in own.recorded.items()} for own in (zeros, run)]
+    assert shapes[0] == shapes[1]
+    shapes = [
+        {name: {site: v.shape for site, v in sites.items()} for name, sites in own.places.items()}
+        for own in (zeros, run)
+    ]
+    assert shapes[0] == shapes[1]
+    assert len(single_cells(run, [1], "kv")) == 3
+
+
+def started(source, donor, control):
+    """Whose activations a pair's patches have, own and control, with runs that are named."""
+
+    def run(name):
+        return SimpleNamespace(run=SimpleNamespace(activations=lambda: name), places={})
+
+    names = ["base", "source", *["donor"] * donor, *["control"] * control]
+    preparation = Preparation(
+        engine=None, prompts=SimpleNamespace(direction="noising"), source=source
+    )
+    requests = PairRequests(1, 2, 3 if donor else None, 4 if control else None)
+    assert requests.all() == [1, 2, *[3] * donor, *[4] * control]
+    start = preparation.start("pair", requests, [run(name) for name in names])
+    assert (start.base.run.activations(), start.source.run.activations()) == ("base", "source")
+    assert (start.pair, start.direction, start.requests) == ("pair", "noising", requests)
+    return start.source_activations, start.control_activations
+
+
+def test_patches_have_the_source_runs_activations_or_another_pairs():
+    assert started("clean", donor=False, control=False) == ("source", None)
+    assert started("clean", donor=False, control=True) == ("source", "control")
+    assert started("random_pair", donor=True, control=False) == ("donor", None)
+    assert started("random_pair", donor=True, control=True) == ("donor", "control")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from codi_patching.commands import evaluate, pairs
 from codi_patching.data.chained_questions import read_chained_questions
 from codi_patching.data.datamodule import PairsDataModule
-from codi_patching.data.independence import check_siblings, join_groups, name_unlike
+from codi_patching.data.independence import check_siblings, join_groups, name_unlike, words_of
 from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.pair_files import read_pairs, read_questions
 from codi_patching.data.pairs import Pair, Question
@@ -229,6 +229,45 @@ def test_pairs_that_share_a_question_are_one_group(case):
     found, said = join_groups(numbered(*texts))
     assert [pair.group for pair in found] == groups
     assert len(said) == (len(set(groups)) < len(groups))
+
+
+def test_groups_of_the_file_are_kept_and_joined_and_their_pairs_counted():
+    texts = [("a", "b"), ("c", "d"), ("e", "f"), ("b", "g"), ("b", "h"), ("b", "i"), ("f", "e")]
+    given = numbered(*texts)
+    given[1].group = given[2].group = "own"
+    found, (line,) = join_groups(given)
+    assert [pair.group for pair in found] == ["p0", "own", "own", "p0", "p0", "p0", "own"]
+    assert given[3].group == "p3"
+    assert line == (
+        "6 pairs share their questions; each of 2 groups of them counts as one: "
+        "p0, p3, p4, and 1 more; own, p6"
+    )
+
+
+def test_words_of_a_text_and_what_its_numbers_are_worth():
+    assert words_of(" Tom  HAS 13\u200b eggs, two of 1/2.") == (
+        ("tom", "has", "\0", "eggs,", "\0", "of", "\0."),
+        (13, 2, Fraction(1, 2)),
+    )
+    assert words_of("cafe\u0301 1") == words_of("caf\u00e9 one")
+    assert words_of("Tom 1 2") != words_of("Tom 2 1")
+    assert words_of("Tom 1 has") != words_of("Tom has 1")
+    assert words_of("a " + "9" * 99) == (("a", "9" * 99), ())
+
+
+def test_siblings_are_counted_by_what_is_wrong_with_them():
+    same, other, fine = "Tom has 3 of 4.", "Ann has 5 of 4.", "Tom has 6 of 4."
+    texts = [same, other, fine, other]
+    pairs = [
+        Pair(f"p{i}", Question(same, 1), Question("Tom has 5 of 4.", 2), Question(text, 3))
+        for i, text in enumerate(texts)
+    ]
+    found, said = check_siblings([*pairs, Pair("none", "a", "b")])
+    assert [pair.sibling is not None for pair in found] == [False, True, True, True, False]
+    assert said[0].startswith("1 siblings left out")
+    assert said[0].endswith("p0 (it is the clean question)")
+    assert said[1].startswith("2 siblings differ from their pairs outside the changed number")
+    assert said[1].endswith(": p1; p3")
 
 
 def test_the_data_module_says_what_it_left_out_and_joined(write, caplog, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_patching.commands import known_thoughts
-from codi_patching.data.known_thoughts import carried_step, interchanges
+from codi_patching.data.known_thoughts import carried_step, interchanges, makes_result
 from codi_patching.data.word_problems import Plot, Problem, Step
 from codi_patching.models.interchange import (
     Interchange,
@@ -135,6 +135,10 @@ def test_results_are_held_for_two_thoughts_and_the_last_is_left_out():
     }
 
 
+def test_every_other_thought_is_the_first_with_its_result():
+    assert [makes_result(position) for position in range(5)] == [True, False, True, False, True]
+
+
 def test_counterfactual_answers_by_hand():
     """16 - 3 = 13, 13 * 2 = 26, 26 + 1 = 27; the source has 12, 24."""
     base, source = Problem(PLOT, (16, 3, 2, 1)), Problem(PLOT, (16, 4, 2, 5))
@@ -142,6 +146,9 @@ def test_counterfactual_answers_by_hand():
     assert source.values == (12, 24, 29)
     found = {c.position: c.expected for c in interchanges(base, source, 5)}
     assert found == {0: 25.0, 1: 25.0, 2: 25.0, 3: 25.0, 4: None}
+    made = interchanges(base, source, 3)
+    assert [change.position for change in made] == [0, 1, 2]
+    assert {(c.base, c.source, c.num_steps) for c in made} == {(base.question, source.question, 3)}
     equal = Problem(PLOT, (16, 3, 2, 5))
     assert {c.position: c.expected for c in interchanges(base, equal, 5)} == {4: None}
     out_of_range = Problem(PLOT, (40, 3, 1, 5))
@@ -165,3 +172,90 @@ def test_what_the_lens_says_is_counted_by_steps_and_thought(monkeypatch):
     )
     found = known_thoughts.lens_accuracy(None, problems, batch_size=2)
     assert found == {(2, place): Rate(1 + (step is None), 2) for place, step in enumerate(carried)}
+
+
+TWO_STEPS = Plot(
+    "Tom has {0} pears.",
+    (Step("-", "He eats {1}."), Step("+", "He buys {2}.")),
+    "How many pears does he have?",
+)
+
+
+def test_the_lens_is_held_against_each_problem_s_own_results_batch_by_batch(monkeypatch):
+    problems = [Problem(TWO_STEPS, (9, 2, 4)), Problem(PLOT, (16, 3, 2, 1))]
+    problems.append(Problem(TWO_STEPS, (8, 3, 1)))
+    said = {p.question: [*map(str, p.values[:-1]), IDLE] for p in problems}
+    asked = []
+
+    def spoken(model, questions):
+        asked.append(len(questions))
+        return [said[question] for question in questions]
+
+    monkeypatch.setattr(known_thoughts, "spoken_thoughts", spoken)
+    found = known_thoughts.lens_accuracy(None, problems, batch_size=2)
+    assert asked == [2, 1]
+    assert list(found.items()) == [
+        ((2, 0), Rate(2, 2)),
+        ((2, 1), Rate(0, 2)),  # "idle", where the result is held
+        ((3, 0), Rate(1, 1)),
+        ((3, 1), Rate(0, 1)),  # the next step's result, one thought early
+        ((3, 2), Rate(0, 1)),
+    ]
+
+
+def test_twins_give_their_thoughts_to_the_problems(monkeypatch, model):
+    problem, alone = Problem(TWO_STEPS, (9, 2, 4)), Problem(TWO_STEPS, (7, 2, 4))
+    others = [Problem(TWO_STEPS, (9, 3, 4)), Problem(TWO_STEPS, (9, 2, 5))]
+    monkeypatch.setattr(known_thoughts, "twins", lambda p: others if p is problem else [])
+    monkeypatch.setattr(known_thoughts, "interchange_accuracy", lambda *given: given)
+
+    def of(seed):
+        who, changes, size = known_thoughts.twin_interchanges(model, [alone, problem], seed, 5)
+        assert (who, size) == (model, 5)
+        return changes
+
+    drawn = {seed: of(seed) for seed in range(8)}
+    expected = [interchanges(problem, other, model.num_latents) for other in others]
+    assert all(changes in expected for changes in drawn.values())
+    assert drawn[0] == of(0)
+    assert all(changes in drawn.values() for changes in expected)
+
+
+def test_a_line_for_each_number_of_steps_and_thought(monkeypatch):
+    said = {(2, 0): Rate(3, 4), (2, 2): Rate(4, 4), (4, 3): Rate(1, 8)}
+    changed = {(2, 0): Rate(1, 2), (4, 3): Rate(3, 3)}
+    given = []
+    monkeypatch.setattr(known_thoughts, "lens_accuracy", lambda *a: given.append(a) or said)
+    monkeypatch.setattr(known_thoughts, "twin_interchanges", lambda *a: given.append(a) or changed)
+    title, *lines = known_thoughts.describe_thoughts("model", ["problem"], 7, 16)
+    assert title == "held against what the thoughts of codi-tiny carry:"
+    assert [line.split() for line in lines] == [
+        ["steps", "thought", "carries", "lens", "interchange", "of"],
+        ["2", "z_0", "step", "1", "75.00%", "50.00%", "2"],
+        ["2", "z_2", "idle", "100.00%", "-"],
+        ["4", "z_3", "step", "2", "12.50%", "100.00%", "3"],
+    ]
+    assert given == [("model", ["problem"], 16), ("model", ["problem"], 7, 16)]
+
+
+def test_accuracies_by_number_of_steps():
+    problems = [Problem(TWO_STEPS, (9, 2, 4)), Problem(PLOT, (16, 3, 2, 1))]
+    problems.append(Problem(TWO_STEPS, (8, 3, 1)))
+    correct = [{"own": 1, "zeroed": 0}, {"own": 0, "zeroed": 1}, {"own": 1, "zeroed": 1}]
+    records = [{"correct": right} for right in correct]
+    lines = known_thoughts.describe_lengths(problems, records)
+    assert [line.split() for line in lines] == [
+        ["2", "steps", "3", "steps", "4", "steps"],
+        ["own", "100.00%", "0.00%", "-"],
+        ["zeroed", "50.00%", "100.00%", "-"],
+    ]
+
+
+def test_thoughts_are_known_of_a_model_that_can_say_that_they_are_idle(model):
+    class Tokenizer:
+        def get_vocab(self):
+            return {"Tom": 0}
+
+    assert known_thoughts.has_known_thoughts(model)
+    model.tokenizer = Tokenizer()
+    assert not known_thoughts.has_known_thoughts(model)

@@ -1,6 +1,7 @@
 """Iterative patching against a brute-force twin, its identities, and bugs that must be seen."""
 
 import csv
+import hashlib
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from twin import TwinPair, cosine
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring.generated import short_hash
+from codi_patching.measuring.generated import WatchedChains, short_hash, watch_chains
 from codi_patching.measuring.measurement import Measurement
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.loading.checkpoint import load_checkpoint
@@ -279,3 +280,63 @@ def test_directions_and_thoughts_work_as_elsewhere(checkpoint, predict, strategy
 def test_activations_at_a_thought_are_the_thought():
     activations = Activations(torch.arange(6.0).view(2, 3), torch.zeros(4, 2, 3))
     assert activations.at(-1, 1).tolist() == [3, 4, 5]
+
+
+# -- chains of two layers and two iterations, by hand -------------------------------------------
+
+GIVEN = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+MADE = torch.tensor([[6.0, 8.0], [0.0, 2.0]])
+
+
+def relayed():
+    """The patches of both iterations, and what each run held and made."""
+    first = [[Patch(Site.at(layer, 0), GIVEN[layer])] for layer in range(2)]
+    second = [[Patch(Site.at(layer, 1), Generated(layer))] for layer in range(2)]
+    held = [torch.stack([GIVEN[layer], MADE[layer]]) for layer in range(2)]
+    return [*first, *second], [*held, MADE[:1].clone(), MADE[1:].clone()]
+
+
+def test_what_is_watched_is_what_was_patched_and_the_next_position():
+    sets, _ = relayed()
+    assert watch_chains(sets, 2) == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 1)], [(1, 1)]]
+    assert watch_chains(sets, 3)[2:] == [[(0, 1), (0, 2)], [(1, 1), (1, 2)]]
+    both = [Patch(Site.at(1, p), GIVEN[0]) for p in range(2)]
+    assert watch_chains([both], 3) == [[(1, 0), (1, 1), (1, 2)]]
+
+
+def test_a_link_breaks_where_any_number_differs():
+    sets, held = relayed()
+    assert WatchedChains((0, 1), ("0", "1"), 2, sets, held).check_links() == (2, 0)
+    held[3][0, 1] += 1e-6
+    assert WatchedChains((0, 1), ("0", "1"), 2, sets, held).check_links() == (2, 1)
+    given = [[Patch(Site.at(layer, 0), GIVEN[layer])] for layer in range(2)]
+    assert WatchedChains((0, 1), ("0", "1"), 1, given, held[:2]).check_links() == (0, 0)
+
+
+def test_a_trace_by_hand():
+    sets, held = relayed()
+    lines = WatchedChains((0, 1), ("a", "b"), 2, sets, held).trace("source run")
+    last = {"next_position": "", "next_norm": "", "next_hash": ""}
+    first, _, _, fourth = lines
+    assert first == {
+        "layer": "a", "iteration": 0, "position": 0, "source": "source run",
+        "norm": "5", "hash": short_hash(GIVEN[0]),
+        "next_position": 1, "next_norm": "10", "next_hash": short_hash(MADE[0]),
+    }  # fmt: skip
+    assert fourth == {
+        "layer": "b", "iteration": 1, "position": 1, "source": "generated in iteration 0",
+        "norm": "2", "hash": short_hash(MADE[1]), **last,
+    }  # fmt: skip
+
+
+def test_a_hash_is_of_the_bytes():
+    """The first digits of the SHA-256 of 1.0 in float32, little-endian."""
+    digits = hashlib.sha256(b"\x00\x00\x80\x3f").hexdigest()
+    assert short_hash(torch.ones(1)) == digits[:10]
+
+
+def test_the_trace_names_another_source(checkpoint, predict):
+    predict(IterativePatching(checkpoint=checkpoint, trace_pair="p1", source="zero"), max_pairs=2)
+    lines = read_trace(predict.folder)
+    assert {line["source"] for line in lines if line["iteration"] == "0"} == {"source zero"}
+    assert {line["norm"] for line in lines if line["iteration"] == "0"} == {"0"}

@@ -10,6 +10,7 @@ import results_maker
 from conftest import quiet_trainer
 from matplotlib.patches import FancyArrowPatch
 from site_twin import run_site_twin
+from tokenizers.processors import TemplateProcessing
 
 import codi_patching as cp
 from codi_patching.analysis.knocked_out import falls, mean_fall, most_needed
@@ -19,6 +20,7 @@ from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
 from codi_patching.experiments.knockout import KnockoutExperiment
+from codi_patching.measuring import hand_patches
 from codi_patching.measuring import knockout as measured
 from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.measuring.knockout import EdgeGrid, Knockout
@@ -95,6 +97,24 @@ def test_tokens_that_carry_numbers(model):
     assert tokens.before_thoughts["question"] == tuple(range(-10, 0))
 
 
+def test_numbers_in_words_are_numbers_too(model):
+    """What the tokenizer has no word for is characters, each of which stands in the number."""
+    tokens = QuestionTokens.of(model, "Tom has twelve pears.")
+    assert tokens.numbers == (3, 4, 5, 6, 7, 8)
+    assert tokens.plain == (1, 2, 9, 10)
+    assert QuestionTokens.of(model, "Tom has pears.").numbers == ()
+
+
+def test_a_prompt_may_begin_with_the_question_and_end_with_several_tokens(model, monkeypatch):
+    settings = replace(model.settings, bot_ids=(4, 4))
+    monkeypatch.setattr(model, "settings", settings)
+    model.tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A")
+    tokens = QuestionTokens.of(model, "Tom has 16")
+    assert (tokens.length, tokens.question) == (5, (0, 1, 2, 3, 4))
+    assert (tokens.numbers, tokens.plain) == ((2,), (0, 1))
+    assert tokens.before_thoughts["numbers"] == (-3,)
+
+
 # -- a pair, by hand --------------------------------------------------------------------------
 
 
@@ -158,6 +178,91 @@ def test_the_control_is_drawn_by_the_seed(model, pair):
         return knockout.pairs([pair])[0].description.control_tokens
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def cut_by(model, pairs, **options):
+    """Pairs with every edge cut, on three layers at once and two."""
+    engine = build_engine(model, "sweep", None)
+    return Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 2), seed=1, **options).pairs(
+        pairs
+    )
+
+
+def test_a_control_is_of_as_many_words_as_there_are(model, pair):
+    """Of `Tom 16 3` one is plain; of `16 3` none is, and there is no control."""
+    few = replace(pair, clean=cp.Question("Tom 16 3", 13), corrupted=cp.Question("Tom 18 3", 15))
+    none = replace(pair, clean=cp.Question("16 3", 13), corrupted=cp.Question("18 3", 15))
+    first, second = cut_by(model, [few, replace(none, pair_id="two")])
+    assert first.description.plain_tokens == (1,)
+    assert set(first.description.control_tokens.values()) == {(1,)}
+    assert second.description.plain_tokens == ()
+    assert (second.control, second.description.control_tokens) == ({}, {})
+    assert np.isfinite(second.values["kl_divergence"]).all()
+
+
+def test_a_pair_that_cannot_be_cut_is_named_in_its_place(model, pair):
+    long = replace(pair, pair_id="long", clean=cp.Question("Tom has 3. " * 300, 1))
+    digits = replace(pair, pair_id="digits", clean=cp.Question(f"Tom has {'9' * 5000}.", 1))
+    found = cut_by(model, [long, pair, digits, replace(pair, pair_id="two")])
+    assert [record.pair_id for record in found] == ["long", "one", "digits", "two"]
+    assert "1024 tokens" in found[0].reason
+    assert "digits" in found[2].reason
+    for name, values in found[1].values.items():
+        np.testing.assert_allclose(found[3].values[name], values, atol=1e-9)
+
+
+def test_what_is_said_of_a_pair_is_its_own(model, pair):
+    pair = replace(
+        pair,
+        group="g",
+        clean=replace(pair.clean, reasoning_steps=("<<16-3=13>>", "<<13*1=13>>")),
+        corrupted=replace(pair.corrupted, reasoning_steps=("<<18-3=15>>", "<<15*1=15>>")),
+    )
+    (record,) = cut_by(model, [pair])
+    said = record.description
+    assert (said.question, said.answer, said.corrupted_answer) == (pair.clean.text, "13", "15")
+    assert (said.group, said.num_steps, said.changed_step) == ("g", 2, 1)
+    assert (said.prompt_tokens, said.number_tokens) == (11, (3, 8))
+    assert said.verified == ()
+    assert set(said.uncut) == set(record.values) == set(measured.KNOCKOUT_METRICS)
+    assert not set(said.uncut) & {"recovery", "kl_to_source"}
+    assert (said.uncut["kl_divergence"], said.uncut["prediction_change_rate"]) == (0, 0)
+
+
+def test_cut_runs_are_followed_by_name(model, pair):
+    told = []
+    few = replace(pair, pair_id="two", clean=cp.Question("16 3", 13), corrupted=cp.Question("9", 1))
+    cut_by(model, [pair, few], on_runs_done=lambda *each: told.append(each))
+    last = {name: done for name, *done in told}
+    cells, controlled = 3 * 14, 3 * 9
+    assert last["one"][:2] == [cells + controlled] * 2
+    assert last["one"][2] == "control, z1 → z2, layers 1 to 2"
+    assert last["two"] == [cells, cells, "z1 → z2, layers 1 to 2"]
+    counts = [done for name, done, *_ in told if name == "one"]
+    assert counts == sorted(set(counts))
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(0, "numbers → thoughts, all layers"), (1, "control, z1 → readout, all layers")],
+)
+def test_logits_of_a_cut_that_are_not_finite_name_its_cell(model, pair, monkeypatch, place, name):
+    """The fifth of a pair's cuts, or of its controls; the other pair is measured."""
+    engine = build_engine(model, "sweep", None)
+    own = type(engine).patched_each
+
+    def broken(self, *args):
+        for number, found in enumerate(own(self, *args)):
+            if number == place:
+                found.answer_logits[0][4] = float("nan")
+            yield found
+
+    monkeypatch.setattr(type(engine), "patched_each", broken)
+    knockout = Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 3), seed=1)
+    first, second = knockout.pairs([pair, replace(pair, pair_id="two")])
+    assert first.reason == f"logits are not finite at {name}"
+    assert second.pair_id == "two"
+    assert np.isfinite(second.values["kl_divergence"]).all()
 
 
 # -- a run ------------------------------------------------------------------------------------
@@ -358,6 +463,26 @@ def test_an_edge_by_hand_is_a_cell_of_the_experiment_and_may_stand_beside_a_site
         by_hand.patch(pair, Edge("readout", "question", layers=3))
     with pytest.raises(InputError, match="thoughts under 3, got thought 3"):
         by_hand.patch(pair, Edge("readout", ("thought", 3)))
+
+
+def test_all_that_is_said_without_an_edge_is_said_without_it(model, pair, monkeypatch):
+    """Each word is of a whole sequence, whose readout and words do not see the question."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda codi, said: (kept.append(tuple(said)), own(codi, said))[1]
+    )
+    hand, site = cp.Model(model), cp.Site("thought", position=1)
+    assert hand.patch(pair, Edge("readout", "question"), direction="noising", say=3).answer
+    assert hand.patch(pair, site, "base", direction="noising", say=3).answer
+    said, uncut = kept
+    assert said != uncut
+    assert len(said) == 3
+    words = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
+    readout = Readout((*model.settings.eot_ids, *words), ((*said, 0),))
+    readers = range(3, 3 + len(readout.prefix) + 3)
+    row = [("cut", layer, reader, range(-10, 0)) for layer in range(3) for reader in readers]
+    _, _, logits = run_site_twin(model, model.prompt_ids(pair.clean.text), row, readout)
+    assert logits[0].argmax(-1)[:3].tolist() == list(said)
 
 
 # -- what is said -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The lens against the head itself, on a random model."""
 
 import json
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,9 +11,12 @@ from conftest import quiet_trainer
 
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
+from codi_patching.data.pairs import Pair, Question
 from codi_patching.errors import InputError
 from codi_patching.experiments.lens import LensExperiment
-from codi_patching.measuring.step_ranks import StepRanks
+from codi_patching.measuring.engine_choice import build_engine
+from codi_patching.measuring.prompts import Prompts
+from codi_patching.measuring.step_ranks import StepRanks, ranks_of, results_of
 from codi_patching.results.dataset import pairs_of, run_of
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
@@ -160,3 +164,72 @@ def test_partners_do_not_depend_on_max_pairs(attached, checkpoint, problems):
 def test_options_are_checked():
     with pytest.raises(InputError, match=r"expected top of at least 1, got 0: set top"):
         LensExperiment(top=0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "results"),
+    [
+        (("<<16-3=13>>", "so <<13*2=26>> pears"), ["13", "26"]),
+        (("<<1000+430=1,430>>",), ["1430"]),
+        (("<<3-5= -2 >>", "<<1/2=.5>>"), ["-2", "0.5"]),
+        (("<<16-3=13>>", "twice as many"), []),
+        (("<<16-3=13>>", "<<13-x>>"), []),
+        ((), []),
+    ],
+)
+def test_results_are_what_follows_an_equals_sign_or_none_at_all(steps, results):
+    assert results_of(Question("?", 1, steps)) == results
+
+
+def test_a_rank_counts_what_is_more_probable():
+    logits = torch.tensor([[0.1, 0.7, 0.2, 0.2], [0.5, 0.3, 0.4, 0.4]])
+    assert ranks_of(logits, 2).tolist() == [1, 1]
+    assert ranks_of(logits, 0).tolist() == [3, 0]
+
+
+def pair_of(name, *results, corrupted=()):
+    """A pair whose steps have these results."""
+    questions = [
+        Question(f"Tom has {n}.", n, tuple(f"<<{r}+0={r}>>" for r in each))
+        for n, each in ((1, results), (2, corrupted))
+    ]
+    return Pair(name, *questions)
+
+
+def test_chance_is_of_another_pair_of_as_many_steps_and_no_result_of_ones_own():
+    pairs = [pair_of("a", 3, 4), pair_of("b", 4, 5), pair_of("c", 6, 7), pair_of("d", 8)]
+    for seed in range(8):
+        found = StepRanks(model=None, engine=None, prompts=None, pairs=pairs, seed=seed).partners
+        found = {name: other.pair_id for name, other in found.items()}
+        assert found["a"] == found["b"] == "c"
+        assert found["c"] in "ab"
+        assert "d" not in found
+    drawn = [
+        StepRanks(model=None, engine=None, prompts=None, pairs=pairs, seed=seed).partners["c"]
+        for seed in range(8)
+    ]
+    assert {pair.pair_id for pair in drawn} == {"a", "b"}
+
+
+def test_twins_and_numbers_of_several_tokens(model):
+    """Of `13` one token's rank is the number's; of `25`, which is two, the worst after each."""
+    engine = build_engine(model, "sweep", None)
+    prompts = Prompts.of(model, "denoising", engine)
+    first = pair_of("a", 13, 25, corrupted=(14, 20))
+    reader = StepRanks(model=model, engine=engine, prompts=prompts, pairs=[first], top=2)
+    record = reader.read(first)
+    steps = record.description.steps
+    assert [(s.result, s.chance_result, s.corrupted_result) for s in steps] == [
+        ("13", "", "14"), ("25", "", "20"),
+    ]  # fmt: skip
+    assert [len(step.tokens) for step in steps] == [1, 2]
+    ranks, whole = record.values["rank"], record.values["whole_rank"]
+    np.testing.assert_array_equal(whole[0], ranks[0, -1])
+    prompt = model.prompt_ids(first.clean.text)
+    forced = reader._forced(prompt, torch.tensor(ranks[1, -1]), steps[1].tokens)
+    np.testing.assert_array_equal(whole[1], forced)
+    assert (whole[1] >= ranks[1, -1]).all()
+    assert {len(cell) for row in record.description.top for cell in row} == {2}
+    assert np.isnan(record.control["rank"]).all()
+    uneven = replace(first, corrupted=pair_of("b", 1, corrupted=(14,)).corrupted)
+    assert [s.corrupted_result for s in reader.read(uneven).description.steps] == ["", ""]

@@ -9,6 +9,7 @@ import pytest
 import simulated
 import torch
 from conftest import random_model
+from site_twin import run_site_twin
 
 import codi_patching as cp
 from codi_patching.analysis.levels import kind_of, label_of
@@ -16,12 +17,22 @@ from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import by_hand
-from codi_patching.measuring.places import PlaceFinder, changed_words
+from codi_patching.measuring import by_hand, hand_patches
+from codi_patching.measuring.places import (
+    PlaceFinder,
+    after_names,
+    at_places,
+    changed_words,
+    spread,
+    typical_places,
+)
+from codi_patching.measuring.preparation import Preparation
+from codi_patching.measuring.prompts import Prompts
 from codi_patching.metrics.inputs import AnswerLogits
 from codi_patching.metrics.table import metric_rows
-from codi_patching.models.answers import build_readout
-from codi_patching.patching.interventions import Patch, on_tokens
+from codi_patching.models.answers import PairError, build_readout
+from codi_patching.patching.engine import Readout
+from codi_patching.patching.interventions import Activations, Patch, on_tokens
 from codi_patching.reporting.maps import column_names
 from codi_patching.reporting.methods import methods
 from codi_patching.reporting.names import title
@@ -224,6 +235,25 @@ def test_the_last_state_of_bot_makes_the_first_thought(hand):
     assert direct.metrics["kl_divergence"] == pytest.approx(0, abs=1e-12)
 
 
+def test_all_that_is_said_of_a_patched_place_is_said_with_it(hand, monkeypatch):
+    """Each word is the most probable of a whole sequence, in which the place has another state."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda model, said: (kept.append(tuple(said)), own(model, said))[1]
+    )
+    site, value = cp.Site("kv", layer=1, position="readout 4"), 9 * torch.ones(2, 2, 8).double()
+    for given in (value, "base"):
+        assert hand.patch(PAIR, site, value=given, say=3).answer
+    said, unpatched = kept
+    assert said != unpatched
+    assert len(said) == 3
+    model, row = hand.codi, [("kv", 1, 7, value.flatten())]
+    words = model.tokenizer(model.settings.answer_prefix, add_special_tokens=False)["input_ids"]
+    readout = Readout((*model.settings.eot_ids, *words), ((*said, 0),))
+    _, _, logits = run_site_twin(model, model.prompt_ids(PAIR.corrupted.text), row, readout)
+    assert logits[0].argmax(-1)[:3].tolist() == list(said)
+
+
 def test_the_last_state_before_the_answer_is_the_answer(hand):
     said = hand.patch(PAIR, cp.Site("resid_post", layer=2, position="readout 4"))
     assert said.metrics["kl_to_source"] == pytest.approx(0, abs=1e-9)
@@ -326,10 +356,101 @@ def test_the_tokens_of_places():
         ("He has two pears.", "He has three pears.", "two"),
         ("A 11 b", "A 111 b", "11"),
         ("2 5", "27 5", "2"),
+        ("He has 2", "He has 25", "2"),
+        ("He has 25", "He has 2", "25"),
+        ("12 pears", "13 pears", "12"),
+        ("He has 2 red pears.", "He has 2 pears.", "red pears"),
+        ("- !", "- ?", ""),
     ],
 )
 def test_the_words_that_changed(text, other, found):
     assert text[slice(*changed_words(text, other))] == found
+
+
+def test_a_longer_readout_has_its_places_at_the_start_and_the_last_before_the_answer():
+    model = random_model()
+    question, ids = cp.Question("Tom has 5."), list(range(6))
+    finder = PlaceFinder(model)
+    places = finder.of((ids, Readout((0,) * 7, ((1,), (2,)))), question, None)
+    assert [places[name] for name in after_names(model)] == [(3,), (4,), (5,), (6,), (9,)]
+    with pytest.raises(PairError, match="a readout of at least 5 tokens, got 4"):
+        finder.of((ids, Readout((0,) * 4, ((1,), (2,)))), question, None)
+    model.settings = replace(model.settings, answer_prefix="", bot_ids=(3, 3))
+    assert after_names(model) == ("eot",)
+    places = finder.of((ids, Readout((0,), ((1,), (2,)))), question, None)
+    assert places == {"eot": (3,), "question end": (-3,), "bot": (-1,)}
+
+
+def test_typical_places_have_one_token_each():
+    assert typical_places(random_model()) == {
+        "number": (-3,), "question end": (-2,), "bot": (-1,), "eot": (3,), "readout 1": (4,),
+        "readout 2": (5,), "readout 3": (6,), "readout 4": (7,),
+    }  # fmt: skip
+
+
+def test_rows_without_their_place_are_patched_with_nothing():
+    def row(position, tokens):
+        return [Patch(cp.Site("kv", layer=0, position=position), torch.zeros(tokens, 2))]
+
+    rows, left_out = at_places([row("bot", 1), row("number", 2), row("eot", 1)],
+                               {"bot": (-1,), "number": (-5, -4, -3)})  # fmt: skip
+    assert [[patch.site.position for patch in each] for each in rows] == [[-1], [], []]
+    assert left_out == {
+        1: "'number' has 3 tokens and is patched with 2",
+        2: "the patched run has no 'eot'",
+    }
+
+
+def test_the_mean_of_a_places_tokens_is_given_to_each_of_another_runs():
+    values = torch.tensor([[[1.0], [5.0]], [[2.0], [4.0]]])  # two layers, two tokens
+    own = Activations(
+        torch.zeros(1, 1),
+        torch.zeros(2, 1, 1),
+        {},
+        {"number": {"kv": values}, "eot": {"kv": values}},
+    )
+    found = spread(own, {"number": (-4, -3, -2)})
+    assert found.places["number"]["kv"].squeeze(-1).tolist() == [[3, 3, 3], [3, 3, 3]]
+    assert found.places["eot"]["kv"].shape == (2, 0, 1)  # the other run has none
+    assert found.resid is own.resid
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("control", ["sibling", "random_pair"])
+@pytest.mark.parametrize("source", ["clean", "random_pair"])
+def test_the_number_of_each_run_is_its_own(direction, control, source):
+    """Of base, source, another pair's source and the control, whichever question differs there."""
+    model = random_model()
+    own = cp.Pair(
+        "own",
+        cp.Question("Tom has 16 pears. He eats 3.", 13),
+        cp.Question("Tom has 18 pears. He eats 3.", 15),
+        cp.Question("Tom has 12 pears. He eats 3.", 9),
+    )
+    other = cp.Pair(
+        "other",
+        cp.Question("He buys more pears. Tom has 5.", 4),
+        cp.Question("He buys more pears. Tom has 7.", 6),
+    )
+    preparation = Preparation(
+        engine=None, prompts=Prompts(model, direction), pairs=[own, other], source=source,
+        control=control, places=True,
+    )  # fmt: skip
+    requests = preparation.requests(own)
+    numbers = []
+    for (ids, readout), places in zip(requests.all(), requests.places, strict=True):
+        words = model.tokenizer.convert_ids_to_tokens(ids)
+        numbers.append([words[token] for token in places["number"]])
+        assert len(readout.prefix) == 5
+    denoising = direction == "denoising"
+    expected = [["18"], ["16"]] if denoising else [["16"], ["18"]]
+    theirs = ["5"] if denoising else ["7"]
+    if source == "random_pair":
+        expected.append(theirs)
+    expected.append(["12"] if control == "sibling" else theirs)
+    assert numbers == expected
+    read = [len(readout.answers) for _, readout in requests.all()]
+    assert read == [2, 2, *[0] * (len(read) - 2)]
 
 
 def test_the_shipped_model_reads_numbers_in_its_first_layer_and_answers_before_the_colon():

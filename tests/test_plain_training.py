@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from codi_patching.errors import InputError
 from codi_patching.models.codi import PauseVectors
 from codi_patching.training.data import Collator, WordProblems
+from codi_patching.training.objectives import calculation_loss
 from codi_patching.training.plain import PlainDistillation
 
 SMALL = {"num_layers": 2, "hidden_size": 32, "intermediate_size": 48, "prj_dim": 64}
@@ -57,6 +58,104 @@ def test_each_part_has_its_losses_and_no_other(batch, at_step, step, names):
     losses = module.losses(batch)
     assert set(losses) == names
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        (119, {"calculation"}),
+        (699, {"teacher", "rehearsal"}),
+        (2099, {*OWN, "result", "held", "code"}),
+    ],
+)
+def test_a_part_lasts_until_the_step_before_the_next(batch, at_step, step, names):
+    module = at_step(step)
+    if not module.model.feeds_back and step == 2099:
+        names = OWN
+    assert set(module.losses(batch)) == names
+
+
+@pytest.mark.parametrize("step", [120, 700, 2100])
+def test_weights_by_hand(batch, at_step, step):
+    module = at_step(step)
+    module.hparams["noise"] = 0.0
+    weights = {"rehearsal": 0.3, "distillation": 5.0, "result": 2.0, "held": 2.0, "code": 0.2,
+               "eos": 0.1, "answer": 1.0, "teacher": 4.0 if step == 2100 else 1.0}  # fmt: skip
+    plain, weighted = module._of_part(batch), module.losses(batch)
+    for name, loss in weighted.items():
+        assert loss.item() == pytest.approx(weights[name] * plain[name].item(), rel=1e-5), name
+
+
+def test_the_teacher_is_alone_with_a_few_calculations(module, batch, at_step):
+    """In the second part; all rows are the teacher's, as in whole sequences."""
+    model = at_step(120).model
+    lines = torch.cat([batch.calculations, batch.calculations.roll(1, 1)])
+    module.hparams["rehearsed_lines"] = 1
+    losses = module._of_part(replace(batch, calculations=lines))
+    rehearsal = calculation_loss(model, lines[:1], module.equals_id)
+    torch.testing.assert_close(losses["rehearsal"], rehearsal)
+    surprise = []
+    for row, question in enumerate(batch.questions):
+        ids, words = model.question_ids(question), batch.reasoning[row]
+        words = words[words >= 0]
+        logits = model.backbone(torch.tensor([ids + words.tolist()])).logits[0]
+        surprise += F.cross_entropy(logits[len(ids) - 1 : -1], words, reduction="none")
+    mean = torch.stack(surprise).mean().item()
+    assert losses["teacher"].item() == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [700, 2100])
+def test_the_answer_ends_with_eos(module, batch, at_step, step):
+    """After given thoughts as after own ones, one question at a time."""
+    model, surprise = at_step(step).model, []
+    module.hparams["noise"] = 0.0
+    for row, question in enumerate(batch.questions):
+        hidden, context = model.encode([model.prompt_ids(question)])
+        if step == 700 and model.feeds_back:
+            _, context = model.advance(context, model.prj.ln(model.embed(batch.thoughts[row])))
+        else:
+            _, _, context = model.think(hidden, context)
+        said = torch.cat([module.readout_ids, batch.answers[row, :1]])
+        states, _ = model.read(context, said[None])
+        surprise.append(-model.logits(states[0, -1]).log_softmax(-1)[model.settings.eos_id])
+    found = module._of_part(batch)["eos"].item()
+    assert found == pytest.approx(torch.stack(surprise).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("fraction", "rows"), [(0.5, 2), (0.75, 3), (1.0, 4)])
+def test_the_teacher_writes_on_a_fraction_of_the_rows(module, batch, fraction, rows):
+    module.hparams["teacher_rows"] = fraction
+    assert module._rows_of_teacher(batch) == rows
+
+
+def test_the_teacher_of_given_thoughts_is_of_the_first_rows(module, batch, at_step):
+    """Student and teacher are compared in the same rows, the student's own chain."""
+    if not module.model.feeds_back:
+        return
+    module.hparams["noise"] = 0.0
+    found = at_step(700)._of_part(batch)
+    module.hparams["teacher_rows"] = 1.0
+    half = replace(
+        batch,
+        **{name: getattr(batch, name)[:2] for name in (
+            "questions", "results", "prompts", "real", "last_thought", "made", "thoughts", "said",
+            "answers", "reasoning",
+        )},
+    )  # fmt: skip
+    first = module._of_part(half)
+    for name in ("teacher", "distillation"):
+        assert found[name].item() == pytest.approx(first[name].item(), rel=1e-3), name
+
+
+def test_other_chains_exchange_nothing(module, at_step):
+    module.hparams["noise"] = 0.0
+    problems = WordProblems(4, seed=3, held_out=False)
+    batch = Collator(module.model.tokenizer, 5, 4, 0.5, 1.0)([problems[i] for i in range(4)])
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.append({n: loss.item() for n, loss in at_step(700)._of_part(batch).items()})
+    assert found[0] == found[1]
 
 
 def test_nobody_says_what_own_thoughts_should_carry(batch, at_step):

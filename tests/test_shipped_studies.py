@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from same_files import assert_same_files
+from same_files import assert_golden, assert_same_files
 
 from codi_patching.analysis.report import build_report
 from codi_patching.commands.config_files import SHIPPED_CONFIGS
@@ -54,11 +54,12 @@ def test_the_answer_begins_with_whether_thoughts_carry_it(name, report):
     assert "codi-tiny" not in " ".join(headline(report)) or name == "codi-tiny"
 
 
-def test_the_console_has_a_line_for_every_question(report):
+def test_the_console_has_a_line_for_every_question(name, report):
     text = console_text(report)
     assert len(text.splitlines()) <= 42
     for asked in ("Do the thoughts carry", "Which positions", "What does each thought carry?"):
         assert asked in text
+    assert_golden(text, f"console_{name}.txt")
 
 
 @pytest.mark.thorough

@@ -11,15 +11,16 @@ import pytest
 from codi_patching.data.chained_questions import (
     ChainedQuestion,
     read_chained_questions,
+    steps_of,
 )
-from codi_patching.data.chains import ChainError
-from codi_patching.data.change_rules import why_fixed
-from codi_patching.data.donors import find_donors
-from codi_patching.data.explained import read_question
+from codi_patching.data.chains import ChainError, parse_chain
+from codi_patching.data.change_rules import largest_allowed, why_fixed, why_not_asked
+from codi_patching.data.donors import find_donors, results_of
+from codi_patching.data.explained import _all_sources, changed_step, check_chain, read_question
 from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.mentions import find_mentions
 from codi_patching.data.pair_files import read_pairs
-from codi_patching.data.twin_pairs import make_twin_pairs, yield_report
+from codi_patching.data.twin_pairs import Side, TwinPair, make_twin_pairs, yield_report
 from codi_patching.data.twins import change, new_numbers, variants, why_not_changed
 
 EGGS = (
@@ -145,6 +146,36 @@ def test_words_license_constants():
         ("Ann walks 9 or more miles and 4 more.", "9", None),
         ("Ann has 9 pens. The ratio of pens is odd.", "9", None),
         ("The ratio of pens is odd. Ann has 9 pens.", "9", None),
+        ("Is 9 a pen? In proportion it is odd.", "9", None),
+        ("Is 9 a pen in proportion? No.", "9", "a range"),
+        ("In proportion! Ann has 9", "9", None),
+        ("Ann has 1 pen.", "1", "such as half"),
+        ("Ann has 1.5 pens.", "1.5", None),
+        ("Ann has 0.5 pens.", "0.5", "such as half"),
+        ("Ann has half a pen.", "half", "such as half"),
+        ("Ann wakes at 4:9 and adds 4.", "9", "a time"),
+        ("Ann pays three hundred 9 times.", "9", "beside hundred"),
+        ("Ann has 2 thousand and 9 pens.", "9", "beside hundred"),
+        ("Ann has 9 $10 bills.", "10", "bank note"),
+        ("Between 9 and 12 pens.", "9", "a range"),
+        ("Between 4 pens and 9 cups.", "9", "a range"),
+        ("Ann wins out of 9 games.", "9", "a range"),
+        ("Ann wins 9 out of every match.", "9", "a range"),
+        ("Ann has pen#9 there.", "9", "longer word"),
+        ("Ann has 9's pens.", "9", "longer word"),
+        ("In 1500 Ann had 4 pens.", "1500", "a year"),
+        ("In 2200 Ann had 4 pens.", "2200", "a year"),
+        ("In 1499 Ann had 4 pens.", "1499", None),
+        ("In 2201 Ann had 4 pens.", "2201", None),
+        ("Ann gets a raise of $1995 now.", "1995", None),
+        ("A loss of 1,995 pens.", "1,995", None),
+        ("Ann meets 3 old friends, Bo and Cy, here.", "3", "count of a list"),
+        ("Ann meets 3 friends, all of whom she likes, and a dog.", "3", None),
+        ("Ann meets 3 friends, Bo alone. Cy, Di, Ed.", "3", None),
+        ("Ann meets 2 friends, Bo who likes cats and Cy who likes dogs.", "2", "count of a list"),
+        ("Ann has 9 pens named Bo.", "9", "count of a list"),
+        ("There are 7 days in a week.", "7", "size of a unit"),
+        ("There are 6 days in a week.", "6", None),
     ],
 )
 def test_numbers_that_may_not_be_changed(text, number, reason):
@@ -152,6 +183,61 @@ def test_numbers_that_may_not_be_changed(text, number, reason):
     mention = next(mention for mention in mentions if mention.text == number)
     found = why_fixed(text, mention, mentions)
     assert (found is None) if reason is None else (reason in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Ann has 1,200 pens and 2.50 dollars.", None),
+        ("Ann makes a round-trip of 5 miles and sees ½ of it.", None),
+        ("Ann rounds 5.3 up.", "the question rounds or estimates"),
+        ("Ann has 5² pens.", "digits other than 0 to 9"),
+        ("Ann has 12,15 pens.", "a number with points or commas out of place"),
+        ("On 1.2.1995 Ann had 5 pens.", "a number with points or commas out of place"),
+    ],
+)
+def test_questions_of_which_no_number_may_be_changed(text, reason):
+    assert why_not_asked(text) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("9% of it", 99),
+        ("9 days a week", 7),
+        ("9 whole days of the week", 7),
+        ("9 times per week", 7),
+        ("9 hours a day", 24),
+        ("9 hours each night", 24),
+        ("9 months of the year", 12),
+        ("9 weeks of the year", 52),
+        ("9 weeks a month", 4),
+        ("9 days, a week", None),
+        ("9 pens a week", None),
+        ("9 pens for all of us and then for more than 2 days a week", None),
+    ],
+)
+def test_the_most_that_a_number_can_mean(text, most):
+    assert largest_allowed(text, find_mentions(text)[0]) == most
+
+
+@pytest.mark.parametrize(
+    ("percents", "whole"),
+    [
+        ("40%, 60%", True),
+        ("40%, 30% and 20%, 10%", True),
+        ("40%, 25%, 35%", True),
+        ("40%, 5%, 60%", True),
+        ("50%", False),
+        ("50%, 30%", False),
+        ("40%, 60", False),
+    ],
+)
+def test_percentages_that_add_up_to_100_with_some_of_the_others(percents, whole):
+    text = f"Ann gives {percents}."
+    mentions = find_mentions(text)
+    reason = why_fixed(text, mentions[0], mentions)
+    assert reason == ("percentages that add up to 100" if whole else None)
 
 
 def test_the_size_of_a_unit_and_days_of_a_week():
@@ -269,6 +355,153 @@ def calculate(step):
     return eval(exact, {"Fraction": Fraction}), Fraction(result.replace(",", ""))
 
 
+@pytest.mark.parametrize(
+    ("text", "steps", "answer", "number", "reason"),
+    [
+        ("Ann has 9 pens and loses 7.", ["<<9-7=2>>"], 7, 7, "the answer stays the same"),
+        ("Ann has 9 pens and loses 7.", ["<<9-7=2>>"], 7, 9, "changes its sign or becomes zero"),
+        ("Ann has 9 pens and loses 7.", ["<<9-7=2>>"], 7, 10, "changes its sign or becomes"),
+        ("12 pens for 4 boys.", ["<<12/4=3>>"], 4, 5, "no longer whole"),
+        ("5 pens for 4 boys.", ["<<5/4=1.25>>"], 4, 8, "gets more digits"),
+        ("5 pens for 4 boys.", ["<<5/4=1.25>>"], 4, 3, "gets more digits"),
+        ("5 pens for 4 boys.", ["<<5/4=1.25>>"], 4, 2, None),
+        ("10 pens for 4 boys.", ["<<10/4=2.5>>"], 10, 11, None),
+        ("1 pen for 8 boys.", ["<<1/8=.125>>"], 8, 40, None),
+        ("1 pen for 8 boys.", ["<<1/8=.125>>"], 8, 16, "gets more digits"),
+    ],
+)
+def test_what_a_change_may_not_do(text, steps, answer, number, reason):
+    """`answer` names the number that is changed."""
+    result = steps[-1].rpartition("=")[2].removesuffix(">>")
+    read = reading(text, steps, result)
+    place = place_of(read, str(answer))
+    if reason is None:
+        assert change(read, place, Fraction(number)).number == number
+    else:
+        with pytest.raises(ChainError, match=reason):
+            change(read, place, Fraction(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "number", "nearest", "ends"),
+    [
+        ("Ann has 8 pens and buys 50.", "<<8+50=58>>", "8", 1, (3, 13)),
+        ("Ann has 6 pens and buys 50.", "<<6+50=56>>", "6", 1, (2, 11)),
+        ("Ann has 3 pens and buys 50.", "<<3+50=53>>", "3", 1, (2, 8)),
+        ("Ann has 60 pens and buys 5.", "<<60+5=65>>", "60", 1, (30, 90)),
+        ("Ann has 600 pens and buys 5.", "<<600+5=605>>", "600", 10, (300, 900)),
+        ("Ann has 610 pens and buys 5.", "<<610+5=615>>", "610", 10, (305, 915)),
+        ("Ann has 7.5 pens and buys 50.", "<<7.5+50=57.5>>", "7.5", Fraction(1, 10), None),
+        ("Ann has eight pens and buys 50.", "<<8+50=58>>", "eight", 1, (3, 13)),
+        ("Ann has 6 pens and buys 8.", "<<6+8=14>>", "6", 1, (2, 7)),
+        ("Ann has 8 pens and buys 6.", "<<8+6=14>>", "8", 1, (7, 13)),
+    ],
+)
+def test_how_far_and_in_what_steps_numbers_change(text, steps, number, nearest, ends):
+    read = reading(text, [steps], steps.rpartition("=")[2].removesuffix(">>"))
+    place = place_of(read, number)
+    old = read.mentions[place].value
+    for seed in range(3):
+        found = list(new_numbers(read, place, Random(seed)))
+        assert old not in found
+        assert [abs(new - old) for new in found[:2]] == [nearest, nearest]
+        assert len(found) == len(set(found))
+        if ends is not None:
+            assert (min(found), max(found)) == ends
+        else:
+            assert all((2 * new).denominator == 1 or new.denominator in (5, 10) for new in found)
+            assert not any(new.denominator == 1 for new in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "taken"),
+    [
+        ("Ann has 16 pens, 30 cups and 20% off.", "16", None),
+        ("Ann has 5 pens and twice as many.", "5", 2),
+        ("Ann has 5 pens and 6% off.", "5", 6),
+    ],
+)
+def test_no_number_is_a_form_of_another_of_the_text(text, number, taken):
+    mentions = find_mentions(text)
+    read = replace(reading(*EGGS), question=question(text, [], 0), mentions=mentions)
+    found = list(new_numbers(read, place_of(read, number), Random(0)))
+    assert found
+    assert taken not in found
+
+
+@pytest.mark.parametrize(
+    ("article", "old", "same"),
+    [
+        ("an", 8, {11}),
+        ("an", 11, {8}),
+        ("an", 18, {11}),
+        ("a", 20, {*range(10, 31)} - {11, 18, 20}),
+        ("a", 110, {*range(100, 121)} - {110}),
+    ],
+)
+def test_articles_by_how_numbers_begin(article, old, same):
+    """Eight, eleven and eighteen begin with a vowel; a hundred and ten does not."""
+    mentions = find_mentions(f"Ann sees {article} {old} dollar pen.")
+    read = replace(
+        reading(*EGGS),
+        question=question(f"Ann sees {article} {old} dollar pen.", [], 0),
+        mentions=mentions,
+    )
+    found = set(new_numbers(read, 0, Random(0)))
+    near = {new for new in found if abs(new - old) <= 10}
+    assert near == {new for new in same if 2 * abs(new - old) <= max(old, 10)}
+
+
+@pytest.mark.parametrize(
+    ("steps", "fixed"),
+    [
+        (["<<5+6+10=21>>", "<<21/3=7>>"], "3"),
+        (["<<5+6=11>>", "<<11/2=5.5>>"], None),
+        (["<<5+6=11>>", "<<11+10=21>>", "<<21*3=63>>"], "3"),
+        (["<<(5+6+10)/3=7>>"], "3"),
+        (["<<5*6*10=300>>", "<<300/3=100>>"], None),
+        (["<<5-6+10=9>>", "<<9/3=3>>"], None),
+    ],
+)
+def test_the_count_of_the_terms_of_a_sum_of_three_or_more(steps, fixed):
+    text = "Ann ran 5, 6 and 10 miles, and then for 3 days, and 2 hours."
+    read = replace(reading(*EGGS), question=question(text, [], 0), chain=parse_chain(steps))
+    read = replace(read, mentions=find_mentions(text), sources=_all_sources(text, read.chain))
+    counted = [
+        mention.text
+        for index, mention in enumerate(read.mentions)
+        if why_not_changed(read, index) == "is the count of the terms of a sum"
+    ]
+    assert counted == ([fixed] if fixed else [])
+
+
+@pytest.mark.parametrize(
+    ("steps", "answer", "reason"),
+    [
+        (["<<16-3=13>>", "<<13*2=26>>"], 26.0, None),
+        (["<<16/3=5.33>>", "<<5.33*2=10.66>>"], 10.66, None),
+        (["<<16-3=13>>", "<<13*2=26>>"], 27.0, "last result is not the answer"),
+        ([], 26.0, "last result is not the answer"),
+        (["<<16-3=13>>", "<<16*2=32>>"], 32.0, "a result is not used"),
+        (["<<16-9=7>>", "<<7*2=14>>"], 14.0, "comes from nowhere"),
+    ],
+)
+def test_chains_of_pairs_lead_from_the_question_to_the_answer(steps, answer, reason):
+    if reason is None:
+        check_chain(EGGS[0], steps, answer)
+    else:
+        with pytest.raises(ChainError, match=reason):
+            check_chain(EGGS[0], steps, answer)
+
+
+def test_sources_of_each_operand_and_the_step_that_a_number_enters():
+    steps = ["<<50*52=2600>>", "<<2600-600=2000>>"]
+    read = reading("Ann earns $50 a week for a year, less 600.", steps, 2000)
+    kinds = [[[s.kind for s in found] for found in step] for step in read.sources]
+    assert kinds == [[["text"], ["constant"]], [["result"], ["text"]]]
+    assert [changed_step(read, place) for place in (0, 1)] == [1, 2]
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_every_twin_is_a_true_calculation_and_differs_in_one_number(seed):
     pairs, _ = make_twin_pairs(STRINGS, seed, per_question=3)
@@ -285,6 +518,37 @@ def test_every_twin_is_a_true_calculation_and_differs_in_one_number(seed):
         assert len({side.answer for side in sides}) == len(sides)
         changed = [a != b for a, b in zip(pair.clean.steps, pair.corrupted.steps, strict=True)]
         assert changed.index(True) + 1 == pair.changed_step
+
+
+def test_at_most_so_many_pairs_of_a_question_and_those_with_siblings_first():
+    asked = [STRINGS[2]]
+    names = ["q-3", "q-3.2", "q-3.3"]
+    for most in (1, 2, 3):
+        pairs, reasons = make_twin_pairs(asked, per_question=most)
+        assert [pair.pair_id for pair in pairs] == names[:most]
+        assert {pair.group for pair in pairs} == {"q-3"}
+        assert not reasons
+    assert len({pair.corrupted.text for pair in pairs}) == 3
+    one_twin = question(
+        "12 pens are shared by 4 boys, and 10 more.", ["<<12/4=3>>", "<<3+10=13>>"], 13
+    )
+    for seed in range(8):
+        pairs, _ = make_twin_pairs([one_twin], seed, per_question=3)
+        assert pairs[0].sibling is not None
+        without = [pair.sibling is None for pair in pairs]
+        assert without == sorted(without)
+
+
+def test_records_of_sides_and_pairs():
+    side = Side("a", ("<<1+2=3>>",), Fraction(3))
+    assert side.as_record() == {"question": "a", "answer": 3, "reasoning_steps": ["<<1+2=3>>"]}
+    assert isinstance(side.as_record()["answer"], int)
+    assert replace(side, answer=Fraction(5, 2)).as_record()["answer"] == 2.5
+    pair = TwinPair("p", "g", side, replace(side, text="b"), replace(side, text="c"), 2)
+    record = pair.as_record()
+    assert [record[name]["question"] for name in ("clean", "corrupted", "sibling")] == list("abc")
+    assert (record["pair_id"], record["group"], record["changed_step"]) == ("p", "g", 2)
+    assert "sibling" not in pair.without_sibling().as_record()
 
 
 def test_the_seed_decides_and_nothing_else():
@@ -344,6 +608,70 @@ def test_donors_share_the_value_or_do_not():
     assert record["from"] == "other"
 
 
+def side(text, *steps):
+    return Side(text, steps, results_of(Side(text, steps, Fraction(0)))[-1])
+
+
+CLEAN_SIDE = side("clean", "<<9-4=5>>", "<<5*2=10>>")
+CHANGED = TwinPair("p", "p", CLEAN_SIDE, side("changed", "<<9-3=6>>", "<<6*2=12>>"), None, 1)
+POOL = {
+    "as the pair": ("<<8-3=5>>", "<<5*3=15>>"),
+    "at another step": ("<<1+1=2>>", "<<2+3=5>>", "<<5+1=6>>"),
+    "of more steps": ("<<7-2=5>>", "<<5+1=6>>", "<<6+1=7>>"),
+    "in the last step": ("<<1+1=2>>", "<<2+3=5>>"),
+    "with the clean answer": ("<<8-3=5>>", "<<5*2=10>>"),
+    "with the corrupted answer": ("<<8-3=5>>", "<<5+7=12>>"),
+    "another value": ("<<8-1=7>>", "<<7*2=14>>"),
+    "another value, of more steps": ("<<8-1=7>>", "<<7*2=14>>", "<<14+1=15>>"),
+    "the corrupted value": ("<<7-1=6>>", "<<6+1=7>>"),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "same", "different"),
+    [
+        (
+            [name for name in POOL if name != "in the last step"],
+            ("as the pair", 1),
+            "another value",
+        ),
+        (["of more steps", "at another step"], ("of more steps", 1), None),
+        (["at another step", "in the last step"], ("at another step", 2), "in the last step"),
+        (["with the clean answer", "with the corrupted answer"], None, None),
+        (["the corrupted value", "another value, of more steps"], None, None),
+    ],
+)
+def test_which_donor_is_taken(names, same, different):
+    others = [
+        TwinPair(name, name, side(name, *POOL[name]), side(name, *POOL[name]), None, 1)
+        for name in names
+    ]
+    for seed in range(5):
+        found = find_donors([CHANGED, *others], seed)["p"]
+        taken = {kind: (donor.name, donor.step) for kind, donor in found.items()}
+        assert taken.get("same_value") == same
+        assert taken.get("different_value") == (different and (different, 1))
+
+
+def test_the_seed_is_0_unless_given():
+    alike = [
+        TwinPair(name, name, side(name, *POOL["another value"]), CLEAN_SIDE, None, 1)
+        for name in map(str, range(40))
+    ]
+    drawn = [find_donors([CHANGED, *alike], seed)["p"] for seed in range(3)]
+    assert find_donors([CHANGED, *alike])["p"] == drawn[0] != drawn[1]
+    made = [[pair.as_record() for pair in make_twin_pairs(STRINGS[:3], seed)[0]] for seed in (0, 1)]
+    assert [pair.as_record() for pair in make_twin_pairs(STRINGS[:3])[0]] == made[0] != made[1]
+
+
+def test_a_number_that_enters_the_last_step_has_no_donor_of_its_value():
+    late = replace(CHANGED, changed_step=2)
+    other = TwinPair("o", "o", side("o", *POOL["another value"]), CLEAN_SIDE, None, 1)
+    donors = find_donors([late, other])["p"]
+    assert donors.keys() == {"different_value"}
+    assert donors["different_value"].as_record()["step"] == 2
+
+
 def test_a_donor_may_share_the_value_of_any_step_but_the_last():
     def three(first, last, name):
         return question(
@@ -378,6 +706,50 @@ def test_all_forms_of_questions(tmp_path, content):
     path = tmp_path / "test.jsonl"
     path.write_text(content)
     assert read_chained_questions(path, "questions") == [question(*EGGS, name="test-1")]
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ("a <<1+2=3>>3 and <<3+4=7>>", ("<<1+2=3>>", "<<3+4=7>>")),
+        (["a <<1+2=3>>3", "b"], ("<<1+2=3>>",)),
+        (["1+2=3", " 3+4=7 "], ("<<1+2=3>>", "<<3+4=7>>")),
+        (["1+2=3", "so it is 3"], ()),
+        ("1+2=3", ()),
+        ([], ()),
+        (["1+2=3", 7], ()),
+        (("1+2=3",), ()),
+        (None, ()),
+    ],
+)
+def test_steps_in_texts_and_lists(given, steps):
+    assert steps_of(given) == steps
+
+
+def test_steps_come_from_the_first_form_that_has_some(tmp_path):
+    forms = {"steps": "1+1=2", "reasoning_steps": "1+2=3", "cot": "1+3=4"}
+    record = {"question": " a ", "answer": "<<1+4=5>> #### 9"}
+    record |= {key: [f"<<{step}>>"] for key, step in forms.items()}
+    path = tmp_path / "q.json"
+    for left in ("1+1=2", "1+2=3", "1+3=4", "1+4=5"):
+        path.write_text(json.dumps([record]))
+        (found,) = read_chained_questions(path, "questions")
+        assert (found.text, found.steps, found.answer) == ("a", (f"<<{left}>>",), 9)
+        key = next((key for key, step in forms.items() if step == left), None)
+        record.pop(key, None)
+
+
+def test_questions_without_chains_are_read_beside_those_with_one(tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_text("\n\na||<<1+1=2>> #### 2\n\nb||#### $3\n")
+    found = read_chained_questions(path, "questions")
+    assert [(q.question_id, q.text, q.steps, q.answer) for q in found] == [
+        ("q-1", "a", ("<<1+1=2>>",), 2),
+        ("q-2", "b", (), 3),
+    ]
+    path.write_text("a||<<1+1=2>> #### 2\n\nb|| 3\n")
+    with pytest.raises(DataFileError, match=r"line 2: expected question\|\|.*got 'b\|\| 3'"):
+        read_chained_questions(path, "questions")
 
 
 @pytest.mark.parametrize(

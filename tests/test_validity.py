@@ -342,6 +342,16 @@ def test_runs_that_must_agree():
     assert check_agreement({"a": parallel, "b": noising}) == []
 
 
+def test_runs_are_compared_in_the_metrics_that_both_have():
+    position = make(run_of("position"), seed=3)
+    relay = rebuilt(make(run_of("iterative"), seed=4), pairs=pairs_of(position))
+    for runs in ({"a": position, "b": relay}, {"a": relay, "b": position}):
+        assert [(c.name, c.status) for c in check_agreement(runs)] == [
+            ("a and b, unpatched runs", "pass"),
+            ("a and b, the first position", "fail"),
+        ]
+
+
 @pytest.mark.parametrize("value", [0.003, float("nan")])
 def test_each_metric_must_agree_on_its_own_scale(data, value):
     base = pairs_of(data)[0].base | {"l2_difference": 250.0}

@@ -1,13 +1,19 @@
 """Runs made again: which cells are drawn, and metrics from their definitions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from codi_patching.experiments.iterative import IterativePatching
+from codi_patching.measuring import knockout_again, verification
+from codi_patching.measuring.engine_choice import build_engine
+from codi_patching.measuring.knockout import EdgeGrid, Knockout
 from codi_patching.measuring.metrics_by_hand import metrics_by_hand
-from codi_patching.measuring.verification import draw_cells, in_waves
+from codi_patching.measuring.verification import VerifiedPair, draw_cells, in_waves, verify_pairs
+from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, Site
 
 
@@ -97,6 +103,93 @@ def test_what_a_tie_decides_is_left_out():
     assert "prediction_change_rate" not in tied
     assert "predicts_corrupted" not in tied  # 0.5 and 0.5 at the base answer
     assert tied["predicts_clean"] == 1.0  # 0.4 and 0.6 at the source answer
+
+
+@pytest.mark.parametrize(("run", "base"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_a_tie_of_either_run_leaves_out_whether_the_prediction_changed(run, base):
+    """Of two tokens the second one's first two logits are apart by so much, or by nothing."""
+    of = [np.array([[3.0, 0.0], [1.0, 1.0 + apart]]) for apart in (run, base)]
+    found = metrics_by_hand(
+        (of[0], of[0]),
+        base=(of[1], of[1]),
+        source=(of[1], of[1] + [[0.0, 1.0], [0.0, 0.0]]),
+        ids=((0, 1), (0, 1)),
+        clean_is_source=True,
+        margin=1e-3,
+    )
+    assert "prediction_change_rate" not in found
+    assert ("predicts_clean" in found) == (run > 0)
+
+
+def asked(tokens, prefix=2, answers=(1, 1)):
+    return [0] * tokens, Readout((0,) * prefix, tuple((0,) * count for count in answers))
+
+
+def to_verify(base, source, control=None, **readout):
+    given = {"own": asked(source, **readout)}
+    if control is not None:
+        given["control"] = asked(control, prefix=0, answers=())
+    both = asked(base, **readout), asked(source, **readout)
+    return VerifiedPair(*both, given, True, [(0, 0)])
+
+
+def test_a_run_is_as_long_as_the_longest_prompt_and_the_longest_readout():
+    pairs = [to_verify(5, 7, 9, answers=(1, 3)), to_verify(4, 6, prefix=3)]
+    assert [len(pair.asked) for pair in pairs] == [3, 2]
+    assert verification._length(pairs[:1], 3) == 9 + 3 + 2 + 2
+    assert verification._length(pairs[1:], 3) == 6 + 3 + 3
+    assert verification._length(pairs, 3) == 9 + 3 + 2 + 2
+    assert verification._length([to_verify(5, 7, prefix=1), pairs[1]], 3) == 7 + 3 + 3
+
+
+def test_pairs_go_together_in_their_order_as_long_as_they_fit():
+    short, wide, long = to_verify(4, 4), to_verify(5, 5, answers=(1, 4)), to_verify(8, 8)
+    alone = [verification._length([pair], 3) for pair in (short, wide, long)]
+    assert alone == [9, 13, 13]
+    pairs = [short, short, wide, long, short]
+    assert list(verification._groups(pairs, 3, 13)) == [[short, short, wide], [long, short]]
+    assert list(verification._groups(pairs, 3, 16)) == [pairs]
+    assert list(verification._groups([], 3, 16)) == []
+    engine = SimpleNamespace(model=SimpleNamespace(num_latents=3))
+    for longest in (12, 8):
+        found = verify_pairs(engine, [wide, long], SimpleNamespace(longest=longest))
+        assert found == [(), ()]  # neither fits alone: nothing is run
+
+
+def test_runs_are_made_again_a_few_at_a_time_as_all_together(attached, checkpoint, monkeypatch):
+    """Each with its own pair's patches: of two pairs, own and control."""
+    options = {"checkpoint": checkpoint, "self_patch_pairs": 0}
+    experiment = attached(IterativePatching(**options), max_pairs=2)
+    (batch,) = experiment.datamodule.batches
+    found = []
+    for rows in (128, 3):
+        monkeypatch.setattr(verification, "_ROWS", rows)
+        found.append([record.description.verified for record in experiment.predict_step(batch, 0)])
+    for whole, pieces in zip(*found, strict=True):
+        assert len(whole) > 8
+        for one, other in zip(whole, pieces, strict=True):
+            assert (one.arm, one.layer, one.column) == (other.arm, other.layer, other.column)
+            assert one.metrics == pytest.approx(other.metrics, rel=1e-3, abs=1e-4)
+
+
+def test_every_cut_is_made_again_a_few_at_a_time(model, pair, monkeypatch):
+    """Each cell with its own layers, readers and tokens, own and control."""
+    grid = EdgeGrid(3, 3, 2)
+    engine = build_engine(model, "sweep", 9)
+    cells = [(row, column) for row in range(3) for column in range(len(grid.edges))]
+    knockout = Knockout(model=model, engine=engine, cells=grid, seed=1)
+    monkeypatch.setattr(knockout_again, "_ROWS", 7)
+    (record,) = knockout.pairs([pair], {pair.pair_id: cells})
+    whole, *runs = record.description.verified
+    assert (whole.arm, whole.layer) == ("base", None)
+    assert whole.metrics == pytest.approx(record.description.uncut, abs=1e-9)
+    names = {(run.arm, run.layer, run.column) for run in runs}
+    assert len(names) == len(runs) == len(cells) + len(grid.controlled)
+    for run in runs:
+        at = grid.grid.layers.index(run.layer), grid.grid.columns.index(run.column)
+        values = record.values if run.arm == "own" else record.control
+        ours = {name: values[name][at] for name in run.metrics}
+        assert run.metrics == pytest.approx(ours, abs=1e-9), run
 
 
 def test_a_chain_brings_the_runs_that_it_is_generated_from():

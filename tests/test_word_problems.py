@@ -1,4 +1,5 @@
 import re
+import zlib
 from random import Random
 
 import pytest
@@ -8,6 +9,7 @@ from codi_patching.data.word_problems import (
     Plot,
     Problem,
     Step,
+    apply_operator,
     is_held_out,
     sample_problem,
     split_words,
@@ -108,3 +110,77 @@ def test_the_vocabulary_covers_problems_and_reasoning(problems):
     texts = [text for p in problems for text in (p.question, *p.reasoning_steps)]
     assert set(split_words([*texts, "The answer is:"])) <= words
     assert {str(n) for n in range(MAX_VALUE + 1)} <= words
+
+
+def plain(numbers, operators):
+    return Problem(Plot("", tuple(Step(operator, "") for operator in operators), ""), numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "operators", "valid"),
+    [
+        ((60, 1), "-", True),
+        ((61, 2), "-", False),
+        ((0, 2), "+", False),
+        ((5, 0), "+", False),
+        ((59, 1), "+", True),
+        ((59, 2), "+", False),
+        ((5, 5), "-", False),
+        ((5, 5, 3), "-+", True),
+        ((5, 6, 3), "-+", False),
+        ((30, 2), "*", True),
+        ((30, 1), "*", False),
+        ((6, 9), "*", True),
+        ((6, 10), "*", False),
+        ((1, 2, 1), "/+", True),
+        ((30, 10), "/", False),
+        ((30, 1), "/", False),
+        ((1, 2), "/", False),
+        ((30, 2), "/", True),
+        ((31, 2, 5), "*-", False),
+    ],
+)
+def test_which_numbers_a_problem_may_have(numbers, operators, valid):
+    assert plain(numbers, operators).is_valid() is valid
+
+
+def test_operators():
+    assert [apply_operator(operator, 17, 5) for operator in "+-*/"] == [22, 12, 85, 3]
+
+
+@pytest.mark.parametrize(("value", "found"), [(60, (60,)), (61, None), (0, (0,)), (-1, None)])
+def test_results_from_another_value_stay_in_range(value, found):
+    assert plain((9, 4, 1), "-+").continue_from(1, value - 1) == found
+
+
+def test_all_twins_of_a_problem_by_hand():
+    problem = plain((3, 4, 9), "+*")
+    assert [twin.numbers for twin in twins(plain((3, 4, 8), "+*"), 1)] == [
+        (2, 4, 8),
+        (3, 3, 8),
+        (3, 4, 7),
+    ]
+    assert not problem.is_valid()
+    assert [twin.numbers for twin in twins(plain((5, 3), "-"))] == [
+        *((4, 3), (6, 3), (7, 3), (8, 3)),
+        *((5, 1), (5, 2), (5, 4)),
+    ]
+
+
+def test_a_seed_draws_the_problems_that_it_always_drew():
+    """Else a model is trained on what it was not said to be."""
+    rng = Random(1)
+    texts = [sample_problem(rng, held_out=False).question for _ in range(200)]
+    assert zlib.crc32("\n".join(texts).encode()) == 1930079183
+
+
+def test_words_of_texts_are_split_as_the_tokenizer_splits_them():
+    assert split_words(["Tom's 12.", "<<16-3=13>>"]) == [
+        *("Tom", "'", "s", "12", "."),
+        *("<<", "16", "-", "3", "=", "13", ">>"),
+    ]
+    words = vocabulary()
+    assert words[-MAX_VALUE - 1 :] == tuple(map(str, range(MAX_VALUE + 1)))
+    others = words[: -MAX_VALUE - 1]
+    assert list(others) == sorted(set(others))
+    assert not any(word.isdigit() for word in others)

@@ -59,10 +59,10 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     asked, others = parser.parse_known_args(args)
     own = ["--seed_everything", *(f"--{name}" for name in vars(asked))]
     for option in (other.partition("=")[0] for other in others):
-        if option.startswith("--") and "." not in option and option not in own:
-            raise InputError(f"unknown option {option}{nearest(option, own, 'study')}")
         if option in _OWN:
             raise InputError(f"{option} is each arm's own in a study: {_OWN[option]}")
+        if option.startswith("--") and "." not in option and option not in own:
+            raise InputError(f"unknown option {option}{nearest(option, own, 'study')}")
     return asked, with_files(others)
 
 

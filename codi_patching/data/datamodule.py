@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -16,6 +18,7 @@ from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.pairs import Pair, split_equal
 from codi_patching.errors import InputError, path_text, whole_number
+from codi_patching.models.at_once import pairs_at_once
 from codi_patching.results.files import sha256_of
 from codi_patching.shipped import SHIPPED_PAIRS, pairs_for
 
@@ -62,7 +65,8 @@ class PairsDataModule(pl.LightningDataModule):
             made for it. By default those of the model that is run, if it is shipped; `shipped`
             takes those of codi-tiny for any other.
         max_pairs: Only the first so many, after filtering.
-        batch_size: Pairs that go through the model together.
+        batch_size: Pairs that go through the model together. By default 8, on a GPU as many as
+            `pairs_at_once` says, or of several processes each its share.
 
     Attributes:
         usable: All pairs with two different answers.
@@ -80,18 +84,19 @@ class PairsDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int = 8
+        self, pairs: str | None = None, max_pairs: int | None = None, batch_size: int | None = None
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if max_pairs is not None:
             max_pairs = whole_number(max_pairs, "data.max_pairs", 1)
-        batch_size = whole_number(batch_size, "data.batch_size", 1)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "data.batch_size", 1)
         if pairs is not None:
             pairs = path_text(pairs, "data.pairs")
         self.save_hyperparameters()
         self.by_default = pairs is None
-        self.max_pairs, self.batch_size = max_pairs, batch_size
+        self.max_pairs, self._batch_size = max_pairs, batch_size
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
         self.filtered: list[str] = []
@@ -106,6 +111,16 @@ class PairsDataModule(pl.LightningDataModule):
             module = self.trainer.lightning_module if self.trainer else None
             return pairs_for(getattr(module, "checkpoint", None))
         return SHIPPED_PAIRS.get(pairs, Path(pairs))
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs that go through the model together."""
+        if self._batch_size is not None:
+            return self._batch_size
+        device, processes = torch.device("cpu"), 1
+        if self.trainer is not None:
+            device, processes = self.trainer.strategy.root_device, self.trainer.world_size
+        return pairs_at_once(device, ceil(len(self.kept) / processes))
 
     def setup(self, stage: str) -> None:
         """Read, check and filter; says what was left out, and which pairs are one group.

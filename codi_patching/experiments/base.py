@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Hashable, Iterable
 from typing import get_args
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from codi_patching.data.datamodule import PairBatch
@@ -124,6 +125,11 @@ class Experiment(DescribedModule):
             strategy.precision_plugin.module_init_context(),
         ):
             self.configure_model()
+
+    @property
+    def device_of_run(self) -> torch.device | None:
+        """Where the trainer will put the model; None without a trainer."""
+        return self._trainer.strategy.root_device if self._trainer else None
 
     @abstractmethod
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairRecord | ExcludedPair]:

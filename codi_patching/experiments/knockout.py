@@ -81,7 +81,9 @@ class KnockoutExperiment(Experiment):
         """Load the checkpoint, and what runs questions; check the window."""
         super().configure_model()
         if not hasattr(self, "engine"):
-            self.engine = build_engine(self.model, self.engine_name, self.max_rows)
+            self.engine = build_engine(
+                self.model, self.engine_name, self.max_rows, self.device_of_run
+            )
             self.edge_grid = EdgeGrid(len(self.model.blocks), self.model.num_latents, self.window)
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairRecord | ExcludedPair]:

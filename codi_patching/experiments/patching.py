@@ -151,7 +151,9 @@ class PatchingExperiment(Experiment):
             engine: What runs it; made as was asked for if not given.
         """
         self.model = model
-        self.engine = engine or build_engine(model, self.engine_name, self.max_rows)
+        self.engine = engine or build_engine(
+            model, self.engine_name, self.max_rows, self.device_of_run
+        )
         self.metrics = mean_maps(self.metric_table, (self._arms, *self.grid.shape))
 
     def predict_step(self, batch: PairBatch, batch_idx: int) -> list[PairRecord | ExcludedPair]:

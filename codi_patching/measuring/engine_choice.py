@@ -17,9 +17,9 @@ from torch.nn.modules import module as torch_modules
 
 from codi_patching.errors import InputError
 from codi_patching.models import attention
+from codi_patching.models.at_once import rows_at_once
 from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import sweep_unsupported_reason
-from codi_patching.models.row_limit import rows_at_once
 from codi_patching.patching.cuts import CutSet
 from codi_patching.patching.engine import Engine, Patched, PatchRequest, Readout, Unpatched
 from codi_patching.patching.interventions import Cell, Latents, PatchSet, PlaceTokens, SiteName
@@ -31,15 +31,18 @@ EngineName = Literal["sweep", "reference"]
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def build_engine(model: CodiModel, name: EngineName, max_rows: int | None) -> Engine:
+def build_engine(
+    model: CodiModel, name: EngineName, max_rows: int | None, device: torch.device | None = None
+) -> Engine:
     """The engine that was asked for; the reference where a model cannot be swept.
 
     Args:
         model: The model.
         name: `sweep` or `reference`.
         max_rows: Patched runs a batch; as many as `rows_at_once` says if not given.
+        device: Where the model will run; where it is now if not given.
     """
-    rows = max_rows or rows_at_once(model)
+    rows = max_rows or rows_at_once(model, device)
     if name == "reference":
         return CheckedReference(model, rows)
     reason = sweep_unsupported_reason(model.backbone)

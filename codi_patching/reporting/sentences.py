@@ -72,9 +72,10 @@ def _models_said(report: Report) -> list[str]:
         said = ["Too few pairs to compare the models: counts stand alone."]
     said = said or ["No difference between the models is shown."]
     if still := [name for name, data in _models_of(report).items() if not run_of(data).feeds_back]:
+        feed, share = ("feeds", "it shares") if len(still) == 1 else ("feed", "they share")
         said = [
             *said[:2],
-            f"{listed(still)} feeds nothing back: what it shares with the others is no evidence of "
+            f"{listed(still)} {feed} nothing back: what {share} with the others is no evidence of "
             "reasoning in thoughts.",
         ]
     for finding in report.findings:

@@ -123,6 +123,16 @@ def test_a_ratio_to_what_may_be_nothing_has_no_interval():
     assert np.isnan([low, high]).all()
 
 
+def test_a_single_group_has_a_ratio_and_no_interval():
+    above, below = np.array([3.0, 5.0]), np.array([2.0, 6.0])
+    np.testing.assert_array_equal(ratio_interval(above, below, ["a", "a"]), [1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(
+        ratio_interval(above, below / 2, ["a", "a"]), [2.0, np.nan, np.nan]
+    )
+    for groups in (["a", "a"], ["a", "b"]):
+        assert np.isnan(ratio_interval(above, np.array([1.0, -1.0]), groups)).all()
+
+
 def test_a_constant_first_effect_leaves_the_ends_own_interval():
     above = np.random.default_rng(2).normal(0.3, 0.1, 30)
     names = [f"p{i}" for i in range(30)]

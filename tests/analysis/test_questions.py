@@ -14,7 +14,7 @@ from scipy import stats
 from codi_patching.analysis import inference, summary
 from codi_patching.analysis.asking import ask
 from codi_patching.analysis.courses import ask_chains
-from codi_patching.analysis.described import FOLDS, from_positions, leading
+from codi_patching.analysis.described import FOLDS, from_positions, leading, rank_agreement
 from codi_patching.analysis.intervals import mean_intervals
 from codi_patching.analysis.prediction import predict_held_out
 from codi_patching.analysis.questions import DESCRIBED, PRIMARY
@@ -502,6 +502,14 @@ def profile(data):
     if kind is not None:
         return smaller[:, 3 if kind == "relay" else 4]
     return smaller.max(axis=1)
+
+
+@pytest.mark.parametrize("same", [[0.2, 0.2004, 0.2], [0.1, 0.2]])
+def test_ranks_of_what_does_not_vary_or_of_two_values_agree_with_nothing(same):
+    other = np.arange(len(same)) / 10
+    assert np.isnan(rank_agreement(np.array(same), other))
+    assert np.isnan(rank_agreement(other, np.array(same)))
+    assert rank_agreement(np.array([0.1, 0.2, 0.9]), np.array([0.3, 0.2, 0.1])) == -1
 
 
 def test_rank_agreement_is_spearmans_over_layers(studies, monkeypatch):

@@ -360,6 +360,15 @@ def test_weaker_step_is_a_trace():
     )
 
 
+def test_half_of_the_best_share_is_more_than_a_trace():
+    """Step 2 restores 10 of 20: what step 1 restores goes through it."""
+    pairs = [(3, 1, ()), (3, 2, ()), (3, 3, ())] * 20
+    own = [[step == 1 or (step == 2 and row < 30)] for row, (_, step, _) in enumerate(pairs)]
+    carried = strata_finding(planted(pairs, own), "x", SHARE).main.carried[0]
+    assert (carried.step, carried.traces) == (2, ())
+    assert (carried.restored, carried.n) == (30, 40)
+
+
 def test_entries_by_hand():
     """Six tests (two positions, three rows), level 0.01 / 6 = 1.7e-3, chance 0.05.
 

@@ -7,16 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lens_maker import written_lens
+from made_reports import POSITION, report
 from results_maker import make, records_of, run_of, write, written
 
 from codi_patching.analysis.report import build_report
 from codi_patching.reporting.console import console_text
-from codi_patching.reporting.documents import write_documents
+from codi_patching.reporting.documents import write_comparison_document, write_documents
 from codi_patching.reporting.methods import limits, methods
 from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.results.dataset import is_attention, is_knockout, is_lens
 from codi_patching.results.dataset import run_of as described
-from codi_patching.results.description import ResultsError
+from codi_patching.results.description import Grid, ResultsError
+from codi_patching.results.pair_descriptions import AttentionPair, KnockoutPair
 from codi_patching.results.read import read_results
+from codi_patching.results.records import PairRecord
 
 PLAIN = ReportOptions(figures=False, pair_sheets=False, page=False)
 NAME = "codi-tiny_word-problems_position"
@@ -204,3 +209,194 @@ def test_every_model_that_does_not_answer_is_warned_of():
     said = console_text(build_report([good, bad]))
     assert "WARNING: b answers 0 of 8 source questions right" in said
     assert said.count("WARNING") == 1
+
+
+# -- other experiments and several runs ---------------------------------------------------------
+
+
+def example_of(docs, name):
+    """The shape of the results file, as the inventory shows it."""
+    entry = (docs / "DATA_INVENTORY.md").read_text().partition(f"<!-- entry {name} -->")[2]
+    return json.loads(re.search(r"```json\n(.*?)```", entry, re.S)[1]), entry
+
+
+def saying_nothing(data):
+    """A report of a run without a finding."""
+    made = report(pairs=2)
+    if is_lens(data) or is_attention(data) or is_knockout(data):
+        return replace(made, summaries={}, **{described(data).experiment: data})
+    return replace(made, summaries={POSITION: replace(made.summaries[POSITION], data=data)})
+
+
+def document_of(tmp_path, data):
+    folder, docs = data.attrs["folder"], tmp_path / "docs"
+    path = write_documents(saying_nothing(data), folder, docs)
+    return path.read_text(encoding="utf-8"), docs, path.stem
+
+
+def settings_of(text):
+    lines = text.partition("<summary>Settings</summary>")[2].partition("</details>")[0]
+    return dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", lines, re.M))
+
+
+def test_a_run_of_whole_layers_without_control_has_its_settings_and_example(tmp_path):
+    run = run_of("layer", control="none", precision="64-true", seed=7)
+    text, docs, name = document_of(tmp_path, written(tmp_path / "out", run, pairs=5))
+    assert settings_of(text) == {
+        "setting": "value", "experiment": "layer patching", "site": "resid\\_post",
+        "seed": "7", "precision": "64-true", "grid": "4 layers × 1 position", "latents": "frozen",
+        "direction": "denoising", "source": "clean", "control, as asked for": "none",
+        "cells that cannot have an effect": "1", "patched runs": "25",
+        "versions": "torch 2.13.0, transformers 5.23.0",
+        "code": f"codi\\_patching 0.2.0, sources {run.code.sha256[:12]}…",
+    }  # fmt: skip
+    example, _ = example_of(docs, name)
+    assert example["metadata"]["experiment"] == "layer"
+    assert list(example["results"]["pair_00"]) == ["0", "…"]
+    assert "kl_divergence" in example["results"]["pair_00"]["0"]
+    assert example["baseline"]["pair_00"]["verified"] == ["…"]
+    assert "Every pair could be run." in text
+    assert "No pair is unlike the rest" in text
+
+
+def test_the_lens_has_its_settings_and_example(tmp_path):
+    text, docs, name = document_of(tmp_path, written_lens(tmp_path / "out", pairs=3))
+    shown = settings_of(text)
+    assert shown["site"] == "resid\\_post"
+    assert not {"direction", "patched runs", "cut runs"} & set(shown)
+    example, entry = example_of(docs, name)
+    pair = example["pairs"]["pair_00"]
+    assert pair["top"] == [[["…"]]]
+    assert pair["steps"][0]["ranks"] == pair["steps"][0]["chance_ranks"] == [["…"]]
+    assert pair["steps"][0]["result"] == "0"
+    assert pair["steps"][1] == "…"
+    assert "lens_results.json" in entry
+
+
+def test_cut_edges_have_their_settings_and_example(tmp_path):
+    grid = Grid(("all", "0"), "edge", ("question->readout", "0->readout"), ((1, 1),))
+    run = replace(
+        run_of("knockout"), grid=grid, metrics=("clean_probability", "kl_divergence"),
+        control="words",
+    )  # fmt: skip
+    tokens = {"0->readout": (2,), "0->1": (2,), "1->readout": (3,)}
+    pair = KnockoutPair("?", "1", "2", {"clean_probability": 0.9}, 9, (1, 2), (1,), (2,), tokens)
+    own, control = np.full((2, 2), 0.5), np.array([[np.nan, 0.7], [np.nan, 0.7]])
+    records = [
+        PairRecord(f"p{n}", pair, *({m: arm.copy() for m in run.metrics} for arm in (own, control)))
+        for n in range(3)
+    ]
+    data = read_results(write(tmp_path / "out", run, records))
+    text, docs, name = document_of(tmp_path, data)
+    shown = settings_of(text)
+    assert "site" not in shown
+    assert shown["experiment"] == "knockout"
+    assert shown["grid"] == "2 layers × 2 edges"
+    assert shown["cells that cannot have an effect"] == "1"
+    assert shown["cut runs"] == "18"  # three pairs, four cells, and two of them with a control
+    example, _ = example_of(docs, name)
+    shown = example["pairs"]["p0"]
+    assert shown["cells"] == {
+        arm: {"clean_probability": [["…"]], "…": "…"} for arm in ("own", "control")
+    }
+    assert shown["control_tokens"] == {"0->readout": [2], "0->1": [2], "…": "…"}
+
+
+def test_attention_has_its_example(tmp_path):
+    run = replace(
+        run_of("attention"), grid=Grid(("0",), "position", ("0",)), metrics=(), num_latents=1,
+        readers=("0", "readout 0"), attended=("bot", "0"),
+    )  # fmt: skip
+    records = [
+        PairRecord(f"p{n}", AttentionPair("?", (1, 1)), {
+            name: np.full((2, 1, 2), 0.5) for name in ("attention", "strongest")
+        })
+        for n in range(2)
+    ]  # fmt: skip
+    data = read_results(write(tmp_path / "out", run, records))
+    _, docs, name = document_of(tmp_path, data)
+    example, _ = example_of(docs, name)
+    pair = example["pairs"]["p0"]
+    assert pair["attention"] == pair["strongest"] == [[["…"]]]
+    assert pair["verified"] == ["…"]
+    assert example["pairs"]["…"] == "…"
+
+
+def test_the_inventory_lists_no_file_or_folder_that_is_empty_or_not_there(tmp_path):
+    folder = tmp_path / "out"
+    data = written(folder, run_of(), pairs=3)
+    (folder / "pairs").mkdir()
+    (folder / "tables").mkdir()
+    (folder / "tables" / "questions.csv").touch()
+    for name in ("trace_pair_00.csv", "effects.png", "content.svg", "mine.png"):
+        (folder / name).touch()
+    _, docs, name = document_of(tmp_path, data)
+    listed = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", example_of(docs, name)[1], re.M))
+    assert list(listed) == [
+        "position_patching_results.json", "SHA256SUMS", "tables", "trace_pair_00.csv",
+        "content.svg", "effects.png",
+    ]  # fmt: skip
+    assert listed["trace_pair_00.csv"] == "every patch of one pair"
+    assert listed["effects.png"].startswith("where patches disrupt")
+
+
+def test_words_that_cannot_be_read_are_listed_with_their_pairs(tmp_path):
+    run, records = run_of(), records_of(run_of(), pairs=7)
+    for place, words in ((0, ("fox", "owl")), (2, ("owl",)), (3, ("owl",)), (4, ("owl",)),
+                         (5, ("owl",)), (6, ("owl",))):  # fmt: skip
+        known = replace(records[place].description, unknown_words=words)
+        records[place] = replace(records[place], description=known)
+    data = read_results(write(tmp_path / "out", run, records))
+    text, _, _ = document_of(tmp_path, data)
+    said = text.partition("which the model cannot read:")[2].partition("##")[0]
+    assert "fox (pair\\_00)," in said
+    assert "owl (pair\\_00, pair\\_02, pair\\_03, pair\\_04, pair\\_05, …)." in said
+
+
+def test_each_model_of_a_comparison_is_described_once(tmp_path):
+    one = report(pairs=2)
+    runs = [
+        run_of(experiment, model=f"/m/{name}", checkpoint_sha256=sha * 64, num_latents=latents)
+        for name, sha, latents in (("one", "1", 3), ("two", "2", 5))
+        for experiment in ("position", "layer")
+    ]
+    labels = [f"{name}: {run}" for name in ("one", "two") for run in ("position", "layer")]
+    summaries = {
+        label: replace(one.summaries[POSITION], data=make(run, pairs=2))
+        for label, run in zip(labels, runs, strict=True)
+    }
+    write_comparison_document(replace(one, summaries=summaries, models=("one", "two")), tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.startswith("# 4 runs of one and two on word-problems\n")
+    assert text.splitlines()[2] == (
+        f"Model **one** (llama, K = 3 thoughts, SHA-256 `{'1' * 12}…`), "
+        f"**two** (llama, K = 5 thoughts, SHA-256 `{'2' * 12}…`) on"
+    )
+    summaries = {"first": summaries[labels[0]], "second": summaries[labels[1]]}
+    write_comparison_document(replace(one, summaries=summaries), tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.count("**one** (") == 1
+    assert "2 pairs: first; second." in text
+    assert "Settings" not in text
+
+
+def test_a_report_of_the_same_weights_on_other_pairs_is_not_overwritten(docs, tmp_path):
+    other = written(tmp_path / "other", run_of(data_sha256="f" * 64), pairs=3)
+    with pytest.raises(ResultsError, match="is about another model or other data: set docs"):
+        write_documents(saying_nothing(other), tmp_path / "other", docs)
+    path = write_documents(saying_nothing(other), tmp_path / "other", docs, "mine")
+    assert path == docs / "experiments" / "mine.md"
+
+
+def test_the_links_lead_from_the_document_to_its_folder(docs):
+    folder = docs / "results" / "position"
+    (folder / "effects.png").touch()
+    (folder / "content.png").touch()
+    write_documents(saying_nothing(read_results(folder)), folder, docs)
+    text = (docs / "experiments" / f"{NAME}.md").read_text()
+    links = re.findall(r"\]\(([^)]+\.png)\)", text)
+    assert links == ["../results/position/content.png", "../results/position/effects.png"]
+    assert "Further figures (1)" in text
+    journal = (docs / "research_journal.md").read_text()
+    assert "results/position" in journal
+    assert "../results" not in journal

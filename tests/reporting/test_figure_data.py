@@ -27,11 +27,22 @@ from codi_patching.analysis.findings import (
 from codi_patching.reporting.canvas import DARK, PALE
 from codi_patching.reporting.carried import draw_over_layers, draw_table, two_tables
 from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts
-from codi_patching.reporting.content import draw_content, main_run
+from codi_patching.reporting.content import (
+    ceiling_of,
+    claims_of,
+    draw_content,
+    effect_name,
+    main_run,
+    marks_of,
+    strata_of,
+)
 from codi_patching.reporting.effects_figure import KL, RECOVERY, draw_measure
 from codi_patching.reporting.figures import draw_figures, first_figure, pair_sheets
 from codi_patching.reporting.layer_tables import draw_carried
 from codi_patching.reporting.maps import (
+    cell_mask,
+    column_kind,
+    column_names,
     draw_cells,
     label_axes,
     notes_on,
@@ -787,3 +798,73 @@ def test_plot_draws_the_kind_run_and_width_that_are_asked(report):
     ):
         for width, inches in (("column", 3.3), ("page", 6.8)):
             assert heads(kind, run=run, width=width)[1].get_figwidth() == inches
+
+
+# -- what is marked -----------------------------------------------------------------------------
+
+
+def test_marks_are_of_the_claims_about_content_of_cells_or_of_a_chain(report):
+    up, other = claim("0", "0"), claim("1", "1")
+    no, part = claim("2", "0", "at most"), claim("0", "1", kind="direct")
+    names = tuple(each.name for each in (up, no, other))
+    cells_of = Finding("cells", 2, "yes", (POSITION,), up, (up, other, no, part), names)
+
+    def marked(*findings, run=POSITION):
+        return claims_of(replace(report, findings=findings), run)
+
+    assert marked(cells_of) == ((up, other, no), (up.name, other.name))
+    assert marked(cells_of, run=LAYER) == ((), ())
+    assert marked(replace(cells_of, tied=(up.name, no.name)))[1] == ()
+    assert marked(replace(cells_of, lead=no))[1] == ()
+    assert marked(replace(cells_of, lead=None))[1] == ()
+    chain = Finding("chain", 5, "yes", ("relay",), up, (), names, courses=(
+        Course("0", "fades", (up, other), None),
+    ))  # fmt: skip
+    assert marked(chain, run="relay") == ((up, other), (up.name, other.name))
+    assert marks_of((up, no), ()) == ["Outlined: claimed."]
+    assert marks_of((no,), ("a", "b")) == ["Dots: 2 cells not shown to be below the largest."]
+
+
+def test_a_ceiling_is_of_its_run_and_a_number(report):
+    assert ceiling_of(report, POSITION) == report.finding("ceiling").lead.lead.mean
+    assert ceiling_of(report, LAYER) is None
+    finding = report.finding("ceiling")
+    assert ceiling_of(replace(report, findings=(replace(finding, lead=None),)), POSITION) is None
+    unknown = claim(mean=np.nan, other=np.nan)
+    made = replace(report, findings=(replace(finding, lead=unknown),))
+    assert ceiling_of(made, POSITION) is None
+
+
+def test_strata_of_a_run_are_those_whose_table_is_of_it(report):
+    own = with_tables(report).finding("strata")
+    both = replace(own, runs=(POSITION, LAYER))
+    made = replace(report, findings=(both,))
+    assert strata_of(made, POSITION) is own.strata
+    assert strata_of(made, LAYER) is None
+    empty = replace(own.strata, main=replace(own.strata.main, entries=()))
+    assert strata_of(replace(report, findings=(replace(own, strata=empty),)), POSITION) is None
+
+
+def test_what_falls_with_noising_is_the_other_answer(report):
+    noising = maker.dataset(maker.run(direction="noising"), pairs=2)
+    assert effect_name(maker.summary("x", noising)) == "Rise of P(corrupted answer)"
+    assert effect_name(report.summaries[POSITION]) == "Rise of P(clean answer)"
+
+
+def test_columns_are_thoughts_positions_or_heads():
+    heads = replace(DEEP, grid=replace(DEEP.grid, column="head"))
+    assert (column_kind(heads), column_names(heads)) == ("head", ["0", "1"])
+    places = replace(DEEP, positions="all", grid=replace(DEEP.grid, columns=("number", "1")))
+    assert (column_kind(places), column_names(places)) == ("position", ["number", "z1"])
+    assert (column_kind(DEEP), column_names(DEEP)) == ("thought", ["z0", "z1"])
+    assert notes_on(places)[1] == (
+        "Layer 4 is the last: only the next thought, or before the answer the head, reads its "
+        "output."
+    )
+
+
+def test_cells_of_claims_that_are_chosen():
+    chosen = [claim("1", "0"), claim("2", "1", "no"), claim("9", "0"), claim(None, None)]
+    mask = cell_mask(DEEP, chosen, lambda each: each.claimed)
+    assert np.argwhere(mask).tolist() == [[1, 0]]
+    assert not cell_mask(DEEP, (), lambda each: True).any()

@@ -9,12 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lens_maker import write_lens
 from PIL import Image
 from results_maker import records_of, run_of, write
 
 from codi_patching import cli
+from codi_patching.analysis.checks import Check
 from codi_patching.errors import InputError
-from codi_patching.reporting.index_page import thumbnail, write_index
+from codi_patching.reporting.index_entries import (
+    Entry,
+    SavedClaim,
+    SavedFinding,
+    SavedFindings,
+    find_entries,
+)
+from codi_patching.reporting.index_page import Index, index_text, thumbnail, write_index
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"
@@ -174,3 +183,154 @@ def test_a_file_of_another_kind_is_not_overwritten(tmp_path, name):
         write_index(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "run"]
+
+
+# -- what an entry is ---------------------------------------------------------------------------
+
+
+def entry_of(folder="a", **changed):
+    known = {"title": folder, "facts": {}, "weights": "w" * 64, "pairs": "p" * 64, "model": "m"}
+    return Entry(folder, **{**known, "data": "d", **changed})
+
+
+FAILS, HOLDS = Check("one", "0", "1", "fail"), Check("two", "0", "0", "pass")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([entry_of()], "1 run"),
+        ([entry_of("a"), entry_of("b")], "2 runs"),
+        ([entry_of(model="")], "1 comparison"),
+        ([entry_of(checks=(HOLDS,)), entry_of(model="", checks=(FAILS, FAILS))],
+         "1 run, 1 comparison, checks fail in 1 of them"),
+    ],
+)  # fmt: skip
+def test_a_line_says_what_there_is(entries, said):
+    index = Index(entries, {})
+    assert index.summary == said
+    assert index.failed == ("fail" in said)
+
+
+def test_entries_of_the_same_weights_and_pairs_stand_together_comparisons_first(tmp_path):
+    entries = [
+        entry_of("a"), entry_of("b", weights="v" * 64), entry_of("c", pairs="q" * 64),
+        entry_of("d", model="other"), entry_of("e", model=""), entry_of("f", weights="", model=""),
+    ]  # fmt: skip
+    page = index_text(Index(entries, {}), tmp_path)
+    titles = re.findall("<h[23]>(.*?)</h[23]>", page)
+    assert titles == [
+        "m on d", "e", "a", "d", "Several models or files of pairs", "f", "m on d", "b", "m on d",
+        "c",
+    ]  # fmt: skip
+    assert f"weights {'w' * 12} · pairs {'p' * 12}</p>" in page
+    assert f'<p class="soft">pairs {"p" * 12}</p>' in page
+
+
+def test_claims_that_were_only_described_are_left_out_and_numbers_have_four_digits():
+    found = [
+        SavedClaim(name, verdict, [{"mean": 0.123456, "n": 24}], 0.00012345, None, "nats")
+        for name, verdict in (("x", "rises"), ("y", "described"), ("z", "at most"))
+    ]
+    said = SavedFindings(["Yes."], [SavedFinding("cells", "yes", ["position"], found)])
+    claims = entry_of(said=said).claims
+    assert [claim["name"] for claim in claims] == ["x", "z"]
+    assert claims[0] == {
+        "question": "cells", "runs": ["position"], "name": "x", "verdict": "rises",
+        "comparisons": [{"mean": 0.1235, "n": 24}], "p": 0.0001234, "bound": None, "unit": "nats",
+    }  # fmt: skip
+    assert entry_of().claims == []
+
+
+def test_facts_of_runs_and_comparisons(root, tmp_path):
+    entries = {entry["folder"]: entry for entry in claims_of(root)["entries"]}
+    run = entries["b"]
+    assert run["pairs"] == 2
+    assert run["settings"] == ["resid_post", "recomputed", "denoising", "clean", "control-sibling"]
+    assert (run["seed"], run["precision"], run["version"]) == (42, "32-true", "0.2.0")
+    assert (run["model"], run["data"]) == ("other", "word-problems")
+    assert run["checkpoint_sha256"] == "0" * 64
+    together = entries["a/together"]
+    assert together["title"] == f"Comparison of {len(together['runs'])} runs"
+    assert together["pairs"] == 57
+    assert together["checkpoint_sha256"] == entries["a/layer"]["checkpoint_sha256"]
+    assert together["data_sha256"] == entries["a/layer"]["data_sha256"]
+    write_lens(tmp_path / "lens", pairs=2)
+    (lens,), _ = find_entries(tmp_path)
+    assert lens.facts["settings"] == ["resid_post"]
+    assert lens.links == {"lens_results.json": "lens/lens_results.json"}
+    assert [check.name for check in lens.checks] == ["unchanged files"]
+    assert lens.failing == []
+
+
+def compared(folder, *runs):
+    folder.mkdir()
+    content = {
+        "answer": ["Yes."], "findings": [], "validity": {"all runs": {"checks": [vars(FAILS)]}},
+        "runs": {
+            name: {"checkpoint_sha256": weights, "data_sha256": pairs, "pairs": count}
+            for name, weights, pairs, count in runs
+        },
+    }  # fmt: skip
+    (folder / "comparison.json").write_text(json.dumps(content))
+    (folder / "comparison.md").touch()
+
+
+def test_a_comparison_of_several_models_is_of_no_weights(tmp_path):
+    compared(tmp_path / "models", ("a", "1", "p", 5), ("b", "2", "p", 9), ("c", "1", "p", 7))
+    compared(tmp_path / "pairs", ("a", "1", "p", 5), ("b", "1", "q", 9))
+    (models, pairs), _ = find_entries(tmp_path)
+    assert (models.weights, models.pairs, models.facts["pairs"]) == ("", "p", 9)
+    assert (pairs.weights, pairs.pairs, pairs.facts["runs"]) == ("1", "", ["a", "b"])
+    assert models.links == {
+        "comparison.md": "models/comparison.md", "comparison.json": "models/comparison.json",
+    }  # fmt: skip
+    assert models.failing == [FAILS]
+    assert models.model == models.data == ""
+
+
+def test_hidden_folders_and_links_are_not_looked_into_and_the_place_itself_is(tmp_path):
+    place = tmp_path / "place"
+    measured(place)
+    for name in ("z", ".hidden", "b/deep"):
+        measured(place / name)
+    measured(tmp_path / "elsewhere")
+    (place / "linked").symlink_to(tmp_path / "elsewhere")
+    (place / "begun" / "partial").mkdir(parents=True)
+    (place / "z" / "partial").mkdir()
+    found, left_out = find_entries(place)
+    assert [entry.folder for entry in found] == [".", "b/deep", "z"]
+    assert list(left_out) == ["begun"]
+    assert found[0].links == {
+        "position_patching_results.json": "position_patching_results.json",
+    }  # fmt: skip
+
+
+def test_a_link_in_the_place_of_the_page_is_refused_and_ours_is_replaced(tmp_path):
+    measured(tmp_path / "run")
+    write_index(tmp_path)
+    before = (tmp_path / "index.html").read_bytes()
+    assert b"codi-patching index" in before[:400]
+    (tmp_path / "index.html").write_bytes(before + b"more")
+    write_index(tmp_path)
+    assert (tmp_path / "index.html").read_bytes() == before
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"expected no file of another kind at .*index.json"):
+        write_index(tmp_path)
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").write_text(" " * 500 + "codi-patching index")
+    with pytest.raises(InputError, match=r"expected no file of another kind at .*index.json"):
+        write_index(tmp_path)
+
+
+def test_the_figure_of_the_first_of_several_models_is_shown_too(tmp_path):
+    Image.new("L", (90, 60), 255).save(tmp_path / "effects.png")
+    Image.new("L", (90, 60), 0).save(tmp_path / "content_1.png")
+    content = base64.b64decode(thumbnail(tmp_path).partition(",")[2])
+    assert np.asarray(Image.open(BytesIO(content)).convert("L")).max() < 30
+    Image.new("L", (90, 60), 200).save(tmp_path / "content.png")
+    content = base64.b64decode(thumbnail(tmp_path).partition(",")[2])
+    assert np.asarray(Image.open(BytesIO(content)).convert("L")).min() > 150
+    Image.new("L", (9, 6)).save(tmp_path / "content.png", "GIF")  # a picture, and none of ours
+    assert thumbnail(tmp_path) == ""

@@ -8,10 +8,12 @@ import csv
 import io
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import report_maker as maker
+from lens_maker import make_lens
 from made_reports import POSITION, claim, comparison, finding, report, strata_of
 from results_maker import make, records_of, run_of, write, written
 
@@ -480,6 +482,170 @@ def test_methods_count_steps_groups_and_controls():
     for known, of in ((57, "all 57 usable pairs."), (None, "all usable pairs.")):
         said = " ".join(methods(make(replace(mean, mean_runs=known), pairs=3)))
         assert f"by the mean activations there over the source runs of {of}" in said
+
+
+# -- console and methods in other cases -----------------------------------------------------------
+
+
+def test_the_console_names_a_few_missing_runs_and_counts_many():
+    missing = [Finding(k, n, "missing", (), missing=((k,),)) for k, n in (
+        ("direct", 4), ("chain", 5), ("needed", 8),
+    )]  # fmt: skip
+    two = console_text(report(*missing[:2], pairs=2))
+    assert "not run: codi-patching predict --config direct" in two
+    assert "not run: codi-patching predict --config chain" in two
+    assert "further questions" not in two
+    three = console_text(report(finding("ceiling", 1, "yes", odd()), *missing, pairs=2))
+    assert "not run:" not in three
+    assert "3 further questions take other runs: codi-patching study makes them" in three
+
+
+def test_the_console_names_three_failures_and_three_excluded_pairs():
+    checks = [Check(f"c{n}", "a", "b", "fail") for n in range(3)] + [Check("d", "a", "a", "pass")]
+    run = run_of(excluded={f"p{n}": "long" for n in range(3)})
+    text = console_text(report(checks=checks, run=run, pairs=2))
+    assert text.count("FAILS") == 3
+    assert "more" not in text.partition("validity")[2]
+    assert "excluded: 3 pairs (p0: long; p1: long; p2: long)" in text
+    assert "written to" not in text
+    assert "validity: " in text
+    assert "excluded" not in console_text(report(pairs=2))
+    written_to = console_text(report(pairs=2), Path("/some/folder"))
+    assert written_to.splitlines()[-1] == "written to /some/folder"
+
+
+def test_the_console_counts_runs_and_names_them():
+    one = report(pairs=2)
+    data = one.summaries[POSITION].data
+    summaries = {name: replace(one.summaries[POSITION], label=name) for name in ("one", "two")}
+    both = console_text(replace(one, summaries=summaries)).splitlines()
+    assert both[:2] == ["codi-tiny on word-problems: 2 pairs, 2 runs", "one; two"]
+    assert "answered right without patches: 2 source and 2 base" in both[2]
+    models = console_text(replace(one, summaries=summaries, models=("A", "B")))
+    assert "answered right" not in models
+    unknown = data.drop_vars("run_predicts_clean")
+    summary = replace(one.summaries[POSITION], data=unknown)
+    assert "answered right" not in console_text(replace(one, summaries={POSITION: summary}))
+
+
+def of_several_checkpoints(**changed):
+    data = make(run_of(checkpoint={"pooled": ["a/one", "b/two"]}, **changed), pairs=4)
+    data["group"][:] = ["g", "g", "h", "h"]
+    return data
+
+
+def test_checkpoints_put_together_are_counted_with_their_groups():
+    data = of_several_checkpoints()
+    summary = replace(report(pairs=2).summaries[POSITION], data=data)
+    text = console_text(replace(report(pairs=2), summaries={POSITION: summary}))
+    assert "one and two on word-problems: 4 pairs of 2 checkpoints together, 2 groups" in text
+    assert methods(data)[0].startswith(
+        "4 pairs of questions that differ in one number, from word-problems, each once for each "
+        "of 2 checkpoints, together: 2 groups, a pair's runs being one. What is said holds of "
+        "these checkpoints. "
+    )
+
+
+def test_methods_name_what_was_left_out_of_a_column():
+    data = make(run_of(filtered=("x", "y")), pairs=3)
+    descriptions = data["description"].values
+    descriptions[1] = replace(descriptions[1], left_out={"1": "too long"})
+    descriptions[2] = replace(descriptions[2], left_out={"1": "too short", "0": "odd"})
+    said = methods(data)[0]
+    assert "Left out before: 2 pairs with equal answers." in said
+    assert said.count("Without values") == 2
+    assert "Without values at 0: 1 pair (pair_02, odd)." in said
+    assert "Without values at 1: 2 pairs (pair_01, too long; pair_02, too short)." in said
+    assert "Left out before" not in methods(make(run_of(), pairs=3))[0]
+
+
+def test_what_is_unknown_of_answers_and_steps_is_not_said():
+    data = make(run_of(), pairs=4, strata=((None, None), (2, 1)))
+    known = methods(data)[0]
+    assert "Questions by reasoning steps: 2 of 2 steps." in known
+    said = methods(data.drop_vars("run_predicts_corrupted"))[0]
+    assert "Without patches" in known
+    assert "Without patches" not in said
+    none = make(run_of(), pairs=4, strata=((None, None),))
+    assert "reasoning steps" not in methods(none)[0]
+    assert any("The pairs have no reasoning steps" in sentence for sentence in limits(none))
+    assert not any("no reasoning steps" in sentence for sentence in limits(data))
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "absent"),
+    [
+        (run_of(), "one layer and one latent position at a time, the block's output", "Positions"),
+        (run_of(positions="all"), "one layer and one position at a time", "latent position at a"),
+        (run_of(positions="all"), "Before the answer the head reads it. Thoughts", "thought”"),
+        (run_of(positions="all"), " Positions are the latent ones and places outside", "thought”"),
+        (run_of("layer"), "at all latent positions at once by the source run's activations",
+         "output of the last layer"),
+        (run_of("layer", latents="recomputed"), "The output of the last layer, 3, is read", "head"),
+        (run_of("iterative"), "by exactly what the previous iteration generated", "holds"),
+        (run_of("iterative", strategy="cumulative"), "Iteration N holds the block's", "exactly"),
+        (run_of(site="kv"), "the layer's entry of keys and values", "output of the last layer"),
+        (run_of("head", site="head"), "is overwritten at all latent positions at once by", "bot"),
+        (run_of("head", site="head", positions="bot"), "is overwritten at bot by", "all latent"),
+        (run_of("head", site="head", positions="1"), "is overwritten at position 1 by", "all lat"),
+        (run_of(thought=True), "The row “thought” is of the latent thoughts themselves", "zeros"),
+        (run_of(source="zero", control="none"), "is overwritten by zeros.", "activations there"),
+        (run_of(source="random_pair", control="none"),
+         "by the activations there of another pair's source run", "zeros"),
+        (run_of(checkpoint={"feeds_back": False}), "A patch changes no later", "Thoughts after"),
+        (run_of(checkpoint={"feeds_back": False}), "feeds nothing back", "output of the last"),
+    ],
+)  # fmt: skip
+def test_methods_say_what_is_overwritten_where_and_by_what(run, words, absent):
+    said = methods(make(run, pairs=2))[1]
+    assert words in said
+    assert absent not in said
+
+
+def test_methods_say_why_there_was_no_control():
+    for run, reason in (
+        (run_of(control="none"), "No control was run: the content effect"),
+        (run_of(source="zero", control="none"), "No control was run, since the source is zero:"),
+        (run_of(source="random_pair", control="none"), "since the source is random pair:"),
+    ):
+        assert reason in methods(make(run, pairs=2))[2]
+    given = methods(make(run_of(), pairs=4, siblings=True))[2]
+    assert given.endswith("with yet another number in that place, for 4 pairs.")
+    assert "matched" not in given
+
+
+def test_methods_and_limits_of_what_patches_nothing():
+    lens = make_lens(pairs=3, top=7)
+    sample, read = methods(lens)
+    assert sample == "3 pairs of questions that differ in one number, from word-problems."
+    assert "is among the 7 most probable tokens" in read
+    assert limits(lens)[1:] == ["What can be read need not be used: patching tells."]
+    names = (("attention", "attended to need not be used"), ("knockout", "not trained for"))
+    for experiment, limit in names:
+        other = lens.copy()
+        other.attrs = {**lens.attrs, "run": run_of(experiment)}
+        paragraphs = methods(other)
+        assert len(paragraphs) == {"attention": 2, "knockout": 3}[experiment]
+        assert paragraphs[1].startswith("Nothing is patched: ")
+        assert ("attention probabilities are kept" in paragraphs[1]) == (experiment == "attention")
+        assert limit in limits(other)[1]
+        assert len(limits(other)) == 2
+
+
+def test_limits_are_of_the_pairs_and_sources_that_were_run():
+    right = "All questions are ones that the model answers right"
+    few = "With fewer than 20 independent pairs"
+    for pairs, is_few in ((19, True), (20, False)):
+        said = " ".join(limits(make(run_of(), pairs=pairs)))
+        assert right in said
+        assert (few in said) == is_few
+        assert "leaves the distribution" not in said
+    both = make(run_of(), pairs=4)
+    for side, metric in (("base", "corrupted"), ("source", "clean")):
+        both[f"run_predicts_{metric}"].loc[{"run": side}] = [1, 1, 1, 0]
+    assert right not in " ".join(limits(both))
+    given = make(run_of(source="random_pair", control="none"), pairs=4)
+    assert "leaves the distribution" not in " ".join(limits(given))
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 The grid is not square, no two means agree, and a mean is no median.
 """
 
+import json
 import re
 from dataclasses import replace
 
@@ -13,10 +14,20 @@ import results_maker
 import xarray as xr
 from test_page import browser, needs_browser, open_page  # noqa: F401
 
+from codi_patching.analysis.checks import Check
 from codi_patching.analysis.report import build_report
 from codi_patching.reporting.claims_in_words import claim_details
-from codi_patching.reporting.page import page_text, write_page
-from codi_patching.reporting.page_data import PAIRS, lens_data, page_data, short_of
+from codi_patching.reporting.page import page_text, script_json, write_page
+from codi_patching.reporting.page_data import (
+    PAIRS,
+    flags,
+    lens_data,
+    mark_changes,
+    numbers,
+    page_data,
+    short_of,
+    strata_data,
+)
 from codi_patching.reporting.rows import more_rows, table_rows
 from codi_patching.results.dataset import pairs_of
 
@@ -214,6 +225,162 @@ def test_pairs_beyond_the_most_are_counted(monkeypatch, made):
     monkeypatch.setattr("codi_patching.reporting.page.PAIRS", 7)
     assert PAIRS == 500
     assert "3 more pairs are in the results file alone." in page_text(made)
+
+
+# -- the data of other runs -----------------------------------------------------------------------
+
+
+def alone(data, label=POSITION, *findings):
+    """A report of one run with these findings alone."""
+    made = maker.report_of({label: maker.dataset(pairs=2)})
+    return replace(made, summaries={label: maker.summary(label, data)}, findings=findings)
+
+
+def test_a_run_without_claims_control_or_strata_has_its_map_and_pairs():
+    data = maker.dataset(control=False, pairs=3)
+    told = page_data(alone(data))
+    (run,) = told["runs"]
+    assert (run["claims"], run["ceiling"], run["strata"]) == ({}, None, None)
+    assert "stratum" not in run["pairs"]
+    assert "control" not in run["pairs"]
+    assert [name for name, _, _ in run["measures"] if "control" in name] == []
+    said = data.predicts_clean.sel(arm="own").values.reshape(3, 6)
+    states = ["".join(str(int(value)) for value in pair[:5]) + "0" for pair in said]
+    assert run["pairs"]["restored"] == states
+    assert any("1" in state for state in states)
+    assert told["first"] == POSITION
+    bare = alone(data)
+    summary = replace(
+        bare.summaries[POSITION], data=data.drop_vars("kl_divergence"), top_content=()
+    )
+    (run,) = page_data(replace(bare, summaries={POSITION: summary}))["runs"]
+    assert "kl" not in run["pairs"]
+    assert run["best"] == 0
+
+
+@pytest.mark.parametrize("source", ["zero", "random_pair"])
+def test_nothing_is_restored_by_what_is_no_clean_run(source):
+    data = maker.dataset(replace(maker.run(), source=source), pairs=2)
+    (run,) = page_data(alone(data))["runs"]
+    assert "restored" not in run["pairs"]
+
+
+def test_a_pair_without_control_has_none_and_only_the_runs_that_were_made():
+    data = maker.dataset(pairs=2)
+    pairs = data["description"].values
+    pairs[1] = replace(pairs[1], control=None, ceiling_control={}, unknown_words=("fox",))
+    (shown,) = page_data(alone(data))["pairs"]
+    assert shown[1]["control"] is None
+    assert [name for name, _ in shown[1]["runs"]] == [
+        "unpatched", "source run", "all thoughts at once",
+    ]  # fmt: skip
+    assert [pair["unknown"] for pair in shown] == [(), ("fox",)]
+    pairs[0] = replace(pairs[0], control=replace(pairs[0].control, kind="random_pair"))
+    assert page_data(alone(data))["pairs"][0][0]["control"][0] == "random pair"
+
+
+def test_only_so_many_pairs_are_on_the_page(monkeypatch, made):
+    monkeypatch.setattr("codi_patching.reporting.page_data.PAIRS", 3)
+    told = page_data(made)
+    run = told["runs"][0]
+    assert [len(side) for side in told["pairs"]] == [3]
+    assert {len(values) for values in run["pairs"].values()} == {3}
+
+
+def test_the_run_that_is_shown_first_is_that_of_the_strata_or_cells(made):
+    findings = [f for f in made.findings if f.key != "strata"]
+    of_layer = [f for f in findings if f.key != "cells" or "layer, frozen" in f.runs]
+    assert page_data(replace(made, findings=tuple(of_layer)))["first"] == "layer, frozen"
+    others = replace(made.finding("strata"), runs=("gone", "layer, frozen"))
+    assert page_data(replace(made, findings=(others, *findings)))["first"] == "layer, frozen"
+    assert page_data(replace(made, findings=()))["first"] == POSITION
+    lens = replace(made, summaries={}, findings=(), lens=results_lens(), hit_rates=hits_of(2))
+    assert page_data(lens)["first"] == "lens"
+    assert page_data(replace(made, summaries={}))["first"] == ""
+
+
+def results_lens():
+    return maker.dataset(maker.run(experiment="lens", top=5), pairs=2)
+
+
+def hits_of(steps, arms=("own", "chance")):
+    values = np.linspace(0.1, 0.9, steps * 6).reshape(steps, 3, 2)
+    dims = ("step", "layer", "column")
+    return xr.Dataset(dict.fromkeys(arms, (dims, values)), {"step": range(1, steps + 1)})
+
+
+def test_the_lens_has_the_arms_that_it_has_and_no_claims_of_its_own():
+    told = lens_data(results_lens(), hits_of(1, ("own",)))
+    assert [key for key, _, _ in told["measures"]] == ["own_1"]
+    assert told["title"].endswith("among the 5 most probable tokens")
+    assert (told["id"], told["column"], told["columns"]) == ("lens", "thought", ["z0", "z1"])
+    assert told["names"][3] == "layer 1, position 1"
+    assert told["structural"] == "000001"
+    assert (told["best"], told["side"], told["end"], told["pairs"]) == (0, 0, 0, {})
+
+
+def test_places_outside_the_thoughts_are_positions():
+    run = maker.run(positions="all")
+    run = replace(run, grid=replace(run.grid, columns=("number", "0")))
+    (told,) = page_data(alone(maker.dataset(run, pairs=2)))["runs"]
+    assert (told["column"], told["columns"]) == ("position", ["number", "z0"])
+    assert told["names"][1] == "layer 0, position 0"
+
+
+def test_tables_of_strata_of_one_layer_stand_alone(made):
+    strata = made.finding("strata", POSITION).strata
+    told = strata_data(replace(strata, others=()))
+    assert told["first"] == [strata.main.layer]
+    assert [table["layers"] for table in told["tables"]] == [[strata.main.layer]]
+
+
+def test_small_and_undefined_numbers():
+    assert [short_of(v) for v in (0.0005, -0.0005, 0.00049, -0.0004, None, float("nan"))] == [
+        0.0005, -0.0005, 0, 0, None, None,
+    ]  # fmt: skip
+    assert short_of(0.123456, 4) == 0.1235
+    assert repr(short_of(3.0)) == "3"
+    assert repr(short_of(1234.5)) == "1230"
+    assert numbers(np.array([[0.1, np.nan], [2.0, 0.0]])) == [0.1, None, 2, 0]
+    assert flags(np.array([[True, False], [False, True]])) == "1001"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "marked"),
+    [
+        ("He has 1,200 pens.", "He has 1,300 pens.", (["1,200"], ["1,300"])),
+        ("He has 3 pens", "He has 3 pens", ([], [])),
+        ("He has pens", "He has 3 red pens", ([], ["3 red "])),
+        ("3-4", "5-4", (["3"], ["5"])),
+    ],
+)
+def test_what_differs_is_marked_whole(first, second, marked):
+    sides = mark_changes(first, second)
+    assert tuple([text for text, own in side if own] for side in sides) == marked
+    assert tuple("".join(text for text, _ in side) for side in sides) == (first, second)
+
+
+def test_text_in_a_script_cannot_end_it():
+    text = script_json({"a": "</script><!-- & \u2028\u2029", "b": float("nan"), "c": (1, 2)})
+    assert not re.search("[<>&\u2028\u2029]", text)
+    assert json.loads(text) == {"a": "</script><!-- & \u2028\u2029", "b": None, "c": [1, 2]}
+    assert " " not in text.replace("script> ", "").replace("-- ", "").partition('"b"')[2]
+
+
+def test_the_page_says_where_a_run_is_and_what_its_checks_gave(made):
+    data = made.summaries[POSITION].data.copy()
+    data.attrs = {**data.attrs, "folder": "/some/place/position"}
+    checks = [Check(str(n), "0", "1", status) for n, status in enumerate(
+        ("fail", "fail", "not made", "pass")
+    )]  # fmt: skip
+    summary = replace(made.summaries[POSITION], data=data)
+    one = replace(made, summaries={POSITION: summary}, checks={POSITION: tuple(checks)})
+    text = page_text(one)
+    assert "folder position · weights" in text
+    assert "/some/place" not in text
+    assert "2 of the checks fail" in text
+    assert "· 1 run" not in text
+    assert "folder position" not in page_text(made)
 
 
 # -- what a click shows -------------------------------------------------------------------------

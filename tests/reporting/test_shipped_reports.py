@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from same_files import DOCS, assert_same_files, assert_same_text
+from same_files import DOCS, assert_golden, assert_same_files, assert_same_text
 
+from codi_patching.reporting.console import console_text
 from codi_patching.reporting.documents import INVENTORY, JOURNAL
 from codi_patching.reporting.names import run_name
 from codi_patching.reporting.runs import ReportOptions, report_folder
@@ -35,8 +36,10 @@ def test_a_run_has_the_report_that_is_made_of_it(tmp_path, name):
     shutil.copytree(shipped, made)
     for entries in (JOURNAL, INVENTORY):
         shutil.copy(DOCS / entries, docs)
-    report_folder(made, ReportOptions(pair_sheets=False, page=False, docs=docs))
+    report = report_folder(made, ReportOptions(pair_sheets=False, page=False, docs=docs)).report
     assert_same_files(made, shipped)
+    if name in QUICK:
+        assert_golden(console_text(report), f"console_{name.replace('/', '_')}.txt")
     if (document := Path("experiments", f"{run_name(run_of(read_results(made)))}.md")) in SHIPPED:
         for path in (document, JOURNAL, INVENTORY):
             assert_same_text(docs / path, DOCS / path)

@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lens_maker import write_lens
+from made_reports import claim, finding
+from PIL import Image
 from results_maker import make, records_of, run_of, write
 
 from codi_patching.analysis.checks import Check
@@ -16,6 +18,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.reporting.names import tags
 from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.runs import ReportOptions, report_folder
+from codi_patching.reporting.trackers import _parameters as parameters_of
 from codi_patching.reporting.trackers import _tables as tables_of
 from codi_patching.reporting.trackers import layer_series, leading_cells, log_to, scalars
 from codi_patching.results.read import read_results
@@ -307,3 +310,135 @@ def test_others_have_the_lens(lens, tmp_path, monkeypatch, kind):
     log_to(memory, *lens)
     assert memory.parameters["experiment"] == "lens"
     assert memory.metrics["num_pairs"] == 6
+
+
+# -- what is given to each kind -----------------------------------------------------------------
+
+
+class Asked:
+    """A logger that keeps what it is asked, with the step; known by the name of its class."""
+
+    run_id = "r1"
+
+    def __init__(self):
+        self.calls = []
+        self.experiment = self.config = self.summary = self
+
+    def __getattr__(self, name):
+        return lambda *given, **named: self.calls.append((name, *given, *named.values()))
+
+    def of(self, name):
+        return [given for called, *given in self.calls if called == name]
+
+
+def asked(kind, folder, report):
+    logger = type(kind, (Asked,), {})()
+    log_to(logger, folder, report)
+    return logger
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run with an undefined value, the thoughts' row and figures; its report finds nothing."""
+    folder = tmp_path_factory.mktemp("small")
+    data = make(run_of(layers=2, columns=2, thought=True), pairs=2, planted={(1, 1): 0.3})
+    data["kl_divergence"][0, 1, 0, 0] = np.nan
+    made = replace(build_report([data]), findings=())
+    for name in ("effects.png", "content.png", "other.png", "results.csv", "validity.json"):
+        Image.new("RGBA", (3, 2), (255, 0, 0, 9)).save(folder / name, "PNG")
+    return folder, made
+
+
+def test_any_logger_gets_the_summary_at_the_number_of_pairs(small):
+    logger = asked("OtherLogger", *small)
+    assert logger.of("log_metrics") == [[scalars(small[1]), 2]]
+    assert [name for name, *_ in logger.calls] == ["log_hyperparams", "log_metrics", "save"]
+
+
+def test_csv_gets_a_row_at_each_step_without_what_is_undefined(small):
+    logger = asked("CSVLogger", *small)
+    rows = logger.of("log_metrics")
+    assert [step for _, step in rows] == list(range(2 * 3 * 2))
+    assert "kl_divergence" not in rows[2][0]
+    assert rows[2][0]["recovery"] == rows[2][0]["recovery"]
+    assert all("kl_divergence" in row for row, step in rows if step != 2)
+    assert (rows[7][0]["pair_id"], rows[7][0]["layer"]) == ("pair_01", "thought")
+
+
+def test_tensorboard_gets_scalars_series_and_pictures_without_transparency(small):
+    logger = asked("TensorBoardLogger", *small)
+    summary, series = scalars(small[1]), dict(layer_series(small[1]))
+    expected = [[name, value, 2] for name, value in summary.items()]
+    expected += [[f"by_layer/{k}", v, n] for n, own in series.items() for k, v in own.items()]
+    assert logger.of("add_scalar") == expected
+    assert [(n, p.shape, o) for n, p, o in logger.of("add_image")] == [
+        ("content", (2, 3, 3), "HWC"), ("effects", (2, 3, 3), "HWC"),
+    ]  # fmt: skip
+    assert logger.of("log_metrics") == []
+
+
+def test_mlflow_gets_series_figures_and_the_tables_that_are_there(small):
+    folder, made = small
+    logger = asked("MLFlowLogger", *small)
+    series = [
+        [{f"by_layer/{k}": v for k, v in own.items()}, layer] for layer, own in layer_series(made)
+    ]
+    assert logger.of("log_metrics") == [[scalars(made), 2], *series]
+    names = ("content.png", "effects.png", "results.csv", "validity.json")
+    assert logger.of("log_artifact") == [["r1", str(folder / name)] for name in names]
+
+
+def test_wandb_splits_long_tables_and_leaves_hidden_files(small, monkeypatch):
+    import wandb
+
+    folder, made = small
+    (folder / ".lock").touch()
+    (folder / "pairs").mkdir()
+    monkeypatch.setattr(wandb.Table, "MAX_ROWS", 5)
+    logger = asked("WandbLogger", folder, made)
+    logged = {key: value for (own,) in logger.of("log") for key, value in own.items()}
+    tables = {key: value.data for key, value in logged.items() if isinstance(value, wandb.Table)}
+    assert [len(tables[name]) for name in ("cells", "cells_1", "cells_2")] == [5, 5, 2]
+    assert tables["cells_2"][-1][:3] == ["pair_01", "1", "1"]
+    assert {"aggregate", "validity"} <= set(tables)
+    assert "findings" not in tables  # without a row
+    assert logger.of("define_metric") == [
+        ["layer", True], ["by_layer/*", "layer"],
+    ]  # fmt: skip
+    assert [own["layer"] for (own,) in logger.of("log") if "layer" in own] == [0, 1]
+    (described, change), (summary,) = logger.of("update")
+    assert (described["data_sha256"], change) == (run_of().data_sha256, True)
+    assert summary == {**scalars(made), **leading_cells(made)}
+    ((artifact,),) = logger.of("log_artifact")
+    assert set(artifact.manifest.entries) == {
+        "effects.png", "content.png", "other.png", "results.csv", "validity.json",
+    }  # fmt: skip
+
+
+def test_parameters_are_one_level_of_short_values():
+    described = {
+        "a": {"b": {"c": 1, "d": [1, 2]}, "e": {}}, "f": None, "g": "x" * 300, "h": 0.5, "i": (),
+        "excluded": {"p1": "long", "p2": "odd"},
+    }  # fmt: skip
+    assert parameters_of(described) == {
+        "a/b/c": 1, "a/b/d": "[1, 2]", "a/e": "{}", "f": None, "g": "x" * 250, "h": 0.5,
+        "i": "[]", "excluded": "p1, p2",
+    }  # fmt: skip
+
+
+def test_what_is_not_finite_is_no_scalar_and_no_part_of_a_series(small):
+    _, made = small
+    lead = claim(mean=float("inf"), other=float("inf"))
+    found = scalars(replace(made, findings=(finding("ceiling", 1, "yes", lead),)))
+    assert "ceiling/estimate" not in found
+    assert found["ceiling/claimed"] == 1
+    (label, summary), *_ = made.summaries.items()
+    table = summary.table.copy(deep=True)
+    table["content_effect"][1, :] = np.nan
+    series = dict(layer_series(replace(made, summaries={label: replace(summary, table=table)})))
+    assert set(series[0]) == {"kl_divergence"}
+    assert set(series[1]) == {"kl_divergence", "content_effect"}
+    bare = replace(summary, top_content=(), top_kl=())
+    found = replace(made, summaries={label: bare})
+    assert leading_cells(found) == {}
+    assert not any(name.startswith("largest") for name in scalars(found))

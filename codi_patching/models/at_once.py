@@ -1,0 +1,58 @@
+"""How many pairs, and how many patched runs, go through a model together.
+
+By the model's shape and by the device alone: what memory is free makes no difference, so that the
+same pairs always go together.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from codi_patching.models.codi import CodiModel
+
+_ACTIVATIONS = 2**30
+"""Bytes that the activations of one batch of patched runs may take, were they all held at once."""
+_SHARE = 8
+"""Of a GPU's memory a batch of patched runs may take one part in so many, where that is more."""
+_PAIRS = 8
+
+
+def gpu_memory(device: torch.device) -> int:
+    """Bytes of a GPU in all; 0 of a device that has no memory of its own, or does not tell.
+
+    Example:
+        >>> gpu_memory(torch.device("cpu"))
+        0
+    """
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def pairs_at_once(device: torch.device, share: int) -> int:
+    """How many pairs go in a batch: 8, on a GPU one for each GiB that it has.
+
+    Most of a GPU's time goes into starting work, and for many pairs little more is started than
+    for few.
+
+    Args:
+        device: Where the model runs.
+        share: Pairs that a process has to run in all.
+    """
+    return max(_PAIRS, min(share, gpu_memory(device) // 2**30))
+
+
+def rows_at_once(model: CodiModel, device: torch.device | None = None) -> int:
+    """How many patched runs may go in a batch.
+
+    A run is counted as ten suffix tokens with their widest activations, as a GPU holds them; a CPU,
+    which takes MLPs in pieces, holds less.
+
+    Args:
+        model: The model.
+        device: Where it will run; where it is now if not given.
+    """
+    parameter = next(model.parameters())
+    hidden, width = model.backbone.config.hidden_size, parameter.element_size()
+    room = max(_ACTIVATIONS, gpu_memory(device or parameter.device) // _SHARE)
+    return max(1, room // (10 * width * (3 * model.inner_size + 6 * hidden)))
