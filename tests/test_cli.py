@@ -636,27 +636,34 @@ def test_only_what_needs_a_model_needs_docstrings(program, monkeypatch, command,
     assert (status, "run Python without -OO" in err) == (2 * refused, refused)
 
 
-def test_signals_end_the_program_and_are_as_before_afterwards():
-    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
-    for ignored in (False, True):
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            with cli._stopped_by_signals():
-                taken = [signal.getsignal(number) is cli._stop for number in before]
-                assert taken == [True, not ignored]
-                if not ignored:
-                    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-                        with pytest.raises(SystemExit) as ended:
-                            signal.raise_signal(number)
-                        assert ended.value.code == status
-                        assert signal.getsignal(number) == signal.SIG_DFL  # the next kills
-            here = [signal.getsignal(number) for number in before]
-            assert here == [before[signal.SIGTERM], signal.SIG_IGN if ignored else here[1]]
-            assert ignored or here[1] is before[signal.SIGINT]
-        finally:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+@pytest.fixture
+def interrupts():
+    """Sets what an interrupt does; what it did before is back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_signals_end_the_program_and_are_as_before_afterwards(interrupts):
+    interrupts(signal.default_int_handler)
+    terminated = signal.getsignal(signal.SIGTERM)
+    with cli._stopped_by_signals():
+        for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+            with pytest.raises(SystemExit) as ended:
+                signal.raise_signal(number)
+            assert ended.value.code == status
+            assert signal.getsignal(number) == signal.SIG_DFL  # the next kills
+    assert signal.getsignal(signal.SIGTERM) == terminated
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_is_ignored_stays_so(interrupts):
+    interrupts(signal.SIG_IGN)
+    with cli._stopped_by_signals():
+        assert signal.getsignal(signal.SIGTERM) is cli._stop
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_what_a_user_can_do_nothing_about_is_silenced_and_what_was_set_is_kept(monkeypatch):
