@@ -97,13 +97,13 @@ def test_gives_there_what_it_gives_on_a_cpu(attached, name):
 )
 def test_waits_for_no_layer_and_no_row(attached, name):
     """What is waited for is of a batch or of a pair, however many layers and rows there are."""
-    counted = {}
+    counted, started = {}, {}
     for layers, pairs in ((2, 2), (4, 2), (2, 1)):
         experiment = prepared(attached, name, layers)
         experiment.verify_pairs = experiment.self_patch_pairs = 0
         with pretended(experiment):
             measured(experiment, pairs)
-        counted[layers, pairs] = waits.total()
+        counted[layers, pairs], started[layers, pairs] = waits.total(), launches.total()
     assert counted[2, 2] == counted[4, 2]
     of_pair = counted[2, 2] - counted[2, 1]
     # four runs are finite, two answers each; their tokens; the metrics of two arms, of the
@@ -111,6 +111,7 @@ def test_waits_for_no_layer_and_no_row(attached, name):
     assert 10 <= of_pair <= 20
     # prompts, their groups, readouts, the plan
     assert 10 <= counted[2, 2] - 2 * of_pair <= 20
+    assert 200 < started[2, 2] - started[2, 1] < 500  # its metrics; the others are the batch's
 
 
 def test_refuses_a_mixture():
