@@ -8,6 +8,7 @@ control's by `stranger`; KL grows with what is planted in `disrupting` too. `car
 by stratum: whole pairs whose answer is restored, in exact numbers.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,3 +307,16 @@ def write(folder: Path, run, records, excluded=()) -> Path:
 def written(folder: Path, run, excluded=(), **options) -> xr.Dataset:
     """Results that were written and read again."""
     return read_results(write(folder, run, records_of(run, **options), excluded))
+
+
+def change(path, *keys, value):
+    """Change a value of a JSON file, named by its keys; None takes it out."""
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    path.write_text(json.dumps(content))

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
+from memory_logger import Memory
 
 import codi_patching.callbacks.report_at_end as at_end
 import codi_patching.reporting.runs as reporting
@@ -31,22 +32,6 @@ class Writer(ResultsWriter):
 
     def release(self):
         self.seen.append("released")
-
-
-class Memory(Logger):
-    """Keeps what it is told."""
-
-    name, version, save_dir = "memory", 0, "here"
-
-    def __init__(self):
-        super().__init__()
-        self.told = []
-
-    def log_metrics(self, metrics, step=None):
-        self.told.append((step, metrics))
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lens_maker import lens_records, lens_run, write_lens
-from results_maker import make, records_of, run_of, write
+from results_maker import change, make, records_of, run_of, write
 from safetensors.torch import save_file
 
 from codi_patching.results.dataset import attention_dataset, knockout_dataset, patching_dataset
@@ -45,19 +45,6 @@ from codi_patching.results.read import read_description, read_results
 from codi_patching.results.records import ExcludedPair, PairRecord
 from codi_patching.results.store import Store
 from codi_patching.results.write import write_results, write_run
-
-
-def change(path, *keys, value):
-    content = json.loads(path.read_text())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    if value is None:
-        del inner[keys[-1]]
-    else:
-        inner[keys[-1]] = value
-    path.write_text(json.dumps(content))
-
 
 # -- attention ----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lens_maker import lens_records, lens_run, make_lens, write_lens
-from results_maker import make, records_of, run_of, write, written
+from results_maker import change, make, records_of, run_of, write, written
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -312,18 +312,6 @@ def test_an_incomplete_file_is_refused(folder):
     path.unlink()
     with pytest.raises(ResultsError, match=r"expected one .* got 0"):
         read_results(folder)
-
-
-def change(path, *keys, value):
-    content = json.loads(path.read_text())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    if value is None:
-        del inner[keys[-1]]
-    else:
-        inner[keys[-1]] = value
-    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(

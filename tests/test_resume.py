@@ -18,7 +18,8 @@ import psutil
 import pytest
 from conftest import quiet_trainer
 from lens_maker import write_lens
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
+from memory_logger import Memory
 
 import codi_patching as cp
 from codi_patching.callbacks.progress import PatchingProgress
@@ -450,24 +451,8 @@ def test_progress_counts_the_questions_of_the_lens(checkpoint, pairs_file, tmp_p
     assert capsys.readouterr().err.splitlines()[-1] == "runs: 3 of 3"
 
 
-class Tracker(Logger):
-    """Keeps what it is told."""
-
-    name, version = "tracker", 0
-
-    def __init__(self):
-        super().__init__()
-        self.told = []
-
-    def log_metrics(self, metrics, step=None):
-        self.told.append((step, metrics))
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
-
-
 def test_trackers_are_told_of_a_run_while_it_goes_on(checkpoint, pairs_file, tmp_path):
-    tracker, report = Tracker(), Report(figures=False, page=False)
+    tracker, report = Memory(), Report(figures=False, page=False)
     report.teardown = lambda *_, **__: None  # the report itself is another matter
     folder = tmp_path / "out"
     trainer = quiet_trainer(ResultsWriter(str(folder)), report, logger=tracker)
