@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+_FILE = Path(os.environ["COVERAGE_FILE"]).with_name("children.ini")
 _SETTINGS = """[run]
 parallel = true
 source_pkgs = codi_patching
@@ -13,10 +14,15 @@ context = ${PYTEST_CURRENT_TEST-}
 """
 
 
+def pytest_configure() -> None:
+    """Write down how programs are traced."""
+    fresh = _FILE.with_suffix(f".{os.getpid()}")
+    fresh.write_text(_SETTINGS)
+    fresh.replace(_FILE)  # whole, whoever reads it meanwhile
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
     """Within, coverage starts in every Python that is started."""
-    settings = Path(os.environ["COVERAGE_FILE"]).with_name("children.ini")
-    settings.write_text(_SETTINGS)
-    os.environ["COVERAGE_PROCESS_START"] = str(settings)
+    os.environ["COVERAGE_PROCESS_START"] = str(_FILE)
     return (yield)

@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,11 @@ def lines_of(node: ast.stmt) -> range:
 
 def called_lines(tree: ast.AST) -> set[int]:
     """The lines that run when a function is called, not when the module is imported."""
-    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    bodies = [
+        node.body
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     return {line for body in bodies for statement in body for line in lines_of(statement)}
 
 
@@ -197,7 +202,7 @@ class Tests:
         """Those that fit in a time, one after the other, none longer than a fourth of it."""
         taken: list[str] = []
         for test in tests:
-            if self.cost(test) <= min(seconds - sum(map(self.cost, taken)), SECONDS / 8):
+            if self.cost(test) <= min(seconds - sum(map(self.cost, taken)), seconds / 4):
                 taken.append(test)
         return taken
 
@@ -223,8 +228,9 @@ def failing(tests: list[str], limit: float) -> str | None:
 
     They run in the working folder, in a fork that has the large libraries already.
     """
-    (written := Path("failed")).unlink(missing_ok=True)
+    (written := Path("failed").resolve()).unlink(missing_ok=True)
     if not (child := os.fork()):
+        os.setsid()  # with the programs that tests start
         signal.alarm(int(limit))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
@@ -233,6 +239,8 @@ def failing(tests: list[str], limit: float) -> str | None:
         options = ["-x", "-q", "-p", "no:cacheprovider"]
         os._exit(int(pytest.main([*options, *tests], plugins=[FirstFailure(written)])))
     passed = os.waitpid(child, 0)[1] == 0
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
     return None if passed else written.read_text() if written.exists() else ""
 
 

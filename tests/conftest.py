@@ -1,6 +1,7 @@
 """Small random models, in float64 so that identities hold to the last digits."""
 
 import json
+import os
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -16,6 +17,8 @@ from codi_patching.models.loading.checkpoint import save_checkpoint
 from codi_patching.results.dataset import CONTROL, OWN, has_control, pairs_of, run_of
 from codi_patching.training.codi_tiny import build_codi_tiny
 
+for told in ("LOCAL_RANK", "CODI_PATCHING_TRACEBACK"):
+    os.environ.pop(told, None)  # of who started the tests
 enable_mkl_reproducibility()  # before the first product: this process computes as commands do
 
 WORDS = ["Tom", "has", "pears", "buys", "more", ".", "The", "answer", "is", ":", "He", "eats"]

@@ -16,7 +16,7 @@ ROW = 10 * 8 * (3 * 48 + 6 * 32)
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Gives a GPU memory, of which the last byte is missing."""
+    """Gives a GPU so many GiB of memory less a byte: what is divided by it is rounded down."""
 
     def gpu(gib):
         told = lambda device: (gib * GIB - 1) * (device.type == "cuda")  # noqa: E731
@@ -55,31 +55,44 @@ def test_one_row_at_least(monkeypatch):
         (80, 1, [57]),
         (80, 2, [29, 28]),
         (80, 8, [8, 8, 8, 8, 8, 8, 8, 1]),
+        (80, 3, [19, 19, 19]),
     ],
 )
 def test_batches_of_a_gpu(gpu, gib, processes, sizes):
-    data = PairsDataModule()
-    data.setup("predict")
-    data.trainer = trainer_on(gpu(gib), processes)
-    assert [len(batch.pairs) for batch in data.batches] == sizes
-    few = PairsDataModule(batch_size=30)
-    few.setup("predict")
-    few.trainer = data.trainer
-    assert [len(batch.pairs) for batch in few.batches] == [30, 27]
+    trainer = trainer_on(gpu(gib), processes)
+    assert sizes_of(trainer) == sizes
+    assert sizes_of(trainer, batch_size=30) == [30, 27]
 
 
 def test_batches_of_a_cpu(gpu):
     gpu(80)
-    data = PairsDataModule(max_pairs=17)
-    data.setup("predict")
-    assert [len(batch.pairs) for batch in data.batches] == [8, 8, 1]
-    data.trainer = trainer_on(torch.device("cpu"), 1)
-    assert [len(batch.pairs) for batch in data.batches] == [8, 8, 1]
+    for trainer in (None, trainer_on(torch.device("cpu"), 1)):
+        assert sizes_of(trainer, max_pairs=17) == [8, 8, 1]
 
 
-def trainer_on(device, processes):
-    strategy = SimpleNamespace(root_device=device)
+def test_unlike_gpus_have_the_batches_of_the_first(gpu):
+    assert sizes_of(trainer_on(gpu(24), 2, first=29)) == [29, 28]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7, 10, 12, 16])
+@pytest.mark.parametrize("pairs", [129, 135, 200, 1000])
+def test_no_process_is_without_a_batch(gpu, pairs, processes):
+    size = at_once.pairs_at_once(gpu(80), pairs, processes)
+    assert 8 <= size <= 79
+    assert -(-pairs // size) >= processes
+
+
+def trainer_on(device, processes, first=None):
+    """A trainer; `first` is what its first process says where others ask."""
+    strategy = SimpleNamespace(root_device=device, broadcast=lambda size: first or size)
     return SimpleNamespace(strategy=strategy, world_size=processes, lightning_module=None)
+
+
+def sizes_of(trainer, **options):
+    data = PairsDataModule(**options)
+    data.trainer = trainer
+    data.setup("predict")
+    return [len(batch.pairs) for batch in data.batches]
 
 
 def test_the_device_of_a_run_is_the_trainer_s():

@@ -797,8 +797,6 @@ def test_the_engine_is_the_one_that_was_asked_for(attached, checkpoint, kind, na
     experiment = attached(kind(checkpoint=checkpoint, engine=name, max_rows=5))
     assert isinstance(experiment.engine, engine)
     assert experiment.engine.max_rows == 5
-    assert experiment.device_of_run == torch.device("cpu")
-    assert kind().device_of_run is None  # without a trainer nobody knows
 
 
 def test_a_question_is_what_the_model_reads_or_its_words(attached, checkpoint):

@@ -342,9 +342,6 @@ def test_batches_are_runs_of_pairs_and_begin_at_their_place(write):
     assert [batch.first for batch in data.missing] == [2]
     assert [batch.first for batch in data.batches] == [0, 2]
     assert len(data.predict_dataloader()) == 1
-    assert three_pairs(write).batch_size == 8
-    with pytest.raises(ValueError, match="batch_size of at least 1, got 0"):
-        PairsDataModule(batch_size=0)
 
 
 def test_a_process_for_each_batch_and_no_more(write):

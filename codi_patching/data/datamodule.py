@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from codi_patching.data.json_lines import DataFileError
 from codi_patching.data.pair_files import read_pairs
 from codi_patching.data.pairs import Pair, split_equal
 from codi_patching.errors import InputError, path_text, whole_number
-from codi_patching.models.at_once import pairs_at_once
+from codi_patching.models.at_once import LEAST_PAIRS, pairs_at_once
 from codi_patching.results.files import sha256_of
 from codi_patching.shipped import SHIPPED_PAIRS, pairs_for
 
@@ -65,13 +64,14 @@ class PairsDataModule(pl.LightningDataModule):
             made for it. By default those of the model that is run, if it is shipped; `shipped`
             takes those of codi-tiny for any other.
         max_pairs: Only the first so many, after filtering.
-        batch_size: Pairs that go through the model together. By default 8, on a GPU as many as
-            `pairs_at_once` says, or of several processes each its share.
+        batch_size: Pairs that go through the model together; as many as `pairs_at_once` says if
+            not given: 8, on a GPU more.
 
     Attributes:
         usable: All pairs with two different answers.
         kept: Those of them that the run has.
         by_default: Whether nobody chose the pairs.
+        batch_size: Pairs that go through the model together; final after `setup`.
         filtered: Ids of those left out because their answers are equal.
         sha256: Of the file.
 
@@ -96,7 +96,7 @@ class PairsDataModule(pl.LightningDataModule):
             pairs = path_text(pairs, "data.pairs")
         self.save_hyperparameters()
         self.by_default = pairs is None
-        self.max_pairs, self._batch_size = max_pairs, batch_size
+        self.max_pairs, self.batch_size = max_pairs, batch_size or LEAST_PAIRS
         self.usable: list[Pair] = []
         self.kept: list[Pair] = []
         self.filtered: list[str] = []
@@ -111,16 +111,6 @@ class PairsDataModule(pl.LightningDataModule):
             module = self.trainer.lightning_module if self.trainer else None
             return pairs_for(getattr(module, "checkpoint", None))
         return SHIPPED_PAIRS.get(pairs, Path(pairs))
-
-    @property
-    def batch_size(self) -> int:
-        """Pairs that go through the model together."""
-        if self._batch_size is not None:
-            return self._batch_size
-        device, processes = torch.device("cpu"), 1
-        if self.trainer is not None:
-            device, processes = self.trainer.strategy.root_device, self.trainer.world_size
-        return pairs_at_once(device, ceil(len(self.kept) / processes))
 
     def setup(self, stage: str) -> None:
         """Read, check and filter; says what was left out, and which pairs are one group.
@@ -141,6 +131,7 @@ class PairsDataModule(pl.LightningDataModule):
                 f"{len(everything)} have equal answers: set [[data.pairs]]"
             )
         self.kept = self.usable[: self.max_pairs]
+        self.batch_size = self.hparams["batch_size"] or self._usual_batch_size()
         rank_zero_info(
             "%s: %d pairs, %d left out because both answers are equal%s, %d to run",
             self.path.name,
@@ -149,6 +140,14 @@ class PairsDataModule(pl.LightningDataModule):
             f" ({', '.join(self.filtered)})" if self.filtered else "",
             len(self.kept),
         )
+
+    def _usual_batch_size(self) -> int:
+        """The same in every process, whatever GPU each of them has."""
+        if self.trainer is None:
+            return pairs_at_once(torch.device("cpu"), len(self.kept), 1)
+        strategy, processes = self.trainer.strategy, self.trainer.world_size
+        size = pairs_at_once(strategy.root_device, len(self.kept), processes)
+        return int(strategy.broadcast(size))
 
     def read_as(self, read: Read) -> None:
         """Check siblings and groups again, of the pairs that are there, as a model reads them.
