@@ -75,7 +75,7 @@ def measured(experiment, pairs=None):
     return experiment.predict_step(batch, 0)
 
 
-SOME = ("layer", "relay", "knockout", "attention")
+SOME = ("layer", "knockout", "attention")
 CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n not in SOME)) for n in EXPERIMENTS]
 
 

@@ -79,7 +79,9 @@ def test_readouts_of_unlike_lengths_are_recorded_as_each_alone():
 
 
 @pytest.mark.parametrize("latents", ["frozen", "recomputed"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.thorough)]
+)
 def test_every_place_equals_brute_force(family, latents):
     model = family_model(family, 2, K)
     base = run_site_twin(model, PROMPTS[0], [], READOUT)[0]

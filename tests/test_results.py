@@ -40,13 +40,17 @@ from codi_patching.results.write import write_activations, write_results
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/*/SHA256SUMS"))
+OF_EACH_KIND = [
+    f"codi-tiny/{run}" for run in ("layer_frozen", "cumulative", "lens", "attention", "knockout")
+]
 SHIPPED_CASES = [
     pytest.param(
         path,
-        id=f"{path.parent.name}/{path.name}",
-        marks=[] if path.parent.name == "codi-tiny" else pytest.mark.thorough,
+        id=name,
+        marks=[] if name in OF_EACH_KIND else pytest.mark.thorough,
     )
     for path in SHIPPED
+    for name in [f"{path.parent.name}/{path.name}"]
 ]
 
 METRICS = ("kl_divergence", "recovery")

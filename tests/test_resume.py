@@ -122,7 +122,7 @@ def test_the_metrics_count_what_an_earlier_start_measured(run, tmp_path):
     [
         (2, 1, "p2", ["p2"]),  # p0 and p1 are kept together, and used one by one
         (1, 2, "p1", ["p0", "p1", "p2"]),  # p0 alone is half of a batch
-        (1, 2, "p2", ["p2"]),
+        pytest.param(1, 2, "p2", ["p2"], marks=pytest.mark.thorough),
     ],
 )
 def test_a_run_is_resumed_with_another_batch_size(run, tmp_path, before, after, fail_at, ran):

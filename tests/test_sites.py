@@ -457,7 +457,9 @@ def head_grid(positions):
     )
 
 
-@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize(
+    "latents", [pytest.param("frozen", marks=pytest.mark.thorough), "recomputed"]
+)
 def test_a_head_takes_the_attention_of_its_layer_more_than_all_of_them(latents):
     """Where what all heads add is given, the patched layer's attention is not computed."""
     for p in range(5):

@@ -17,11 +17,11 @@ from codi_patching.results.read import read_results
 RESULTS = DOCS / "results"
 SHIPPED = {path.relative_to(DOCS) for path in DOCS.rglob("experiments/*.md")}
 QUICK = {
-    *(f"codi-tiny/{run}" for run in ("cumulative", "lens", "position_frozen", "layer_frozen")),
+    *(f"codi-tiny/{run}" for run in ("cumulative", "lens", "position_frozen")),
     "codi-pause/layer_frozen",
 }
 """The others' figures and tables are those of the comparison, see `test_shipped_studies`."""
-SPOKEN = QUICK | {"codi-tiny/attention", "codi-tiny/knockout"}
+SPOKEN = QUICK | {f"codi-tiny/{run}" for run in ("attention", "knockout", "layer_frozen")}
 """Whose console text is kept in `golden`, as it was when it was read by eye."""
 
 
