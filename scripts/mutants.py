@@ -124,11 +124,7 @@ def lines_of(node: ast.stmt) -> range:
 
 def called_lines(tree: ast.AST) -> set[int]:
     """The lines that run when a function is called, not when the module is imported."""
-    bodies = [
-        node.body
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return {line for body in bodies for statement in body for line in lines_of(statement)}
 
 
