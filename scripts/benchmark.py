@@ -89,6 +89,9 @@ T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""How far a peer's logits may be from the sweep's, as a part of the largest."""
+
 
 @dataclass
 class Report:
@@ -214,7 +217,7 @@ class Bench:
         return seconds / len(pairs)
 
     def _peers(self, report: Report) -> dict[str, Callable[[], float]]:
-        """The peers that are installed, once their logits are ours."""
+        """The peers that are installed and give our logits; the others are named."""
         site = self.args.site
         base, source = unpatched_runs(self.sweep, self.prompts[0], READOUT, site)
         grid = frozen_grid(self.model, self.prompts[0][0], base, source, site)
@@ -228,7 +231,11 @@ class Bench:
             except ImportError as error:  # TransformerLens 4 has no HookedTransformer
                 print(f"{name}: left out, {error}", file=sys.stderr)
                 continue
-            report.largest_difference[name] = float((run(grid) - ours).abs().max())
+            difference = float((run(grid) - ours).abs().max())
+            if difference > CLOSE[self.dtype] * float(ours.abs().max()):
+                print(f"{name}: left out, logits differ by up to {difference:.1e}", file=sys.stderr)
+                continue
+            report.largest_difference[name] = difference
             arms[name] = partial(lambda run: self._timed(run)[0], partial(run, grid))
         return arms
 

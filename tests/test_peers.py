@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import benchmark
 import pytest
 import torch
 from peers import (
@@ -65,6 +66,21 @@ def test_a_peer_gives_the_logits_of_both_engines(peer, family, site):
         hooks = module._forward_hooks.values()
         assert all(hook.__module__.startswith("transformers.") for hook in hooks)  # its own stay
         assert "forward" not in vars(module)
+
+
+@pytest.mark.parametrize(("rounding", "timed"), [(1e-3, True), (3e-2, False)])
+@torch.inference_mode()
+def test_a_peer_with_other_logits_is_named_and_not_timed(monkeypatch, capsys, rounding, timed):
+    """TransformerLens' bridge drops keys and values where transformers calls them `cache`."""
+    hooks = PEERS["plain hooks, one batch"]
+    other = lambda backbone: lambda grid: hooks(backbone)(grid) + rounding  # noqa: E731
+    peers = {"plain hooks, one batch": hooks, "plain hooks, rounded": other}
+    monkeypatch.setattr(benchmark, "PEERS", peers)
+    bench = benchmark.Bench(benchmark.parse(["--pairs=1", "--prompt=8", "--shared=4"]))
+    arms = bench._peers(report := benchmark.Report())
+    assert list(arms) == list(report.largest_difference) == list(peers)[: 1 + timed]
+    said = capsys.readouterr().err
+    assert timed or said.startswith("plain hooks, rounded: left out, logits differ by up to 3.0e")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
