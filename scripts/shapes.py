@@ -13,8 +13,10 @@ from transformers.initialization import no_init_weights
 from codi_patching.data.pairs import Pair, Question
 from codi_patching.measuring.preparation import PairRequests, Preparation
 from codi_patching.measuring.prompts import NOTHING
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import load_checkpoint
+from codi_patching.models.projections import build_projection
+from codi_patching.models.settings import CodiSettings
 from codi_patching.patching.engine import Readout
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -17,7 +17,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.projections import build_projection
+from codi_patching.models.settings import CodiSettings
 
 VOCABULARY, HIDDEN = 40, 32
 

@@ -39,7 +39,7 @@ from codi_patching.models.attention import (
     _Unseen,
     attention_probabilities,
 )
-from codi_patching.models.codi import Context
+from codi_patching.models.context import Context
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.figures import draw_figures

@@ -6,10 +6,13 @@ from conftest import random_model
 
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.models import codi
+from codi_patching.models import head as head_module
 from codi_patching.models.accuracy import latent_answers
 from codi_patching.models.answers import PairError
-from codi_patching.models.codi import CodiSettings, pad_left
+from codi_patching.models.context import pad_left
 from codi_patching.models.families import cache_argument
+from codi_patching.models.projections import build_projection
+from codi_patching.models.settings import CodiSettings
 
 LONG, SHORT = "Tom has 16 pears. He eats 3.", "Tom has 5."
 
@@ -188,7 +191,7 @@ def test_keys_and_values_go_to_a_decoder_under_its_own_name_for_them(model, monk
 @pytest.mark.parametrize("rows", [1, 3, 4, 5])
 @pytest.mark.parametrize("at_once", [7, 512])
 def test_logits_are_products_with_the_head_in_float32_at_least(model, monkeypatch, rows, at_once):
-    monkeypatch.setattr(codi, "_HEAD_ROWS", at_once)
+    monkeypatch.setattr(head_module, "_CPU_ROWS", at_once)
     head = model.backbone.get_output_embeddings().weight
     hidden = torch.linspace(-1, 1, rows * 2 * 32, dtype=torch.float64).view(rows, 2, 32)
     torch.testing.assert_close(model.logits(hidden), hidden @ head.T, rtol=0, atol=1e-12)
@@ -200,7 +203,7 @@ def test_logits_are_products_with_the_head_in_float32_at_least(model, monkeypatc
 
 def test_gradients_go_through_logits_of_bf16(model, monkeypatch):
     """Pieces of the head are not written over where a backward pass reads them again."""
-    monkeypatch.setattr(codi, "_HEAD_ROWS", 7)
+    monkeypatch.setattr(head_module, "_CPU_ROWS", 7)
     model.to(torch.bfloat16)
     hidden = torch.ones(1, 32, dtype=torch.bfloat16, requires_grad=True)
     model.logits(hidden).sum().backward()
@@ -212,7 +215,7 @@ def test_bf16_products_are_for_bf16_alone_and_end_with_it(model):
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     for dtype, inside in ((torch.bfloat16, "bf16"), (torch.float16, before)):
-        with codi._bf16_products(torch.zeros(1, dtype=dtype)):
+        with head_module._bf16_products(torch.zeros(1, dtype=dtype)):
             assert setting.fp32_precision == inside
         assert setting.fp32_precision == before
 
@@ -269,7 +272,7 @@ def test_only_prompts_of_several_lengths_are_padded(model):
 
 
 def test_a_projection_has_a_norm_where_it_is_asked_for():
-    assert [name for name, _ in codi.build_projection(4, 3).named_children()][-1] == "ln"
-    bare = codi.build_projection(4, 3, layer_norm=False)
+    assert [name for name, _ in build_projection(4, 3).named_children()][-1] == "ln"
+    bare = build_projection(4, 3, layer_norm=False)
     assert len(bare) == 4
     assert (bare[1].weight.shape, bare[3].weight.shape) == ((3, 4), (4, 3))

@@ -18,6 +18,7 @@ from codi_patching import (
     PositionPatching,
 )
 from codi_patching.data.datamodule import PairBatch
+from codi_patching.models.head import wide_logits
 from codi_patching.results.records import PairRecord
 
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
@@ -112,6 +113,21 @@ def test_waits_for_no_layer_and_no_row(attached, name):
     # prompts, their groups, readouts, the plan
     assert 10 <= counted[2, 2] - 2 * of_pair <= 20
     assert 200 < started[2, 2] - started[2, 1] < 500  # its metrics; the others are the batch's
+
+
+def test_a_head_in_bf16_is_widened_in_a_few_launches(monkeypatch):
+    """In pieces of a few megabytes it would take a thousand of them, each time."""
+    weights, hidden = torch.randn(5000, 64), torch.randn(3, 2, 64)
+    head = torch.nn.Linear(64, 5000, bias=False)
+    head.weight.data.copy_(weights)
+    here = wide_logits(head.bfloat16(), hidden.bfloat16())
+    for at_once, most in ((2**28, 10), (4 * 64 * 1700, 20)):  # whole, in three pieces
+        monkeypatch.setattr("codi_patching.models.head._DEVICE_BYTES", at_once)
+        with pretended(head):
+            before = launches.total()
+            there = wide_logits(head, hidden.bfloat16().to("privateuseone:0"))
+            assert launches.total() - before <= most
+            torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-4)
 
 
 def test_refuses_a_mixture():

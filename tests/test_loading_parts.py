@@ -13,7 +13,6 @@ from conftest import random_model
 from safetensors.torch import save_file
 from transformers import GPT2Config, LlamaConfig
 
-from codi_patching.models.codi import CodiSettings
 from codi_patching.models.loading import coconut, config, files, hub, load, own, published, tensors
 from codi_patching.models.loading.adapter import (
     Adapter,
@@ -28,6 +27,7 @@ from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.lora import merge_lora
 from codi_patching.models.loading.options import Asked, LoadOptions, choose_options
 from codi_patching.models.loading.strict import _check_tokens, dtypes_of, tied_weights
+from codi_patching.models.settings import CodiSettings
 
 HERE = Path("model.bin")
 GPT2, LLAMA = "openai-community/gpt2", "meta-llama/Llama-3.2-1B-Instruct"

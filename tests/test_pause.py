@@ -10,9 +10,10 @@ from codi_patching.errors import InputError
 from codi_patching.experiments.iterative import IterativePatching
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.models.codi import CodiModel, PauseVectors
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.checkpoint import load_checkpoint, save_checkpoint
 from codi_patching.models.loading.files import CheckpointError
+from codi_patching.models.projections import PauseVectors
 from codi_patching.reporting.methods import NOT_FED_BACK, methods
 from codi_patching.reporting.sentences import headline
 

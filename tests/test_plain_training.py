@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from codi_patching.errors import InputError
-from codi_patching.models.codi import PauseVectors
+from codi_patching.models.projections import PauseVectors
 from codi_patching.training.data import Collator, WordProblems
 from codi_patching.training.objectives import calculation_loss
 from codi_patching.training.plain import PlainDistillation

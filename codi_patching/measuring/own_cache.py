@@ -19,7 +19,8 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from codi_patching.models.accuracy import answer_start, read_out_ids
-from codi_patching.models.codi import CodiModel, Context
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.context import Context
 from codi_patching.patching.engine import Readout, Unpatched
 from codi_patching.patching.interventions import Latents, PatchSet
 from codi_patching.patching.reference import Prompt, ReferenceEngine

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from codi_patching.errors import InputError
 from codi_patching.models.answers import PairError
-from codi_patching.models.codi import CodiModel, Context
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.context import Context
 from codi_patching.models.number_text import first_number
 
 ThoughtSource = Literal["own", "zeroed", "exchanged"]

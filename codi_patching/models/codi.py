@@ -12,159 +12,28 @@ last latent step is not used. CODI: arXiv 2502.21074.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from copy import copy
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from codi_patching.errors import InputError
 from codi_patching.models import attention
 from codi_patching.models.answers import PairError
 from codi_patching.models.attention import Attend, unseen_attention
+from codi_patching.models.context import Context, expanded, pad_left
 from codi_patching.models.families import cache_argument, family_of, outlets_of, part_of
+from codi_patching.models.head import wide_logits
+from codi_patching.models.projections import PauseVectors
+from codi_patching.models.settings import CodiSettings
 from codi_patching.models.vocabulary import control_tokens
 from codi_patching.patching.cache_pieces import cache_pieces, joined
 from codi_patching.patching.hooks import Outlet
 from codi_patching.patching.interventions import Latents, SiteName
 from codi_patching.patching.rotations import Rotations, still, turned
-
-_INVARIANT_ROWS = 4
-"""With fewer, MKL's products with a vocabulary of uneven size depend on the number of threads."""
-
-_HEAD_ROWS = 512
-"""Rows of the head that are widened at a time: a few megabytes, which caches can hold."""
-
-
-@dataclass(frozen=True)
-class CodiSettings:
-    """What a CODI model needs beyond its backbone; saved as `codi.json`.
-
-    Attributes:
-        num_latents: K, the number of latent thoughts.
-        bot_ids: Token ids that end the prompt, the last one being "begin of thought".
-        eot_ids: Token ids that start the readout, the first one being "end of thought"; models
-            trained with eos as a delimiter have eos after it.
-        eos_id: Ends the answer.
-        answer_prefix: Text between eot and the answer; empty where the answer follows eot.
-        raw_question: Whether the question's text is taken as it is; else it is stripped and two
-            spaces are made one, once, from the left: CODI's own code makes two of three.
-        question_suffix: Text after the question, before bot.
-    """
-
-    num_latents: int
-    bot_ids: tuple[int, ...]
-    eot_ids: tuple[int, ...]
-    eos_id: int
-    answer_prefix: str = "The answer is:"
-    raw_question: bool = False
-    question_suffix: str = ""
-
-    @property
-    def eot_id(self) -> int:
-        """The token that ends the thoughts."""
-        return self.eot_ids[0]
-
-    def __post_init__(self) -> None:
-        """Check the number of latents, that there are tokens, and that texts can be written."""
-        if self.num_latents < 1:
-            raise InputError(
-                f"expected at least 1 latent thought, got {self.num_latents}: "
-                "set [[model.num_latents]] to 1 or more"
-            )
-        for name in ("bot_ids", "eot_ids"):
-            if not getattr(self, name):
-                raise InputError(f"expected {name} to hold at least one token, got none")
-        for name in ("answer_prefix", "question_suffix"):
-            if any("\ud800" <= c <= "\udfff" for c in getattr(self, name)):
-                raise InputError(f"expected {name} of whole characters, got half of one")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What has been read so far: the cache and which of its positions are real.
-
-    A context is a value: continuing from it leaves it as it was.
-
-    Attributes:
-        cache: Keys and values of every layer.
-        mask: `(rows, length)`, 1 at real positions and 0 at padding; None if nothing is padded.
-        length: Number of positions in the cache, padding included.
-        rows: Batch size.
-    """
-
-    cache: DynamicCache | None
-    mask: Tensor | None
-    length: int
-    rows: int
-
-    def expand(self, rows: int) -> Context:
-        """The same context for `rows` identical rows; only from a single row."""
-        if self.rows != 1:
-            raise ValueError(f"expected a context of 1 row to expand, got {self.rows}")
-        return replace(self, cache=_expanded(self.cache, rows), rows=rows)
-
-    def take(self, rows: Tensor) -> Context:
-        """The same context for some of its rows only, by their numbers."""
-        mask = None if self.mask is None else self.mask[rows]
-        cache = _with_rows(self.cache, lambda kv: kv[rows])
-        return replace(self, cache=cache, mask=mask, rows=len(rows))
-
-
-def _expanded(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
-    return _with_rows(cache, lambda kv: kv.expand(rows, -1, -1, -1))
-
-
-def _with_rows(
-    cache: DynamicCache | None, change: Callable[[Tensor], Tensor]
-) -> DynamicCache | None:
-    """A cache of its own, with keys and values changed.
-
-    It may share tensors with the first: a forward pass replaces them by longer ones and writes
-    into none.
-    """
-    if cache is None:
-        return None
-    own = copy(cache)
-    own.layers = [copy(layer) for layer in cache.layers]
-    for layer in own.layers:
-        layer.keys, layer.values = change(layer.keys), change(layer.values)
-    return own
-
-
-def build_projection(hidden_size: int, prj_dim: int, layer_norm: bool = True) -> nn.Sequential:
-    """CODI's map from a hidden state to the next thought; indices as in the published weights."""
-    projection = nn.Sequential(
-        nn.Dropout(0.0),
-        nn.Linear(hidden_size, prj_dim),
-        nn.GELU(),
-        nn.Linear(prj_dim, hidden_size),
-    )
-    if layer_norm:
-        projection.add_module("ln", nn.LayerNorm(hidden_size))
-    return projection
-
-
-class PauseVectors(nn.Module):
-    """Learned vectors in the place of thoughts, the same for every question; nothing is fed back.
-
-    The control of arXiv 2606.12689: what patching shows of such a model is no sign of thoughts that
-    follow from each other. In the place of `prj`.
-    """
-
-    def __init__(self, num_latents: int, hidden_size: int) -> None:
-        super().__init__()
-        self.pause = nn.Parameter(torch.empty(num_latents, hidden_size))
-
-    def forward(self, hidden: Tensor, position: int) -> Tensor:
-        """The vector of a position, for each of `hidden` `(…, hidden)`."""
-        return self.pause[position].expand_as(hidden)
 
 
 class CodiModel(nn.Module):
@@ -314,27 +183,8 @@ class CodiModel(nn.Module):
         return self.backbone.get_input_embeddings()(ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits `(…, vocabulary)` of hidden states after the final norm `(…, hidden)`.
-
-        In float32 at least: rounded to bf16, a logit of 20 is off by up to 0.06, and a small KL
-        divergence is mostly that. The head is widened a few rows at a time.
-        """
-        head = self.backbone.get_output_embeddings()
-        if torch.promote_types(hidden.dtype, torch.float32) == hidden.dtype:
-            rows = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
-            missing = max(0, _INVARIANT_ROWS - len(rows))
-            logits = head(functional.pad(rows, (0, 0, 0, missing)))
-            return logits[: len(rows)].view(*hidden.shape[:-1], logits.shape[-1])
-        wide = hidden.float()
-        logits = wide.new_empty(*hidden.shape[:-1], len(head.weight))
-        buffer = wide.new_empty(_HEAD_ROWS, hidden.shape[-1])
-        with _bf16_products(hidden):
-            for start in range(0, len(head.weight), _HEAD_ROWS):
-                weight = head.weight[start : start + _HEAD_ROWS]
-                kept = torch.is_grad_enabled() and wide.requires_grad  # not to be written over
-                widened = weight.float() if kept else buffer[: len(weight)].copy_(weight)
-                logits[..., start : start + len(weight)] = functional.linear(wide, widened)
-        return logits if head.bias is None else logits + head.bias.float()
+        """Logits `(…, vocabulary)` of hidden states after the final norm `(…, hidden)`."""
+        return wide_logits(self.backbone.get_output_embeddings(), hidden)
 
     def advance(
         self, context: Context, embeddings: Tensor, mask: Tensor | None = None
@@ -356,7 +206,7 @@ class CodiModel(nn.Module):
         rows, new = embeddings.shape[:2]
         self.check_mode()
         self.check_length(context.length + new)
-        cache = _expanded(context.cache, rows) or DynamicCache()
+        cache = expanded(context.cache, rows) or DynamicCache()
         positions = None
         if mask is not None or context.mask is not None:
             before = context.mask
@@ -502,29 +352,5 @@ class CodiModel(nn.Module):
         return part_of(self.backbone, self.family.final_norm)(hidden)
 
 
-@contextmanager
-def _bf16_products(hidden: Tensor) -> Iterator[None]:
-    """Let a CPU multiply float32 as bf16 and add up in float32: exact for what was bf16 before."""
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
-        setting.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
-
-
 class _KeysDoneError(Exception):
     """Leaves a decoder block once its keys and values are known."""
-
-
-def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask `(rows, longest)`, padding before the tokens."""
-    longest = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, longest - len(sequence) :] = torch.tensor(list(sequence))
-        mask[row, longest - len(sequence) :] = 1
-    return ids, mask

@@ -8,7 +8,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from codi_patching.models.codi import CodiModel, CodiSettings, build_projection
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.projections import build_projection
+from codi_patching.models.settings import CodiSettings
 
 IDLE = "<idle>"
 """What a thought says that carries no result."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codi_patching.models.codi import CodiModel, Context
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.context import Context
 from codi_patching.patching.hooks import capture
 from codi_patching.training.chains import Chains
 from codi_patching.training.data import IGNORE, Batch

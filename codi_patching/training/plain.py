@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from codi_patching.errors import InputError
-from codi_patching.models.codi import CodiModel, Context, PauseVectors
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.context import Context
+from codi_patching.models.projections import PauseVectors
 from codi_patching.patching.hooks import capture
 from codi_patching.training.chains import read_chains
 from codi_patching.training.data import Batch

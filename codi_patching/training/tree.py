@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from codi_patching.models.codi import CodiModel, Context
+from codi_patching.models.codi import CodiModel
+from codi_patching.models.context import Context
 from codi_patching.models.families import cache_argument, part_of
 
 

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from codi_patching.models.codi import CodiModel, CodiSettings
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.base_model import BaseModel, named_ids, vocabulary_rows
 from codi_patching.models.loading.files import CheckpointError, shorten
 from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.strict import assemble, dtypes_of
+from codi_patching.models.settings import CodiSettings
 
 DEFAULT_PREFIX = "###"
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from codi_patching.models.codi import CodiModel, CodiSettings
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.config import read_config
 from codi_patching.models.loading.files import CheckpointError, in_one_line
 from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.strict import assemble, dtypes_of, tied_weights
 from codi_patching.models.loading.tensors import read_weights, unwrap
+from codi_patching.models.settings import CodiSettings
 from codi_patching.models.strict_json import read_object
 from codi_patching.results.description import typed
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from codi_patching.models.codi import CodiModel, CodiSettings
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.loading.adapter import choose_adapter, recorded_adapter
 from codi_patching.models.loading.base_model import BaseModel, named_ids, vocabulary_rows
 from codi_patching.models.loading.files import CheckpointError, shorten
@@ -33,6 +33,7 @@ from codi_patching.models.loading.load_report import LoadReport
 from codi_patching.models.loading.lora import merge_lora
 from codi_patching.models.loading.options import LoadOptions
 from codi_patching.models.loading.strict import assemble, dtypes_of
+from codi_patching.models.settings import CodiSettings
 
 DEFAULT_LATENTS = 5
 DEFAULT_PREFIX = "The answer is:"

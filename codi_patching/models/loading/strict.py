@@ -17,14 +17,11 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from codi_patching.models.codi import (
-    CodiModel,
-    CodiSettings,
-    PauseVectors,
-    build_projection,
-)
+from codi_patching.models.codi import CodiModel
 from codi_patching.models.families import FAMILIES
 from codi_patching.models.loading.files import CheckpointError, in_one_line, shorten
+from codi_patching.models.projections import PauseVectors, build_projection
+from codi_patching.models.settings import CodiSettings
 
 M = TypeVar("M", bound=nn.Module)
 
