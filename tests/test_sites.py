@@ -241,6 +241,34 @@ def test_requests_together_equal_the_reference(cases, latents, max_rows):
     assert sweep.token_layers <= alone.token_layers
 
 
+def times(factor):
+    """A function of what is there, another for each factor."""
+    return lambda present: present.roll(1) * factor
+
+
+@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize("site", ["thought", "resid_post", *INNER, ("head", 1)])
+def test_functions_of_requests_together_are_each_their_own(site, latents):
+    """Three in a request, each of a run of its own: all runs differ, also from the reference's."""
+    model = family_model("llama", 2, 3)
+    layer = -1 if site == "thought" else 0
+    reference, sweep = engines(model)
+    requests, expected = [], []
+    for number, ids in enumerate(PROMPTS):
+        factors = [2.0 + number + p / 4 for p in range(3)]
+        rows = [
+            [Patch(site_at(site, layer, p), Computed(times(factor)))]
+            for p, factor in enumerate(factors)
+        ]
+        starts = [e.unpatched([(ids, READOUT)], EXTRA_SITES)[0] for e in (reference, sweep)]
+        expected.append(reference.patched(starts[0], rows, latents))
+        requests.append(PatchRequest(starts[1], rows))
+    for ours, theirs in zip(sweep.patched_each(requests, latents), expected, strict=True):
+        assert_same_patched(ours, theirs)
+        first = theirs.answer_logits[0][:, 0]
+        assert torch.cdist(first, first).fill_diagonal_(1).min() > 1e-6
+
+
 WAITING = [
     f"aten::{name}"
     for name in (
