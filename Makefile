@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE = # empty: modules are compiled once, not at each of many starts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough mutants check docs links picture reproduce train clean
+.PHONY: help demo test thorough peers mutants check docs links picture reproduce train clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,13 @@ test: $(VENV)/.installed-dev ## install, and run the tests
 
 thorough: $(VENV)/.installed-dev ## the tests that take a minute or so each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m thorough
+
+$(VENV)/.installed-peers: $(VENV)/.installed-dev
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,peers]'
+	touch $@
+
+peers: $(VENV)/.installed-peers ## whether other libraries give the same logits: TransformerLens, nnsight, pyvene
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/test_peers.py
 
 ROOMS ?= analysis metrics
 EACH ?= 3
