@@ -333,12 +333,14 @@ def test_layers_are_visited_once_for_all_requests(latents):
             for module in (block.mlp, block.self_attn.k_proj):
                 count = partial(_count, read, (la, type(module).__name__))
                 hooks.callback(module.register_forward_hook(count).remove)
+        head = model.backbone.get_output_embeddings()
+        hooks.callback(head.register_forward_hook(partial(_count, read, "head")).remove)
         list(engine.patched_each(requests[:1], latents))
         alone = dict(read)
         read.clear()
         list(engine.patched_each(requests, latents))
     assert dict(read) == alone
-    assert alone
+    assert alone["head"] == 1
 
 
 def _count(read, name, *_):

@@ -14,7 +14,9 @@ from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, Site, patches_from
 from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.patching.sweep.lowering import make_plan
+from codi_patching.patching.sweep.nodes import Node
 from codi_patching.patching.sweep.padded_rows import with_padded_rows
+from codi_patching.patching.sweep.patch_shape import PatchShape
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
 from codi_patching.patching.sweep.transfer import moved, on_device
@@ -241,3 +243,20 @@ def test_a_sweep_equals_whole_sequences_without_any_cache():
         )
         for ours, theirs in zip(patched.answer_logits, logits, strict=True):
             torch.testing.assert_close(ours[0], theirs, rtol=0, atol=1e-9)
+
+
+def test_keys_up_to_a_fork_are_not_made_again():
+    """A layer reads the state of its number doubled: keys are own where that is above the fork."""
+    base = Node(token=0, slot=0)
+    first = Node(token=0, slot=1, fork=base, fork_state=4)
+    second = Node(token=0, slot=2, fork=first, fork_state=8)
+    patched = Node(0, 3, first, 8, patches={("kv", 1): PatchShape(1, 0, 0, "kv")})
+    own = Node(token=0, slot=4, fork=base)  # of a new thought: from the beginning
+    found = {n.slot: [n.keys_of(la).slot for la in range(6)] for n in (first, second, patched, own)}
+    assert found == {
+        1: [0, 0, 0, 1, 1, 1],
+        2: [0, 0, 0, 1, 1, 2],
+        3: [0, 3, 0, 1, 1, 3],
+        4: [4, 4, 4, 4, 4, 4],
+    }
+    assert [base.keys_of(la) for la in range(6)] == [base] * 6

@@ -66,7 +66,7 @@ class _Wanted:
         """
         unpatched = self.state.logits
         if made is None:
-            return unpatched[reads - self.reads.outputs]
+            return unpatched[reads]  # there are no outputs before them
         if len(places):
             made = made.clone() if made.requires_grad else made
             made.index_copy_(0, places, unpatched[which])
