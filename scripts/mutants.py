@@ -49,6 +49,8 @@ Add Sub|Mult Div|BitAnd BitOr|And Or|Lt LtE|Gt GtE|Eq NotEq|In NotIn|Is IsNot|Po
 OTHER: dict[str, str] = {}
 for pair in _OPPOSITES.replace("\n", "").split("|"):
     OTHER = {pair.split()[1]: pair.split()[0], pair.split()[0]: pair.split()[1], **OTHER}
+ALIKE = ("min", "max", "minimum", "maximum", "fmin", "fmax", "transpose", "equal", "hypot")
+"""Functions to which the order of two arguments is all one."""
 SKIPPED = (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)
 
 
@@ -85,8 +87,9 @@ def replaced(node: ast.AST) -> Iterator[ast.AST]:  # noqa: C901 a table of kinds
             yield changed(test=ast.UnaryOp(ast.Not(), test))
         case ast.comprehension(ifs=[_, *rest]):
             yield changed(ifs=rest)
-        case ast.Call(args=[first, second, *rest], keywords=keywords):
-            yield changed(args=[second, first, *rest])
+        case ast.Call(func=function, args=[first, second, *rest], keywords=keywords):
+            if ast.unparse(function).rpartition(".")[2] not in ALIKE:
+                yield changed(args=[second, first, *rest])
             yield from (changed(keywords=keywords[:-1]) for _ in keywords[-1:])
 
 
