@@ -29,15 +29,8 @@ from torch import Tensor
 from codi_patching.data.pair_files import read_pairs as pairs_of_file
 from codi_patching.data.pairs import Pair, Question, as_question, split_equal
 from codi_patching.errors import InputError, brief, path_text, plain_text, whole_number
-from codi_patching.hand_calls import (
-    TOKENS,
-    Calls,
-    Patching,
-    RunMetric,
-    as_floats,
-    plain,
-    say_unknown,
-)
+from codi_patching.hand_calls import TOKENS, Calls, say_unknown
+from codi_patching.hand_patching import Patching, RunMetric, as_floats, plain
 from codi_patching.hand_runs import METRIC, Effect, Grid, QuestionRun, one_number
 from codi_patching.measuring import by_hand
 from codi_patching.measuring.by_hand import as_questions, with_answers

@@ -23,8 +23,8 @@ ORDER = [
         "measuring",
         "experiments",
     ),
-    *("analysis", "reporting", "saved_results", "hand_runs", "hand_calls", "api", "callbacks"),
-    *("training", "commands", "cli"),
+    *("analysis", "reporting", "saved_results", "hand_runs", "hand_calls", "hand_patching", "api"),
+    *("callbacks", "training", "commands", "cli"),
 ]
 """Each may import only what stands before it. `__init__` and `__main__` are above all."""
 
