@@ -29,7 +29,7 @@ class Suffix:
     tokens: tuple[int, ...]
     parents: tuple[int, ...]
     reads: tuple[tuple[int, ...], ...]
-    lead: int = 0
+    lead: int
 
     @classmethod
     def of(
