@@ -31,6 +31,7 @@ from codi_patching.patching.sweep import reading
 from codi_patching.patching.sweep.lowering import make_plan
 from codi_patching.patching.sweep.run import SweepEngine
 from codi_patching.patching.sweep.suffix import Suffix
+from codi_patching.patching.sweep.unread import unread_rows
 from codi_patching.patching.sweep.waves import Sweep
 
 TOKENS = st.integers(0, VOCABULARY - 1)
@@ -425,6 +426,31 @@ def test_progress_is_told_request_by_request():
         list(engine.patched_each(requests, on_rows_done=told))
         assert [told_of for told_of in told.mock_calls if told_of in expected] == expected
         assert told.mock_calls == sorted(told.mock_calls, key=lambda told_of: told_of.args)
+
+
+def test_progress_goes_from_layer_to_layer():
+    """Above the patched one there are three, then all is done."""
+    model = family_model("llama", 4, 2)
+    engine = SweepEngine(model, 100)
+    start = engine.unpatched([(PROMPTS[0], READOUT)])[0]
+    row = patches_from(start.run.activations(), 0, [0])
+    told = []
+    requests = [PatchRequest(start, [row] * 40)]
+    list(engine.patched_each(requests, on_rows_done=lambda _, done: told.append(done)))
+    assert told == sorted(set(told))
+    assert len(told) >= 3
+    assert told[0] < 20 < told[-1] == 40
+
+
+def test_what_is_patched_late_alone_is_read_where_something_is_above_it():
+    """A patch changes nothing in the last layer, frozen, however late its position."""
+    nothing = torch.zeros(1)
+    for position in range(3):
+        rows = [[Patch(Site.at(layer, position), nothing)] for layer in range(2)]
+        assert [unread_rows([row], 2, 3, "frozen") for row in rows] == [[False], [True]]
+        assert unread_rows(rows, 2, 3, "frozen", readout=3) == [False, True]
+        again = unread_rows(rows, 2, 3, "recomputed")  # the next thought is made from that layer
+        assert again == [False, position == 2]
 
 
 # -- what is computed -----------------------------------------------------------------------------
