@@ -340,6 +340,18 @@ def test_the_figure_shows_the_shares():
     assert last_reader(data).shape == (12, 3, 2)
 
 
+def test_the_title_says_where_it_looks_only_where_that_is_known():
+    report = build_report([made(np.random.default_rng(4))])
+    titles = [
+        " ".join(draw_attention(each).get_suptitle().split())
+        for each in (report, replace(report, findings=()))
+    ]
+    assert titles == [
+        "The token before the answer attends most to z0 in problems of 2 steps and z1 of 3",
+        "Attention of the token before the answer",
+    ]
+
+
 def with_heads(folder, seed=8):
     """Attention whose heads, three of each layer, are kept in a folder; and these heads."""
     rng, data = np.random.default_rng(seed), made(np.random.default_rng(seed))

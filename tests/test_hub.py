@@ -212,6 +212,19 @@ def test_a_model_that_the_table_does_not_know(publish, server, tokenizer, tmp_pa
     assert report.known_as is None
 
 
+def test_of_a_sharded_checkpoint_the_index_comes_first_and_then_each_shard_once(server):
+    index, shards = "model.safetensors.index.json", ["w-1.safetensors", "w-2.safetensors"]
+    weights = {"a": shards[1], "b": shards[0], "c": shards[1]}
+    server.repositories["me/shards"] = {
+        **{name: name.encode() for name in (*shards, "w-3.safetensors", "tokenizer.json")},
+        index: json.dumps({"weight_map": weights}).encode(),
+    }
+    path = hub.fetch_checkpoint("me/shards")
+    assert path.name == index
+    assert server.downloads == [f"me/shards/{n}" for n in (index, "tokenizer.json", *shards)]
+    assert [(path.parent / name).read_text() for name in shards] == shards
+
+
 def test_several_files_of_weights_must_be_named(publish, server, tokenizer):
     module = Coconut("gpt2", len(tokenizer))
     publish("me/epochs", "checkpoint_3", module)

@@ -27,6 +27,7 @@ from codi_patching.measuring.knockout import EdgeGrid, Knockout
 from codi_patching.measuring.question_tokens import QuestionTokens
 from codi_patching.patching.edges import Edge, every_edge
 from codi_patching.patching.engine import PatchRequest, Readout
+from codi_patching.reporting.canvas import WIDTHS
 from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.page_data import knockout_data
 from codi_patching.reporting.rows import table_rows
@@ -640,6 +641,28 @@ def test_the_layers_below_are_of_what_the_readout_reads():
     np.testing.assert_allclose(shown[1], [[0, 0, 0], [0.6, 0, 0.7]], atol=1e-12)
     assert [label.get_text() for label in axes[2].get_xticklabels()] == ["q", "z0", "z1"]
     assert [label.get_text() for label in axes[2].get_yticklabels()] == ["0", "1"]
+
+
+def test_in_a_column_the_layers_stand_beside_their_graph_a_number_of_steps_a_row():
+    data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
+    figure = draw_knockout(build_report([data]), "column")
+    spans = [axes.get_subplotspec() for axes in figure.axes[:4]]
+    cells = {(span.rowspan.start, span.colspan.start): a for span, a in zip(spans, figure.axes)}
+    titles = [cells[row, 0].get_title(loc="left") for row in (0, 1)]
+    assert titles == ["2 steps, n = 30", "3 steps, n = 30"]
+    for row, fall in ((0, 0.0), (1, 0.7)):
+        shown = cells[row, 1].images[0].get_array()
+        np.testing.assert_allclose(shown, [[0, 0, 0], [0.6, 0, fall]], atol=1e-12)
+        assert cells[row, 1].get_ylabel() == "layers cut"
+    ratios = spans[0].get_gridspec().get_width_ratios()
+    assert list(ratios) == [1.35, 1.0]
+    assert figure.get_size_inches().tolist() == [WIDTHS["column"], 2 * 2.0 + 1.4]
+    said = " ".join(figure.get_suptitle().split())
+    assert said == "What the answer loses where an edge of attention is cut"
+    alone = replace(data.attrs["run"], grid=Grid(("all",), "edge", COLUMNS))
+    whole = data.isel(layer=[0]).assign_attrs(run=alone)
+    figure = draw_knockout(build_report([whole]), "column")
+    assert [a.get_subplotspec().get_gridspec().ncols for a in figure.axes[:2]] == [1, 1]
 
 
 def test_a_control_that_loses_more_is_no_rise():
