@@ -44,7 +44,7 @@ from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.figures import draw_figures
 from codi_patching.reporting.head_figure import draw_heads
-from codi_patching.reporting.page_data import attention_data
+from codi_patching.reporting.page_data import attention_data, page_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
 from codi_patching.results.description import Grid
@@ -408,6 +408,7 @@ def test_the_page_shows_where_it_looks_by_number_of_steps_first():
     data = made(np.random.default_rng(6))
     shown = attention_data(data)
     keys = [key for key, _, _ in shown["measures"]]
+    assert page_data(build_report([data]))["runs"][0]["id"] == shown["id"] == "attention"
     expected = [f"{m}_{n}_steps" for m in ("attention", "strongest") for n in (2, 3)]
     assert keys[:4] == expected
     assert keys[4:] == [f"{m}_{r}" for r in reversed(READERS) for m in ("attention", "strongest")]

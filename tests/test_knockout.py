@@ -29,7 +29,7 @@ from codi_patching.patching.edges import Edge, every_edge
 from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.reporting.canvas import WIDTHS
 from codi_patching.reporting.knockout_figure import draw_knockout
-from codi_patching.reporting.page_data import knockout_data
+from codi_patching.reporting.page_data import knockout_data, page_data
 from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import knockout_dataset
@@ -486,6 +486,21 @@ def test_all_that_is_said_without_an_edge_is_said_without_it(model, pair, monkey
     assert logits[0].argmax(-1)[:3].tolist() == list(said)
 
 
+def test_a_run_without_an_edge_says_nothing_after_its_end(model, pair, monkeypatch):
+    """The second word of the cut run ends it, once that is what ends an answer."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda codi, said: (kept.append(tuple(said)), own(codi, said))[1]
+    )
+    edge = Edge("readout", "question")
+    cp.Model(model).patch(pair, edge, direction="noising", say=3)
+    first, second, _ = kept[0]
+    assert first != second
+    model.settings = replace(model.settings, eos_id=second)
+    cp.Model(model).patch(pair, edge, direction="noising", say=3)
+    assert kept[1] == (first,)
+
+
 # -- what is said -----------------------------------------------------------------------------
 
 COLUMNS = tuple(edge.name for edge in every_edge(2))
@@ -679,6 +694,7 @@ def test_the_page_shows_what_is_hidden_from_the_readout():
     assert shown["means"]["fall_3"][:5] == [0.6, 0, 0, 0, 0.7]
     assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
     assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
+    assert page_data(build_report([made(noise=0.0)]))["runs"][0]["id"] == "knockout"
     unknown = made({"question->readout": 0.6}, noise=0.0)
     unknown["num_steps"].values[:] = np.nan
     assert [key for key, _, _ in knockout_data(unknown)["measures"]] == ["fall_all"]
