@@ -17,7 +17,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import by_hand, hand_patches
+from codi_patching.measuring import hand_patches
 from codi_patching.measuring.by_hand import NamedValues, as_values
 from codi_patching.measuring.places import (
     PlaceFinder,
@@ -46,12 +46,6 @@ COLUMNS = (
     "readout 1", "readout 2", "readout 3", "readout 4",
 )  # fmt: skip
 """Of a model with three thoughts whose answers follow `The answer is :`."""
-
-
-@pytest.fixture(autouse=True)
-def few_words(monkeypatch):
-    """Patched runs say one token of their answer."""
-    monkeypatch.setattr(by_hand, "_MAX_TOKENS", 1, raising=False)
 
 
 @pytest.fixture
