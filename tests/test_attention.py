@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,6 +39,7 @@ from codi_patching.models.attention import (
     EdgesNotCutError,
     _Unseen,
     attention_probabilities,
+    watched_attention,
 )
 from codi_patching.models.codi import Context
 from codi_patching.patching.engine import Readout
@@ -501,6 +503,17 @@ def test_edges_are_cut_in_one_pass(model, passes):
     else:
         with pytest.raises(EdgesNotCutError, match=rf"\{{1: {passes}\}} times"):
             read()
+
+
+def test_only_passes_made_inside_are_watched_whether_it_ends_well_or_not(model):
+    ids, start = torch.tensor([[5, 6, 7]]), Context(None, None, 0, 1)
+    for failing in (False, True):
+        with suppress(KeyError), watched_attention() as kept:
+            model.read(start, ids)
+            if failing:
+                raise KeyError
+        model.read(start, ids)
+        assert [tuple(each.shape) for each in kept] == [(1, 4, 3, 3)] * len(model.blocks)
 
 
 def test_thoughts_that_do_not_follow_from_each_other_are_seen(monkeypatch):
