@@ -168,6 +168,18 @@ def test_options_override_the_table(publish, tokenizer):
     )
 
 
+def test_of_a_known_model_it_is_known_how_many_thoughts_it_was_trained_with(
+    publish, tokenizer, caplog
+):
+    codi_gpt2(publish, tokenizer)
+    caplog.clear()
+    load_checkpoint("zen-E/CODI-gpt2", num_latents=6)
+    assert not caplog.records
+    load_checkpoint("zen-E/CODI-gpt2", num_latents=7)
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said == ["7 latent thoughts are run, where the model was trained with 6"]
+
+
 def test_coconut_by_its_id(publish, tokenizer):
     module = Coconut("gpt2", len(tokenizer), decoder=True)
     publish("internlm/SIM_COT-GPT2-Coconut", "checkpoint_28", module)
