@@ -30,6 +30,7 @@ from codi_patching.measuring.patch_grid import PatchGrid, single_cells, zero_act
 from codi_patching.measuring.preparation import PairRequests, Preparation
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.measuring.sources import mean_activations
+from codi_patching.measuring.verification import draw_cells
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import PairError
 from codi_patching.models.families import sweep_unsupported_reason
@@ -750,6 +751,33 @@ def test_of_few_pairs_every_cell_is_run_again(attached, checkpoint):
         again = [run for r in module.predict_step(batch, 0) for run in r.description.verified]
         cells = {(run.layer, run.column) for run in again if run.arm == "own"}
         assert len(cells) == module.grid.size
+
+
+def test_the_seed_of_a_run_is_that_of_all_that_it_draws(attached, checkpoint):
+    given = {"checkpoint": checkpoint, "seed": 3}
+    assert attached(PositionPatching(**given)).measurement.preparation.seed == 3
+    assert attached(KnockoutExperiment(**given)).knockout.seed == 3
+    for kind in (LensExperiment, AttentionExperiment):
+        assert attached(kind(**given)).reader.seed == 3
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (PositionPatching, {"control": "none", "self_patch_pairs": 0}),
+        (KnockoutExperiment, {"window": 3}),
+    ],
+)
+def test_cells_that_are_run_again_are_drawn_by_the_seed(attached, checkpoint, kind, options, seed):
+    module = attached(kind(checkpoint=checkpoint, seed=seed, verify_pairs=2, **options))
+    (record,) = module.predict_step(PairBatch(1, module.pairs[1:2]), 0)
+    again = [run for run in record.description.verified if run.arm == "own"]
+    grid, drawn = module.grid, draw_cells(module.grid.shape, 1, 2, seed)
+    assert [
+        (grid.layers.index(run.layer), grid.columns.index(run.column)) for run in again
+    ] == drawn
+    assert drawn != draw_cells(module.grid.shape, 1, 2, 7 - seed)
 
 
 def test_a_run_without_a_control_has_half_of_the_runs(attached, checkpoint):
