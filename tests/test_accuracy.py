@@ -1,10 +1,13 @@
 """What a model answers after thoughts of its own, of zeros and of others, by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import random_model
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from codi_patching.errors import InputError
 from codi_patching.models.accuracy import (
@@ -15,11 +18,13 @@ from codi_patching.models.accuracy import (
     latent_answers,
     read_out_ids,
     reasoned_answers,
+    why_not_asked,
 )
 from codi_patching.models.interchange import Interchange, interchange_hits, interchanged_answers
+from codi_patching.models.lens import token_text
 from codi_patching.models.number_text import first_number, parse_number
 from codi_patching.models.strict_json import parse_json, read_object
-from codi_patching.models.vocabulary import unknown_words
+from codi_patching.models.vocabulary import control_tokens, unknown_words
 
 ASKED = ["Tom has 16 pears. He eats 3.", "Tom has 9.", "Tom buys 2 more pears."]
 
@@ -38,6 +43,19 @@ def test_answers_begin_after_eot_and_the_prefix(silent):
     bare = random_model()
     bare.settings = replace(bare.settings, eot_ids=(3, 1), answer_prefix="")
     assert answer_start(bare) == [3, 1]
+
+
+def test_a_question_is_asked_as_long_as_its_answer_fits_to_the_last_word():
+    """Of which the last is said and not read: prompt, K thoughts, eot, prefix, two tokens of it."""
+    model = random_model()
+    length = len(model.prompt_ids(ASKED[0])) + model.num_latents + len(answer_start(model)) + 2
+    assert (len(answer_start(model)), model.num_latents) == (5, 3)
+    for room in (length, length - 1):
+        model.backbone.config.max_position_embeddings = room
+        said = why_not_asked(model, ASKED[0], 3)
+        told = f"expected at most {room} tokens from prompt to answer, the model's context, got "
+        assert said == (None if room == length else f"{told}{length}")
+    assert "got an empty one" in why_not_asked(model, " ", 3)
 
 
 def said_after(model, question, given, length=8):
@@ -151,3 +169,58 @@ def test_words_that_a_tokenizer_spells_are_named_once_and_in_order(silent):
     assert unknown_words(silent.tokenizer, text) == ["Zoë", "and", "foxes"]
     assert unknown_words(silent.tokenizer, "Tom has 16 pears.") == []
     assert unknown_words(silent.tokenizer, "Tom has 116.") == ["116"]
+
+
+def tokenizer_of(model, before=None, unk=None, control=()):
+    """A tokenizer of a model of the tokenizers library."""
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = before or pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=unk)
+    made.add_tokens(list(control))
+    return made
+
+
+LETTERS = {token: place for place, token in enumerate(["<unk>", "a", "b", "ab", "▁", "▁ab"])}
+BYTES = {f"<0x{byte:02X}>": len(LETTERS) + byte for byte in range(256)}
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "unk"),
+    [
+        (models.WordLevel({"<unk>": 0, "ab": 1}, unk_token="<unk>"), None, "<unk>"),
+        (models.BPE(LETTERS, [("a", "b")], unk_token="<unk>"), None, "<unk>"),
+        (
+            models.BPE(LETTERS | BYTES, [("a", "b"), ("▁", "ab")], byte_fallback=True),
+            pre_tokenizers.Metaspace(),
+            None,
+        ),
+    ],
+    ids=["whole words", "letters", "bytes"],
+)
+def test_words_of_unknown_tokens_and_bytes_are_named_whole(model, before, unk):
+    tokenizer = tokenizer_of(model, before, unk)
+    assert unknown_words(tokenizer, "ab aé ab ü") == ["aé", "ü"]
+    assert unknown_words(tokenizer, "ab ab") == []
+
+
+def test_control_tokens_are_special_or_marks_that_a_text_names_or_becomes():
+    control = [
+        AddedToken("END", special=True),
+        AddedToken("<call>", single_word=True),
+        AddedToken("[go]", normalized=True),
+        "bread",
+    ]
+    words = models.WordLevel({"<unk>": 0, "ab": 1}, unk_token="<unk>")
+    tokenizer = tokenizer_of(words, unk="<unk>", control=control)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert control_tokens(tokenizer, "ab END ab") == ["END"]
+    assert control_tokens(tokenizer, "ab bread x") == []  # x is unknown, and names no token
+    assert control_tokens(tokenizer, "x <unk>") == ["<unk>"]
+    assert control_tokens(tokenizer, "ab<call>ab") == ["<call>"]  # named, though it stays text
+    assert control_tokens(tokenizer, "ab [GO]") == ["[go]"]  # not named, but it would become one
+
+
+def test_a_token_that_is_all_space_is_told_by_its_name():
+    words = models.WordLevel({"<unk>": 0, "\u2581x": 1, " x ": 2, " \n": 3}, unk_token="<unk>")
+    model = SimpleNamespace(tokenizer=tokenizer_of(words, unk="<unk>"))
+    assert [token_text(model, token) for token in (2, 3)] == ["x", " \n"]

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,13 +39,14 @@ from codi_patching.models.attention import (
     EdgesNotCutError,
     _Unseen,
     attention_probabilities,
+    watched_attention,
 )
 from codi_patching.models.context import Context
 from codi_patching.patching.engine import Readout
 from codi_patching.reporting.attention_figure import draw_attention
 from codi_patching.reporting.figures import draw_figures
 from codi_patching.reporting.head_figure import draw_heads
-from codi_patching.reporting.page_data import attention_data
+from codi_patching.reporting.page_data import attention_data, page_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
 from codi_patching.results.description import Grid
@@ -340,6 +342,18 @@ def test_the_figure_shows_the_shares():
     assert last_reader(data).shape == (12, 3, 2)
 
 
+def test_the_title_says_where_it_looks_only_where_that_is_known():
+    report = build_report([made(np.random.default_rng(4))])
+    titles = [
+        " ".join(draw_attention(each).get_suptitle().split())
+        for each in (report, replace(report, findings=()))
+    ]
+    assert titles == [
+        "The token before the answer attends most to z0 in problems of 2 steps and z1 of 3",
+        "Attention of the token before the answer",
+    ]
+
+
 def with_heads(folder, seed=8):
     """Attention whose heads, three of each layer, are kept in a folder; and these heads."""
     rng, data = np.random.default_rng(seed), made(np.random.default_rng(seed))
@@ -396,6 +410,7 @@ def test_the_page_shows_where_it_looks_by_number_of_steps_first():
     data = made(np.random.default_rng(6))
     shown = attention_data(data)
     keys = [key for key, _, _ in shown["measures"]]
+    assert page_data(build_report([data]))["runs"][0]["id"] == shown["id"] == "attention"
     expected = [f"{m}_{n}_steps" for m in ("attention", "strongest") for n in (2, 3)]
     assert keys[:4] == expected
     assert keys[4:] == [f"{m}_{r}" for r in reversed(READERS) for m in ("attention", "strongest")]
@@ -488,6 +503,17 @@ def test_edges_are_cut_in_one_pass(model, passes):
     else:
         with pytest.raises(EdgesNotCutError, match=rf"\{{1: {passes}\}} times"):
             read()
+
+
+def test_only_passes_made_inside_are_watched_whether_it_ends_well_or_not(model):
+    ids, start = torch.tensor([[5, 6, 7]]), Context(None, None, 0, 1)
+    for failing in (False, True):
+        with suppress(KeyError), watched_attention() as kept:
+            model.read(start, ids)
+            if failing:
+                raise KeyError
+        model.read(start, ids)
+        assert [tuple(each.shape) for each in kept] == [(1, 4, 3, 3)] * len(model.blocks)
 
 
 def test_thoughts_that_do_not_follow_from_each_other_are_seen(monkeypatch):

@@ -343,6 +343,7 @@ def test_lists_of_questions_run_as_one_by_one(hand):
     for text, run in zip(texts, together, strict=True):
         alone = hand.run(text)
         assert (run.question, run.answer) == (text, alone.answer)
+        assert repr(run) == f"QuestionRun({text!r}, answer={alone.answer!r})"
         for site, values in alone.activations.items():
             torch.testing.assert_close(run.activations[site], values, rtol=0, atol=1e-6)
     assert hand.run([]) == []

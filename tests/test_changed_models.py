@@ -12,6 +12,7 @@ from codi_patching.measuring import engine_choice
 from codi_patching.measuring.engine_choice import build_engine
 from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.patching.interventions import THOUGHT, Patch, patches_from
+from codi_patching.patching.reference import ReferenceEngine
 from codi_patching.training.plain import with_pauses
 
 ENGINES = ("sweep", "reference")
@@ -109,6 +110,32 @@ def test_changes_of_all_modules_at_once_are_followed(pair, monkeypatch, case):
     assert plain.metrics["kl_divergence"] != pytest.approx(
         found["sweep"].metrics["kl_divergence"], rel=0.01
     )
+
+
+def test_one_runs_rows_of_a_changed_model_are_the_reference_engines(pair):
+    """All that is asked is handed on: patches, latents, what is watched, progress, cuts."""
+    codi = random_model()
+    engine = build_engine(codi, "sweep", 4)
+    codi.blocks[1].register_forward_hook(plus_one)
+    ids, readout = codi.prompt_ids(pair.clean.text), Readout((codi.settings.eot_id, 5), ((6,),))
+    with pytest.warns(UserWarning, match="has a hook"):
+        (start,) = engine.unpatched([(ids, readout)])
+    own = start.run.activations()
+    rows = [[Patch(SITE, 2 * own.of(SITE))], [], [Patch(cp.Site.at(1, 0), own.of(SITE))]]
+    cuts = [[cp.Edge("readout", ("thought", 1)).cut(3, 3, {}, readout.length)], [], []]
+    told = rows, "frozen", [[(2, 1)]] * 3
+    done = {"ours": [], "theirs": []}
+    ours = engine.patched(start, *told, done["ours"].append, cuts)
+    reference = ReferenceEngine(codi, 4)
+    theirs = reference.patched(
+        reference.unpatched([(ids, readout)])[0], *told, done["theirs"].append, cuts
+    )
+    assert done["ours"] == done["theirs"] != []
+    assert torch.equal(ours.answer_logits[0], theirs.answer_logits[0])
+    assert [torch.equal(a, b) for a, b in zip(ours.watched, theirs.watched, strict=True)] == [
+        True
+    ] * len(ours.watched)
+    assert len({float(logits.sum()) for logits in ours.answer_logits[0]}) == 3
 
 
 @pytest.mark.parametrize("hooked_first", [True, False])

@@ -59,6 +59,23 @@ def test_num_latents_can_be_chosen(checkpoint):
         load_checkpoint(checkpoint, num_latents=0)
 
 
+def test_options_of_other_layouts_are_refused_each(checkpoint):
+    message = "lora_alpha and prompt_eos only with a checkpoint in the published layout"
+    for wrong in ({"base_model": checkpoint}, {"lora_alpha": 16.0}, {"prompt_eos": True}):
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(checkpoint, **wrong)
+    assert len(load_checkpoint(checkpoint, prompt_eos=False)[0].settings.bot_ids) == 1
+
+
+def test_constants_are_counted_and_named_and_not_loaded(checkpoint):
+    name = "model.rotary_emb.inv_freq"
+    edit(checkpoint, lambda weights: weights.update({name: torch.full((4,), 7.0)}))
+    loaded, report = load_checkpoint(checkpoint)
+    assert (report.tensors, report.dropped) == (36, [name])
+    assert "35 of 36 tensors used" in str(report)
+    assert loaded.backbone.model.rotary_emb.inv_freq.max() == 1
+
+
 def test_a_projection_without_its_norm_and_none_at_all(tmp_path, model):
     del model.prj.ln
     save_checkpoint(model.float(), tmp_path / "plain")

@@ -1,8 +1,9 @@
 """The experiments through Lightning's own trainer, on a random model, against the twin."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from codi_patching.data.datamodule import PairBatch
 from codi_patching.data.independence import words_of
 from codi_patching.data.pairs import Question
 from codi_patching.errors import InputError
+from codi_patching.experiments import base as experiments_base
 from codi_patching.experiments.attention import AttentionExperiment
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.iterative import IterativePatching
@@ -30,6 +32,7 @@ from codi_patching.measuring.patch_grid import PatchGrid, single_cells, zero_act
 from codi_patching.measuring.preparation import PairRequests, Preparation
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.measuring.sources import mean_activations
+from codi_patching.measuring.verification import draw_cells
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import PairError
 from codi_patching.models.families import sweep_unsupported_reason
@@ -752,6 +755,33 @@ def test_of_few_pairs_every_cell_is_run_again(attached, checkpoint):
         assert len(cells) == module.grid.size
 
 
+def test_the_seed_of_a_run_is_that_of_all_that_it_draws(attached, checkpoint):
+    given = {"checkpoint": checkpoint, "seed": 3}
+    assert attached(PositionPatching(**given)).measurement.preparation.seed == 3
+    assert attached(KnockoutExperiment(**given)).knockout.seed == 3
+    for kind in (LensExperiment, AttentionExperiment):
+        assert attached(kind(**given)).reader.seed == 3
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (PositionPatching, {"control": "none", "self_patch_pairs": 0}),
+        (KnockoutExperiment, {"window": 3}),
+    ],
+)
+def test_cells_that_are_run_again_are_drawn_by_the_seed(attached, checkpoint, kind, options, seed):
+    module = attached(kind(checkpoint=checkpoint, seed=seed, verify_pairs=2, **options))
+    (record,) = module.predict_step(PairBatch(1, module.pairs[1:2]), 0)
+    again = [run for run in record.description.verified if run.arm == "own"]
+    grid, drawn = module.grid, draw_cells(module.grid.shape, 1, 2, seed)
+    assert [
+        (grid.layers.index(run.layer), grid.columns.index(run.column)) for run in again
+    ] == drawn
+    assert drawn != draw_cells(module.grid.shape, 1, 2, 7 - seed)
+
+
 def test_a_run_without_a_control_has_half_of_the_runs(attached, checkpoint):
     experiment = attached(LayerPatching(checkpoint=checkpoint, control="none", max_rows=1))
     seen = []
@@ -829,9 +859,37 @@ def test_a_description_says_what_was_run(attached, checkpoint):
     assert run.metrics == tuple(METRICS)
     assert run.filtered == tuple(experiment.datamodule.filtered) == ("p3",)
     assert set(run.versions) == {"torch", "transformers", "lightning", "torchmetrics"}
+    assert run.versions == {package: version(package) for package in run.versions}
     assert run.checkpoint_sha256 == experiment.report.sha256
+    assert run.checkpoint == asdict(experiment.report)
+    assert run.data_sha256 == experiment.datamodule.sha256 != run.checkpoint_sha256
+    assert list(run.config["model"]["init_args"]) == sorted(run.config["model"]["init_args"])
     assert run.config["seed_everything"] == 3
     assert (run.precision, run.grid) == ("32-true", experiment.grid)
+
+
+def test_what_a_run_is_called_by_is_what_was_asked_for(attached, checkpoint):
+    asked = {"direction": "noising", "latents": "frozen", "site": "kv", "positions": "all"}
+    asked |= {"control": "random_pair"}
+    run = attached(PositionPatching(checkpoint=checkpoint, **asked)).describe()
+    assert {name: getattr(run, name) for name in asked} == asked
+    assert (run.model, run.experiment, run.strategy) == (checkpoint, "position", None)
+    run = attached(IterativePatching("cumulative", checkpoint=checkpoint)).describe()
+    assert (run.experiment, run.strategy) == ("iterative", "cumulative")
+    run = attached(HeadPatching("bot", checkpoint=checkpoint)).describe()
+    assert (run.experiment, run.site, run.positions) == ("head", "head", "bot")
+    reader = attached(AttentionExperiment(checkpoint=checkpoint))
+    run = reader.describe()
+    assert (run.readers, run.attended) == (reader.reader.readers, reader.reader.groups)
+    assert attached(LensExperiment(top=2, checkpoint=checkpoint)).describe().top == 2
+
+
+def test_what_was_loaded_is_said_once(attached, checkpoint, monkeypatch):
+    said = []
+    monkeypatch.setattr(experiments_base, "rank_zero_info", said.append)
+    experiment = attached(LayerPatching(checkpoint=checkpoint))
+    experiment.configure_model()
+    assert said == [str(experiment.report)]
 
 
 def test_a_description_of_a_pair_has_the_tokens_of_its_own_runs(attached, checkpoint, pair):

@@ -168,6 +168,18 @@ def test_options_override_the_table(publish, tokenizer):
     )
 
 
+def test_of_a_known_model_it_is_known_how_many_thoughts_it_was_trained_with(
+    publish, tokenizer, caplog
+):
+    codi_gpt2(publish, tokenizer)
+    caplog.clear()
+    load_checkpoint("zen-E/CODI-gpt2", num_latents=6)
+    assert not caplog.records
+    load_checkpoint("zen-E/CODI-gpt2", num_latents=7)
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said == ["7 latent thoughts are run, where the model was trained with 6"]
+
+
 def test_coconut_by_its_id(publish, tokenizer):
     module = Coconut("gpt2", len(tokenizer), decoder=True)
     publish("internlm/SIM_COT-GPT2-Coconut", "checkpoint_28", module)
@@ -210,6 +222,19 @@ def test_a_model_that_the_table_does_not_know(publish, server, tokenizer, tmp_pa
     model, report = load_checkpoint("me/unknown", base_model=known.GPT2)
     assert model.num_latents == 5
     assert report.known_as is None
+
+
+def test_of_a_sharded_checkpoint_the_index_comes_first_and_then_each_shard_once(server):
+    index, shards = "model.safetensors.index.json", ["w-1.safetensors", "w-2.safetensors"]
+    weights = {"a": shards[1], "b": shards[0], "c": shards[1]}
+    server.repositories["me/shards"] = {
+        **{name: name.encode() for name in (*shards, "w-3.safetensors", "tokenizer.json")},
+        index: json.dumps({"weight_map": weights}).encode(),
+    }
+    path = hub.fetch_checkpoint("me/shards")
+    assert path.name == index
+    assert server.downloads == [f"me/shards/{n}" for n in (index, "tokenizer.json", *shards)]
+    assert [(path.parent / name).read_text() for name in shards] == shards
 
 
 def test_several_files_of_weights_must_be_named(publish, server, tokenizer):

@@ -27,8 +27,9 @@ from codi_patching.measuring.knockout import EdgeGrid, Knockout
 from codi_patching.measuring.question_tokens import QuestionTokens
 from codi_patching.patching.edges import Edge, every_edge
 from codi_patching.patching.engine import PatchRequest, Readout
+from codi_patching.reporting.canvas import WIDTHS
 from codi_patching.reporting.knockout_figure import draw_knockout
-from codi_patching.reporting.page_data import knockout_data
+from codi_patching.reporting.page_data import knockout_data, page_data
 from codi_patching.reporting.rows import table_rows
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import knockout_dataset
@@ -485,6 +486,21 @@ def test_all_that_is_said_without_an_edge_is_said_without_it(model, pair, monkey
     assert logits[0].argmax(-1)[:3].tolist() == list(said)
 
 
+def test_a_run_without_an_edge_says_nothing_after_its_end(model, pair, monkeypatch):
+    """The second word of the cut run ends it, once that is what ends an answer."""
+    kept, own = [], hand_patches.as_text
+    monkeypatch.setattr(
+        hand_patches, "as_text", lambda codi, said: (kept.append(tuple(said)), own(codi, said))[1]
+    )
+    edge = Edge("readout", "question")
+    cp.Model(model).patch(pair, edge, direction="noising", say=3)
+    first, second, _ = kept[0]
+    assert first != second
+    model.settings = replace(model.settings, eos_id=second)
+    cp.Model(model).patch(pair, edge, direction="noising", say=3)
+    assert kept[1] == (first,)
+
+
 # -- what is said -----------------------------------------------------------------------------
 
 COLUMNS = tuple(edge.name for edge in every_edge(2))
@@ -642,6 +658,28 @@ def test_the_layers_below_are_of_what_the_readout_reads():
     assert [label.get_text() for label in axes[2].get_yticklabels()] == ["0", "1"]
 
 
+def test_in_a_column_the_layers_stand_beside_their_graph_a_number_of_steps_a_row():
+    data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
+    figure = draw_knockout(build_report([data]), "column")
+    spans = [axes.get_subplotspec() for axes in figure.axes[:4]]
+    cells = {(span.rowspan.start, span.colspan.start): a for span, a in zip(spans, figure.axes)}
+    titles = [cells[row, 0].get_title(loc="left") for row in (0, 1)]
+    assert titles == ["2 steps, n = 30", "3 steps, n = 30"]
+    for row, fall in ((0, 0.0), (1, 0.7)):
+        shown = cells[row, 1].images[0].get_array()
+        np.testing.assert_allclose(shown, [[0, 0, 0], [0.6, 0, fall]], atol=1e-12)
+        assert cells[row, 1].get_ylabel() == "layers cut"
+    ratios = spans[0].get_gridspec().get_width_ratios()
+    assert list(ratios) == [1.35, 1.0]
+    assert figure.get_size_inches().tolist() == [WIDTHS["column"], 2 * 2.0 + 1.4]
+    said = " ".join(figure.get_suptitle().split())
+    assert said == "What the answer loses where an edge of attention is cut"
+    alone = replace(data.attrs["run"], grid=Grid(("all",), "edge", COLUMNS))
+    whole = data.isel(layer=[0]).assign_attrs(run=alone)
+    figure = draw_knockout(build_report([whole]), "column")
+    assert [a.get_subplotspec().get_gridspec().ncols for a in figure.axes[:2]] == [1, 1]
+
+
 def test_a_control_that_loses_more_is_no_rise():
     data = made({}, {"0->readout": 0.4}, noise=0.0)
     assert mean_fall(data)[0, COLUMNS.index("0->readout")] == 0
@@ -656,6 +694,7 @@ def test_the_page_shows_what_is_hidden_from_the_readout():
     assert shown["means"]["fall_3"][:5] == [0.6, 0, 0, 0, 0.7]
     assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
     assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
+    assert page_data(build_report([made(noise=0.0)]))["runs"][0]["id"] == "knockout"
     unknown = made({"question->readout": 0.6}, noise=0.0)
     unknown["num_steps"].values[:] = np.nan
     assert [key for key, _, _ in knockout_data(unknown)["measures"]] == ["fall_all"]

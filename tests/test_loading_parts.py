@@ -132,6 +132,21 @@ def test_coconut_takes_no_options_of_codi(options):
         coconut._check_options(LoadOptions(6, **options), HERE)
 
 
+def test_of_the_rows_after_the_base_models_the_tokenizer_may_name_the_first_as_padding():
+    """As CODI's code adds it; any other token there, or a padding elsewhere, is another model's."""
+    for token, after, collides in (("[PAD]", 0, False), ("[OTHER]", 0, True), ("[PAD]", 1, True)):
+        tokenizer = random_model().tokenizer
+        size = len(tokenizer) - after
+        tokenizer.add_tokens([token])
+        tokenizer.pad_token = "[PAD]" if token == "[PAD]" else tokenizer.eos_token
+        base = SimpleNamespace(vocab_size=size)
+        if collides:
+            with pytest.raises(CheckpointError, match="collide"):
+                published._special_ids(base, tokenizer, size + 3)
+        else:
+            assert published._special_ids(base, tokenizer, size + 3) == (size + 1, size + 2)
+
+
 def test_special_tokens_follow_the_base_models_or_are_named():
     tokenizer = random_model().tokenizer
     size = len(tokenizer)

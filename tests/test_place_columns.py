@@ -17,7 +17,8 @@ from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
 from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import by_hand, hand_patches
+from codi_patching.measuring import hand_patches
+from codi_patching.measuring.by_hand import NamedValues, as_values
 from codi_patching.measuring.places import (
     PlaceFinder,
     after_names,
@@ -45,12 +46,6 @@ COLUMNS = (
     "readout 1", "readout 2", "readout 3", "readout 4",
 )  # fmt: skip
 """Of a model with three thoughts whose answers follow `The answer is :`."""
-
-
-@pytest.fixture(autouse=True)
-def few_words(monkeypatch):
-    """Patched runs say one token of their answer."""
-    monkeypatch.setattr(by_hand, "_MAX_TOKENS", 1, raising=False)
 
 
 @pytest.fixture
@@ -293,6 +288,59 @@ def test_every_kind_of_value_at_a_place(hand):
     assert mean.metrics["kl_divergence"] == pytest.approx(source, abs=1e-9)
     head = cp.Site("head", layer=1, head=2, position="eot")
     assert hand.patch(PAIR, head, value=torch.ones(8)).metrics["kl_divergence"] > 0
+
+
+def at_number(hand, site, pair):
+    """What the source run of a pair has at its number."""
+    (run,) = hand._calls.activations([pair.clean], [site.name], lambda _: pair.corrupted)
+    return run.of(site)
+
+
+def test_a_function_at_a_place_is_of_each_token_alone():
+    site, width = cp.Site("resid_post", layer=1, position="number"), 4
+    resid = torch.zeros(2, 3, width)
+    there = {"number": {"resid_post": torch.arange(2 * 2 * 4.0).view(2, 2, width)}}
+    named = NamedValues(iter, {"base": Activations(torch.zeros(3, width), resid, {}, there)})
+    found = as_values(None, site, lambda x: x + 1, named)
+    assert found.function(torch.ones(width)).tolist() == [2, 2, 2, 2]
+    wrong = as_values(None, site, lambda x: torch.zeros(2, width), named)
+    with pytest.raises(InputError, match=r"a function that gives numbers of \(4,\) for Site"):
+        wrong.function(torch.ones(width))
+
+
+def test_a_mean_at_a_number_is_over_the_runs_of_its_wording_alone(hand):
+    site = cp.Site("kv", layer=0, position="number")
+    third = cp.Pair.of("Tom has 12 pears. He eats 3.", PAIR.corrupted.text, 9, 15)
+    each = [at_number(hand, site, pair) for pair in (PAIR, third)]
+    asked = [PAIR.clean, PAIR.corrupted, third.clean]  # nothing of the patched question is changed
+    mean = hand.patch(PAIR, site, "mean", questions=asked, say=1)
+    given = hand.patch(PAIR, site, (each[0] + each[1]) / 2, say=1)
+    assert mean.metrics == pytest.approx(given.metrics, abs=1e-6)
+    assert given.metrics["kl_divergence"] > 1e-6
+
+
+def test_of_several_pairs_those_without_the_place_are_named_and_the_others_go_on(hand):
+    """The numbers of the second have three tokens and one."""
+    site = cp.Site("kv", layer=0, position="number")
+    uneven = cp.Pair.of("Tom has 2.5 pears. He eats 3.", "Tom has 5 pears. He eats 3.", 6, 2)
+    last = cp.Pair.of("Tom has 5 pears. He eats 1.", "Tom has 2 pears. He eats 1.", 4, 1)
+    pairs = [replace(p, pair_id=name) for p, name in zip((PAIR, uneven, last), "abc")]
+    many = hand.patch_many(pairs, site, say=1)
+    assert many.attrs["excluded"] == {"b": "'number' has 1 tokens and is patched with 3"}
+    assert many.pair.values.tolist() == ["a", "c"]
+    alone = [hand.patch(p, site, say=1).metrics["kl_divergence"] for p in (PAIR, last)]
+    np.testing.assert_allclose(many.kl_divergence, alone, atol=1e-6)
+
+
+def test_another_pairs_number_is_what_its_own_source_run_has_there(hand):
+    site = cp.Site("kv", layer=0, position="number")
+    last = cp.Pair.of("Tom has 5 pears. He eats 1.", "Tom has 2 pears. He eats 1.", 4, 1)
+    pairs = [replace(p, pair_id=name, group=name) for p, name in ((PAIR, "a"), (last, "b"))]
+    many = hand.patch_many(pairs, site, "random_pair", say=1)
+    for name, pair, giver in (("a", PAIR, last), ("b", last, PAIR)):
+        given = hand.patch(pair, site, at_number(hand, site, giver), say=1)
+        for metric, value in given.metrics.items():
+            assert float(many[metric].sel(pair=name)) == pytest.approx(value, abs=1e-6)
 
 
 def test_what_does_not_fit_a_place_is_refused(hand, attached, checkpoint):

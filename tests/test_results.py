@@ -520,6 +520,14 @@ def test_every_measured_file_that_changed_is_named(tmp_path, experiment):
     assert len(changed_files(folder)) > 1
 
 
+def test_a_listed_file_that_cannot_even_be_looked_for_has_changed(tmp_path):
+    """Its name is longer than the names of files can be."""
+    folder, name = any_folder(tmp_path / "out", "lens"), "x" * 300
+    with (folder / SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  {name}\n")
+    assert changed_files(folder) == [name]
+
+
 def any_folder(folder, experiment):
     """A folder of whatever experiment, with all files that it may have."""
     if experiment == "lens":
@@ -563,6 +571,28 @@ def test_the_identity_of_code_is_of_its_sources(tmp_path):
     assert here.sha256 == code.sources_sha256(code._PACKAGE)
 
 
+@pytest.mark.parametrize("without", ["a checkout", "git"])
+def test_code_outside_a_checkout_or_without_git_has_no_commit(tmp_path, monkeypatch, without):
+    """The folder above the package is then no checkout, whatever stands further up."""
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "in" / "package").mkdir(parents=True)
+    (tmp_path / "in" / "package" / "a.py").write_text("a")
+    monkeypatch.setattr(code, "_PACKAGE", tmp_path / "in" / "package")
+    asked = []
+
+    def run(args, **options):
+        asked.append(args)
+        raise FileNotFoundError(args[0])
+
+    monkeypatch.setattr(code.subprocess, "run", run)
+    if without == "git":
+        (tmp_path / "in" / ".git").write_text("gitdir: elsewhere")
+    found = code.describe_code.__wrapped__()
+    assert (found.git_commit, found.git_changed) == (None, None)
+    assert found.sha256 == code.sources_sha256(tmp_path / "in" / "package")
+    assert asked == ([["git", "rev-parse", "HEAD"]] if without == "git" else [])
+
+
 # -- the types ----------------------------------------------------------------------------------
 
 
@@ -574,6 +604,11 @@ def test_cells_in_words():
     assert frozen.label((2, 0)) == "layer 1, position 0"
     assert run.label((2, 0)) == "layer 1, position 0 (makes thought 1)"
     assert run.label((2, 2)) == "layer 1, position 2"
+    assert [run.layer_label(row) for row in range(3)] == [
+        "the thoughts themselves",
+        "layer 0",
+        "layer 1 (makes the next thoughts)",
+    ]
     whole = replace(run, grid=Grid(("thought", "0"), "position", ("all",)))
     assert whole.label((0, 0)) == "all thoughts"
     assert whole.label((1, 0)) == "layer 0 (makes the next thoughts)"

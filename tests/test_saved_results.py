@@ -3,11 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from lens_maker import make_lens
 from results_maker import make, run_of, written
+from test_result_files import LOOKING, looked
 
 import codi_patching as cp
 from codi_patching.errors import InputError
+from codi_patching.results.dataset import attention_dataset
 from codi_patching.saved_results import Results
 
 
@@ -42,6 +46,37 @@ def test_a_frame_has_a_row_for_each_pair_and_cell(folder):
         pair="pair_01", layer="2", column="1", arm="control"
     )
     assert list(frame.layer.unique()) == ["thought", 0, 1, 2, 3]
+
+
+def test_a_frame_of_attention_has_a_row_for_each_share():
+    records = list(looked())
+    values = {
+        name: np.stack([record.values[name] for record in records])
+        for name in ("attention", "strongest")
+    }
+    described = [record.description for record in records]
+    frame = Results(attention_dataset(LOOKING, ["p0", "p1"], described, values)).frame()
+    places = ["pair", "reader", "layer", "attended"]
+    assert list(frame.columns) == [*places, "attention", "strongest"]
+    assert len(frame) == 2 * 4 * 2 * 3
+    row = frame.set_index(places).loc["p1", "0", "1", "1"]
+    assert row.attention == values["attention"][1, 1, 1, 2]
+    assert row.strongest == values["strongest"][1, 1, 1, 2]
+
+
+def test_a_frame_of_the_lens_has_a_row_for_each_rank_that_is_known():
+    """The one pair without another to compare with has no rank by chance."""
+    data = make_lens(pairs=3, layers=2, columns=3, planted={(1, 0, 2): 0.5}, alone=("pair_02",))
+    frame = Results(data).frame()
+    assert list(frame.columns) == ["pair", "step", "layer", "column", "arm", "rank"]
+    assert len(frame) == 3 * 2 * 2 * 3 + 2 * 2 * 2 * 3
+    assert set(frame[frame.arm == "chance"].pair) == {"pair_00", "pair_01"}
+    hits = frame[frame["rank"] == 0]
+    assert hits[["pair", "step", "layer", "column", "arm"]].to_numpy().tolist() == [
+        ["pair_00", 2, "0", "2", "own"],
+        ["pair_01", 2, "0", "2", "own"],
+    ]
+    assert frame.index.tolist() == list(range(60))
 
 
 def test_changed_files_are_warned_of(folder):

@@ -66,13 +66,6 @@ def _not_once(reading: Reading, index: int) -> str | None:
     count = sum(number in forms for number in numbers)
     if count != 1:
         return "stands not once in the calculation" if count else "is not in the calculation"
-    if not any(
-        source.kind == TEXT and source.index == index
-        for step in reading.sources
-        for sources in step
-        for source in sources
-    ):
-        return "is a result of the calculation"
     if reading.mentions[index].value in _numbers_of_terms(reading.chain):
         return "is the count of the terms of a sum"
     return None

@@ -44,9 +44,7 @@ def two_tables(finding: StrataFinding) -> list[tuple[StrataTable, ...]]:
     carry other steps than at the first; there may be none.
     """
     groups = joined(finding.others or (finding.main,))
-    main = next((g for g in groups if any(t.layer == finding.main.layer for t in g)), None)
-    if main is None:
-        return [(finding.main,)]
+    main = next(g for g in groups if any(t.layer == finding.main.layer for t in g))
     at = groups.index(main)
     above = _another(groups[at + 1 :], main[0]) or _another(groups[:at], main[0])
     return [main, above] if above else [main]

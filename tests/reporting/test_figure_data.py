@@ -277,6 +277,19 @@ def test_a_table_has_each_count_at_its_stratum_and_column():
     np.testing.assert_allclose([t.xy[1] for t in groups], [-0.5, -2.35])
 
 
+def test_rows_whose_steps_are_unknown_are_named_and_have_no_bracket():
+    strata = (
+        Stratum(3, None, 7),
+        Stratum(None, None, 9),
+        Stratum(None, None, 8, (), ("kind", "x")),
+    )
+    axes = axes_of()
+    draw_table(axes, strata, TABLES[0].entries, ["z0", "z1"])
+    assert labels(axes, "y") == ["step unknown", "all pairs", "kind = x"]
+    assert [t.get_text() for t in axes.texts if "-step" in t.get_text()] == ["3-step"]
+    np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[-0.4, 0.4]])
+
+
 def test_over_layers_neighbours_that_agree_are_one_box():
     single = [replace(t, entries=tuple(row[:1] for row in t.entries)) for t in TABLES]
     single.append(replace(single[0], layer="3", entries=entries((6,), (3,), (9,))))
@@ -489,6 +502,7 @@ def test_the_main_run_is_that_of_what_is_carried(report):
     assert main_run(report) == POSITION
     last = [f for f in report.findings if f.key not in ("strata", "cells")]
     assert main_run(replace(report, findings=tuple(last))) == "relay"
+    assert main_run(replace(report, findings=())) == next(iter(report.summaries))
 
 
 # -- one run's other figures --------------------------------------------------------------------

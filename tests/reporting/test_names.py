@@ -1,9 +1,10 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from results_maker import run_of
 
 from codi_patching.reporting.names import data_name, model_name, run_name, title
+from codi_patching.results.description import RunLabel
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,16 @@ from codi_patching.reporting.names import data_name, model_name, run_name, title
         (run_of(control="none"), "codi-tiny_word-problems_position_no-control"),
         (run_of(control="random_pair"), "codi-tiny_word-problems_position_control-random-pair"),
         (run_of(site="kv"), "codi-tiny_word-problems_position_kv"),
+        (run_of(positions="all"), "codi-tiny_word-problems_position_all-positions"),
+        (run_of(positions="2"), "codi-tiny_word-problems_position_position-2"),
+        (run_of(positions="readout 2"), "codi-tiny_word-problems_position_readout-token-2"),
         (run_of(model="zen-E/CODI-gpt2", data="d/gsm8k.jsonl"), "CODI-gpt2_gsm8k_position"),
     ],
 )
 def test_names_of_runs(run, name):
     assert run_name(run) == name
+    known = RunLabel(**{field.name: getattr(run, field.name) for field in fields(RunLabel)})
+    assert run_name(known) == name  # before its model is loaded
 
 
 def test_the_name_of_a_model_is_its_last_part():
