@@ -20,6 +20,8 @@ from codi_patching.analysis.attended import (
     by_length,
     even_share,
     last_reader,
+    mean_seen_above,
+    mean_share,
     most_attended,
     seen_above,
 )
@@ -235,6 +237,20 @@ def test_a_group_that_is_lost_fails_the_check():
     assert check_shares(data.assign(attention=data["attention"] * 0.9)).status == "fail"
 
 
+@pytest.mark.parametrize("off", [9e-6, -9e-6, 1.1e-5, -1.1e-5])
+def test_shares_may_be_off_by_their_last_digits_in_sum(off):
+    data = made(np.random.default_rng(0))
+    data["attention"].values[5, 2, 1, 3] += off
+    check = check_shares(data)
+    assert check.status == ("pass" if abs(off) < 1e-5 else "fail")
+    assert check.seen == f"off by at most {abs(off):.2g}"
+
+
+def test_shares_of_no_pairs_are_off_by_nothing():
+    check = check_shares(made(np.random.default_rng(0)).isel(pair=slice(0)))
+    assert (check.status, check.seen) == ("pass", "off by at most 0")
+
+
 LAYERS, COLUMNS = ("0", "1", "2"), ("0", "1")
 READERS = ("bot", "0", "1", "readout 0")
 ATTENDED = ("first token", "before the number", "the number", "after the number", "bot", "0", "1",
@@ -323,6 +339,36 @@ def test_what_is_seen_above_a_cell_is_the_largest_share_above_it():
                     for higher in range(layer + 1, 3)
                 ]
                 assert found[pair, layer, thought] == max(above, default=0.0)
+
+
+def test_means_over_pairs_are_of_each_reader_and_of_what_is_seen_above():
+    data = made(np.random.default_rng(3))
+    for place, reader in enumerate(READERS):
+        for measure in ("attention", "strongest"):
+            expected = data[measure].values[:, place, :, 5:7].mean(axis=0)
+            np.testing.assert_allclose(mean_share(data, reader, measure), expected)
+    np.testing.assert_allclose(mean_share(data, "1"), mean_share(data, "1", "attention"))
+    np.testing.assert_allclose(mean_seen_above(data), seen_above(data).mean(axis=0))
+    assert mean_seen_above(data).shape == (3, 2)
+
+
+def test_attention_of_no_pairs_has_no_finding_and_beside_patching_it_is_missing():
+    data = made(np.random.default_rng(0))
+    assert list(ask_attention(studies_of([data.isel(pair=slice(0))], 0, ())[0])) == []
+    patched = results_maker.make(results_maker.run_of(), pairs=2)
+    (finding,) = ask_attention(studies_of([patched], 0, ())[0])
+    assert (finding.key, finding.number, finding.answer) == ("attention", 6, "missing")
+    assert finding.missing == (("attention",),)
+
+
+def test_pairs_of_an_unknown_length_are_left_out_where_lengths_are_told_apart():
+    """Of five lengths with four pairs or more those four with most pairs."""
+    steps = [None] * 9 + [6] * 8 + [2] * 7 + [3] * 6 + [4] * 5 + [5] * 4 + [7] * 3
+    data = made(np.random.default_rng(2), len(steps), steps)
+    found = by_length(data)
+    assert [(length, mask.sum()) for length, mask in found] == [(2, 7), (3, 6), (4, 5), (6, 8)]
+    few = made(np.random.default_rng(2), 7, [2] * 3 + [5] * 4)
+    assert [(length, mask.sum()) for length, mask in by_length(few)] == [(5, 4)]
 
 
 def test_the_figure_shows_the_shares():
