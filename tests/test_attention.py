@@ -25,6 +25,7 @@ from codi_patching.analysis.attended import (
     most_attended,
     seen_above,
 )
+from codi_patching.analysis.made_again import check_read_again
 from codi_patching.analysis.report import build_report
 from codi_patching.analysis.study import studies_of
 from codi_patching.analysis.validity import check_shares
@@ -50,7 +51,7 @@ from codi_patching.reporting.page_data import attention_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
 from codi_patching.results.description import Grid
-from codi_patching.results.pair_descriptions import AttentionPair
+from codi_patching.results.pair_descriptions import AttentionPair, VerifiedLook
 
 PROMPT, PREFIX = [5, 6, 7, 8, 9, 1], (2, 11, 12)
 
@@ -244,6 +245,67 @@ def test_shares_may_be_off_by_their_last_digits_in_sum(off):
     check = check_shares(data)
     assert check.status == ("pass" if abs(off) < 1e-5 else "fail")
     assert check.seen == f"off by at most {abs(off):.2g}"
+
+
+def read_again(precision, off, looks=10):
+    """The check of looks that were read again, so many of them, of which these are off by so much.
+
+    Args:
+        precision: Of the run.
+        off: By look, in the head, the mean and the strongest head in turn.
+        looks: How many, in two pairs.
+    """
+    data = made(np.random.default_rng(0), pairs=3)
+    data.attrs["run"] = replace(data.attrs["run"], precision=precision)
+    described, heads = data["description"].copy(), data["heads"].copy()
+    for pair in range(2):
+        found, own = [], []
+        for look in range(pair * looks // 2, (pair + 1) * looks // 2):
+            reader, layer = look % 4, look % 3
+            shares = [np.full(8, 1 / 8), *(
+                data[name].values[pair, reader, layer].copy() for name in ("attention", "strongest")
+            )]  # fmt: skip
+            own.append(shares[0].copy())
+            shares[look % 3][look % 8] += off.get(look, 0.0)
+            found.append(
+                VerifiedLook(READERS[reader], LAYERS[layer], look, *(tuple(s) for s in shares))
+            )
+        described[pair] = replace(described[pair].item(), verified=tuple(found))
+        heads.values[pair] = np.array(own)
+    return check_read_again(data.assign_coords(description=described, heads=heads))
+
+
+@pytest.mark.parametrize("look", [0, 4, 8])
+@pytest.mark.parametrize(("precision", "limit"), [("64-true", 1e-4), ("32-true", 1e-4)])
+def test_looks_that_were_read_again_agree_to_what_float32_has(precision, limit, look):
+    """A head's own, the mean's and the strongest's, in either pair."""
+    for off in (0.9 * limit, -0.9 * limit):
+        check = read_again(precision, {look: off})
+        assert (check.status, check.seen) == (
+            "pass", "10 looks in 2 pairs differ by at most 9e-05",
+        )  # fmt: skip
+    check = read_again(precision, {look: 1.1 * limit, 1: -0.5})
+    place = f"{READERS[1]} in layer 1, head 1, of p0"
+    assert (check.status, check.seen) == (
+        "fail", f"2 of 10 looks differ, by up to 0.5: {place}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("16-true", 0.02), ("bf16-true", 0.1)])
+def test_in_16_bits_one_look_in_ten_may_differ(precision, limit):
+    over, under = 1.1 * limit, 0.9 * limit
+    assert read_again(precision, dict.fromkeys(range(10), under)).status == "pass"
+    one = read_again(precision, {3: over})
+    assert (one.status, one.seen[:21]) == ("pass", "1 of 10 looks differ,")
+    assert "in 90% of looks" in one.expected
+    assert read_again(precision, {3: over, 6: over}).status == "fail"
+
+
+def test_a_look_of_which_the_heads_are_lost_does_not_agree():
+    check = read_again("32-true", {7: np.nan})
+    assert (check.status, check.seen) == (
+        "fail", "1 of 10 looks differ, by up to inf: readout 0 in layer 1, head 7, of p1",
+    )  # fmt: skip
 
 
 def test_shares_of_no_pairs_are_off_by_nothing():

@@ -173,6 +173,20 @@ def test_a_claim_of_pairs_counts_as_a_claim(finding):
     assert first.claimed
 
 
+def test_of_two_groups_a_ratio_has_an_interval():
+    """0.2 and 0.4 over 0.5: 0.6, and t of one degree, 12.7, times 0.1 / 0.5 either way."""
+    found = ratio_interval(np.array([0.2, 0.4]), np.array([0.5, 0.5]), ["a", "b"])
+    half = stats.t.ppf(0.975, 1) * 0.1 / 0.5
+    assert found == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+
+
+def test_a_change_leads_only_where_something_is_told():
+    """Of 15 pairs nothing is: 0.1 leads, not the rise of 0.5 from -0.4 to there."""
+    found = asked(chain([[-0.4, 0.1]], pairs=15))
+    assert (found.lead.kind, found.lead.column) == ("content", "1")
+    assert found.lead.lead.mean == pytest.approx(0.1, abs=0.05)
+
+
 def claim(verdict, column="0", mean=0.3, layer="0", kind="content"):
     """A claim of one comparison."""
     comparison = Comparison("unpatched", mean, mean - 0.1, mean + 0.1, 5, 0, 60, 60)
