@@ -12,8 +12,9 @@ from results_maker import make, run_of
 from codi_patching.analysis import asking, inference, summary
 from codi_patching.analysis.contrasts import cells
 from codi_patching.analysis.effects import effect_of
+from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.levels import SHARES, label_of
-from codi_patching.analysis.report import build_report
+from codi_patching.analysis.report import _once, build_report
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
 
@@ -111,7 +112,13 @@ def test_where_layers_were_not_recomputed_the_total_is_the_chains_end(runs):
     finding = report.finding("direct")
     assert finding.runs == ("layer, frozen", "cumulative")
     totals = [claim for claim in finding.claims if claim.kind == "total"]
-    assert {claim.column for claim in totals} == {"2"}
+    of_chain = report.finding("chain", "cumulative").claims
+    ends = [claim for claim in of_chain if claim.kind == "content" and claim.column == "2"]
+    assert [claim.layer for claim in totals] == ["0", "1", "2", "3"]
+    assert repr(totals) == repr([replace(claim, kind="total") for claim in ends])
+    direct = [claim for claim in finding.claims if claim.kind == "direct"]
+    of_layers = report.finding("cells", "layer, frozen").claims
+    assert repr(direct) == repr([replace(claim, kind="direct") for claim in of_layers])
 
 
 def test_each_statistic_is_computed_once(runs, monkeypatch):
@@ -214,6 +221,32 @@ def test_other_pairs_are_refused_unless_a_run_says_why(runs):
 def test_no_runs_at_all_are_refused():
     with pytest.raises(ResultsError, match="at least one run, got none"):
         build_report([])
+
+
+def test_of_one_layer_whose_frozen_patches_nothing_reads_there_is_a_report():
+    """No cell can have an effect: none is asked, alone, beside the lens, or along a chain."""
+    frozen = make(run_of(layers=1, latents="frozen"), pairs=24)
+    chain = make(run_of("iterative", layers=1, columns=1), pairs=24)
+    for runs in ([frozen, make_lens(layers=1)], [chain]):
+        report = build_report(runs)
+        answers = {finding.key: finding.answer for finding in report.findings}
+        assert (answers["ceiling"], answers["cells"], answers["chain"]) == (
+            "yes", "missing", "missing",
+        )  # fmt: skip
+        assert answers["read"] == ("missing" if len(runs) == 1 else "described")
+        assert not report.failed
+
+
+def test_what_is_missing_is_said_once_and_not_beside_an_answer():
+    """As of two sites of which one has positions, and neither a chain."""
+
+    def finding(key, answer, *missing):
+        return Finding(key, 5, answer, (), missing=missing)
+
+    strata, chain = finding("strata", "missing"), finding("chain", "missing", ("iterative",))
+    answered = finding("strata", "counts"), finding("strata", "yes")
+    found = [strata, chain, *answered, finding("chain", "missing", ("lens",)), strata]
+    assert _once(found) == [chain, *answered]
 
 
 @pytest.mark.slow

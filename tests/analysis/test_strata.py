@@ -605,5 +605,49 @@ def test_explained_share_by_hand():
     assert explained_share(values, np.array([0, 0, 1, 1])) == pytest.approx(4 / 5)
 
 
+def test_explained_share_is_of_labels_that_are_known_and_of_cells_that_vary():
+    """The fifth pair has no label; the median of three shares, of which two vary, is their mean."""
+    values = np.array([[0.0, 1, 0], [1, 1, 1], [2, 1, 0], [3, 1, 1], [99, 5, 9]])
+    labels = np.array([0, 0, 1, 1, -1])
+    assert explained_share(values, labels) == pytest.approx((4 / 5 + 0) / 2)
+    assert np.isnan(explained_share(values[:, 1:2], labels))  # of these four pairs alike
+    assert np.isnan(explained_share(values, np.array([0, 0, 0, 0, -1])))
+    assert np.isnan(explained_share(values, np.full(5, -1)))
+
+
+def test_labels_that_are_alike_within_each_length_cannot_be_permuted():
+    values = np.random.default_rng(0).normal(size=(8, 1))
+    lengths = np.repeat([0, 1], 4)
+    assert np.isnan(permutation_p([values], [lengths], lengths, np.arange(8)))
+    assert np.isnan(permutation_p([values], [], lengths, np.arange(8)))
+
+
+def test_pairs_without_a_label_are_not_permuted():
+    """The others, which are as far apart as can be, are among four by which p is 1/3."""
+    values = np.array([[0.0], [0.0], [1.0], [1.0], [50.0], [-50.0]])
+    labels = np.array([0, 0, 1, 1, -1, -1])
+    one = np.zeros(6, dtype=int)
+    p = permutation_p([values], [labels], one, np.arange(6), permutations=4000)
+    assert p == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_pairs_of_one_group_with_the_same_label_are_permuted_as_one():
+    """Each of four pairs three times: p is that of four."""
+    values = np.repeat([[0.0], [0.0], [1.0], [1.0]], 3, axis=0)
+    labels, groups = np.repeat([0, 0, 1, 1], 3), np.repeat(np.arange(4), 3)
+    one = np.zeros(12, dtype=int)
+    p = permutation_p([values], [labels], one, groups, permutations=4000)
+    assert p == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_p_of_two_effects_is_the_larger():
+    apart, same = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [1.0], [0.0], [1.0]])
+    labels, one = np.array([0, 0, 1, 1]), np.zeros(4, dtype=int)
+    for effects in ([apart, same], [same, apart]):
+        assert permutation_p(effects, [labels], one, np.arange(4), permutations=200) == 1.0
+
+
 def test_bimodal_share_by_hand():
     assert bimodal_share(np.array([0.0, 0.04, 0.5, 0.97, -1.02])) == 0.8
+    assert bimodal_share(np.array([0.049, 0.051, 0.949, 0.951, -1.051, np.nan])) == 0.4
+    assert np.isnan(bimodal_share(np.array([np.nan])))

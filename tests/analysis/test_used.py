@@ -79,6 +79,7 @@ def test_what_is_read_as_often_of_another_pair_is_not_read():
 def test_the_lens_alone_says_what_is_read_and_what_is_missing():
     (study,) = studies_of([lens({(0, *CELL): 0.9}, differs=HALF)], 0, ())
     (finding,) = ask_read(study)
+    assert (finding.key, finding.number) == ("read", 6)
     assert (finding.answer, finding.missing, finding.runs) == (
         "described", (("position",),), ("lens",),
     )  # fmt: skip
@@ -166,6 +167,7 @@ def test_of_noising_alone_the_configuration_of_denoising_is_named(arm, config):
     data["run_clean_probability"] = 1 - data["run_corrupted_probability"]
     (study,) = studies_of([data], 0, ())
     (finding,) = ask_needed(study, [])
+    assert (finding.key, finding.number) == ("needed", 8)
     assert (finding.answer, finding.missing) == ("described", ((config,),))
     assert (finding.lead.verdict, finding.lead.kind) == ("rises", "needed")
     assert finding.lead.lead.mean == pytest.approx(0.6)
@@ -189,6 +191,17 @@ def test_every_run_of_noising_is_asked_by_itself(denoising):
         (("position, frozen, noising",), "described"),
         (("position, recomputed, noising", "position, recomputed"), "yes"),
     ]
+
+
+def test_falls_within_what_self_patches_show_are_neither_up_nor_down():
+    """A KL of 2e-4 nats moves a probability by up to 0.01."""
+    data = noising(np.resize([0.009, 0.011], PAIRS))
+    data["self_patch"].values[:] = 2e-4
+    (study,) = studies_of([data], 0, ())
+    (finding,) = ask_needed(study, [])
+    (comparison,) = next(c for c in finding.claims if c.column == "1").comparisons
+    assert (comparison.up, comparison.down, comparison.n) == (PAIRS // 2, 0, PAIRS)
+    assert comparison.mean == pytest.approx(0.01)
 
 
 def test_where_denoising_was_run_and_not_judged_it_is_described(denoising):
