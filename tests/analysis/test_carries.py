@@ -176,14 +176,20 @@ def test_a_step_is_of_no_length_that_has_no_later_one():
     assert [(lengths, step) for lengths, step, *_ in says(*rows)] == [((2,), None), ((3,), 2)]
 
 
-@pytest.mark.parametrize(
-    ("of_two", "lengths"),
-    [("4/8", [(2,), (3,)]), ("4/9", [(3,)])],
-)
-def test_a_last_step_is_said_of_lengths_at_half_the_others_rate(of_two, lengths):
-    found = says((2, 2, of_two), (3, 3, "5/5"))
-    assert [found_of for found_of, step, *_ in found if step] == lengths
-    assert [step for _, step, *_ in found if step] == [length for (length,) in lengths]
+def test_a_length_is_held_against_the_others_alone():
+    """4 of 9 are under half of 5 of 5, and over half of 9 of 14."""
+    rest = (2, 2, "0/4"), (3, 2, "0/3"), (3, 3, "0/3")
+    assert says((2, 1, "4/9"), (3, 1, "5/5"), *rest) == [
+        ((2,), 1, (), "4/9", "0/4"), ((3,), 1, (), "5/5", "0/6"),
+    ]  # fmt: skip
+
+
+def test_a_last_step_is_said_of_lengths_at_half_the_others_rate():
+    """Each has the pairs of its own last step, beside the others of its length."""
+    rest = (3, 1, "0/5"), (3, 3, "5/5")
+    of_three = ((3,), 3, (), "5/5", "0/5")
+    assert says(*rest, (2, 2, "4/8")) == [((2,), 2, (), "4/8", "0/0"), of_three]
+    assert says(*rest, (2, 2, "4/9")) == [of_three, ((2,), None, (), "4/9", "0/0")]
 
 
 def test_whichever_step_changed_all_pairs_are_counted():

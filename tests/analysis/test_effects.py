@@ -258,3 +258,11 @@ def test_a_result_is_read_where_fewer_than_top_tokens_are_before_it():
     lens["rank"].loc[{"arm": "own"}] = np.array([4.0, 5.0, np.nan]).reshape(3, 1, 1, 1)
     own, _ = hits(lens)
     np.testing.assert_array_equal(own.ravel(), [1.0, 0.0, np.nan])
+
+
+def test_a_lens_that_keeps_no_number_of_tokens_takes_the_first():
+    lens = make_lens(pairs=3, layers=1, columns=1, steps=1, top=None)
+    lens["rank"].loc[{"arm": "own"}] = np.array([0.0, 1.0, np.nan]).reshape(3, 1, 1, 1)
+    own, chance = hits(lens)
+    np.testing.assert_array_equal(own.ravel(), [1.0, 0.0, np.nan])
+    np.testing.assert_array_equal(chance.ravel(), [0.0, 0.0, 0.0])

@@ -13,8 +13,9 @@ from codi_patching.analysis import asking, inference, summary
 from codi_patching.analysis.contrasts import cells
 from codi_patching.analysis.effects import effect_of
 from codi_patching.analysis.findings import Finding
-from codi_patching.analysis.levels import SHARES, label_of
+from codi_patching.analysis.levels import SHARES, kind_of, label_of, share_of
 from codi_patching.analysis.report import _once, build_report
+from codi_patching.analysis.study import studies_of
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
 
@@ -62,6 +63,43 @@ def test_labels_have_what_is_unusual_and_no_brackets():
     odd = run_of("position", site="kv", direction="noising", source="mean")
     assert label_of(odd) == "position, recomputed, kv, noising, mean"
     assert label_of(run_of("neighbours")) == "neighbours, recomputed"
+
+
+def test_a_study_is_of_one_site_and_source_and_a_users_own_run_is_its_own():
+    """Lens, attention and cut edges read the block's output with the clean run's activations."""
+    usual, noising = make(run_of(), pairs=2), make(run_of("layer", direction="noising"), pairs=2)
+    site, source = (
+        make(run_of(**other), pairs=2) for other in ({"site": "kv"}, {"source": "zero"})
+    )
+    own, lens = make(run_of("neighbours"), pairs=2), make_lens()
+    first, *others = studies_of([site, usual, lens, source, own, noising], 7, ("sort",))
+    assert (first.runs, first.noising) == ({"position, recomputed": site}, {})
+    second, third, fourth = others
+    assert second.runs == {"position, recomputed": usual}
+    assert second.noising == {"layer, frozen": noising}
+    assert (third.runs, fourth.runs) == ({"position, recomputed": source}, {"own": own})
+    assert [study.lens is lens for study in (first, *others)] == [False, True, False, False]
+    assert {(study.seed, study.strata) for study in (first, *others)} == {(7, ("sort",))}
+    assert second.labels == ("position, recomputed",)
+    assert second.noising_labels == ("layer, frozen, noising",)
+    assert second.lacking(("relay", "position, recomputed", "layer, recomputed")) == (
+        ("iterative",), ("layer_recomputed",),
+    )  # fmt: skip
+    assert second.playing({"run": "layer, frozen"}) is None
+
+
+def test_patches_at_other_places_are_a_users_own_kind():
+    everywhere = run_of(positions="all")
+    assert kind_of(everywhere) == "own"
+    assert label_of(everywhere) == "position, recomputed, all positions"
+    heads = run_of("head", site="head")
+    assert (kind_of(heads), label_of(heads)) == ("own", "head, recomputed")
+    assert label_of(run_of("head", site="resid_post")) == "head, recomputed, resid_post"
+    assert [kind_of(run_of(name)) for name in ("lens", "attention", "knockout")] == [
+        "lens", "attention", "knockout",
+    ]  # fmt: skip
+    assert label_of(run_of("lens", source="zero", site="kv")) == "lens"
+    assert (share_of("cells", "own"), share_of("cells", "relay")) == (0.0010, None)
 
 
 def test_primary_questions_come_first_and_in_order(together):
