@@ -186,7 +186,7 @@ def test_a_length_is_held_against_the_others_alone():
 
 def test_a_last_step_is_said_of_lengths_at_half_the_others_rate():
     """Each has the pairs of its own last step, beside the others of its length."""
-    rest = (3, 1, "0/5"), (3, 3, "5/5")
+    rest = (3, 1, "0/5", (1, 2)), (3, 3, "5/5")
     of_three = ((3,), 3, (), "5/5", "0/5")
     assert says(*rest, (2, 2, "4/8")) == [((2,), 2, (), "4/8", "0/0"), of_three]
     assert says(*rest, (2, 2, "4/9")) == [of_three, ((2,), None, (), "4/9", "0/0")]
