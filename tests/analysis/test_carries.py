@@ -80,9 +80,10 @@ def test_lengths_that_do_not_differ_are_pooled_the_last_step_apart():
 )
 @pytest.mark.parametrize("last", [False, True])
 def test_lengths_differ_from_a_p_of_a_twentieth_on_in_any_step_that_both_have(other, alike, last):
-    """Of one pair that is restored and many of the other length that are not."""
+    """Of one pair that is restored and many of the other length that are not; another is alike."""
     rows = [(2, 2, "1/1"), (3, 3, other)] if last else [(2, 1, "1/1"), (3, 1, other)]
-    rows += [(3, 2, "9/9"), (2, 1, "0/1")] if last else [(3, 3, "9/9")]
+    rows += [(3, 1, "0/1"), (2, 1, "0/1")] if last else [(3, 3, "9/9"), (2, 2, "9/9")]
+    rows += [(3, 2, "9/9")]
     found = [lengths for lengths, _ in pools(*rows)]
     assert found == ([(2, 3)] if alike else [(2,), (3,)])
 
@@ -172,8 +173,17 @@ def test_a_length_that_is_pooled_shares_a_step_at_half_the_others_rate(few, said
 
 def test_a_step_is_of_no_length_that_has_no_later_one():
     """What is restored of length 2 is its last step, which is not step 2 of the longer ones."""
-    rows = (2, 2, "0/2"), (3, 1, "8/8"), (3, 2, "8/8"), (3, 3, "0/8")
+    rows = (2, 2, "2/2"), (3, 1, "8/8"), (3, 2, "8/8"), (3, 3, "0/2")
     assert [(lengths, step) for lengths, step, *_ in says(*rows)] == [((2,), None), ((3,), 2)]
+
+
+def test_of_two_steps_the_later_one_must_be_before_a_lengths_last():
+    """Of length 3 the second of them is the last, whatever is restored there."""
+    rows = (4, 1, "8/8", (1, 4)), (4, 2, "0/8", (2,)), (4, 3, "8/8"), (4, 4, "0/3")
+    found = says((3, 1, "2/2", (1,)), (3, 3, "2/3"), *rows)
+    assert [(lengths, step) for lengths, step, *_ in found] == [
+        ((3,), None), ((4,), 1), ((4,), 3),
+    ]  # fmt: skip
 
 
 def test_a_length_is_held_against_the_others_alone():
