@@ -130,6 +130,19 @@ def test_a_difference_is_the_first_models_effect_minus_the_others():
     assert all(c.either and c.kind == "first minus second" for c in cells.claims)
 
 
+def test_sizes_of_a_difference_are_up_to_2_since_unpatched_runs_differ():
+    """Of 60 pairs that do not differ, twice what they leave unseen, of half of 5 %: two are asked.
+
+    Three quarters of that are of the comparison with the unpatched run.
+    """
+    findings = between(flat([[0.0]], 0.5), flat([[0.0]], 0.5, checkpoint_sha256=OTHER))
+    for finding in findings:
+        (claim,) = finding.claims
+        assert (claim.verdict, claim.lead.mean) == ("at most", 0.0)
+        assert claim.bound == pytest.approx(2 * (1 - (0.75 * 0.05 / 2) ** (1 / 60)))
+    assert len(findings) == 2
+
+
 def test_cells_are_matched_by_the_names_of_layer_and_position():
     """The other model has a row of the thoughts themselves, and no second layer or position."""
     other = flat([[0.9], [0.2]], 0.5, checkpoint_sha256=OTHER)
@@ -223,6 +236,8 @@ def test_a_model_that_has_a_run_in_common_with_one_other_is_compared_with_that()
     lens = make_lens(checkpoint_sha256="d" * 64, model="four")
     with pytest.raises(ResultsError, match="four is another checkpoint, and has no run in common"):
         by_model([*one, *two, lens])
+    with pytest.raises(ResultsError, match="codi-tiny is another checkpoint"):  # none of patching
+        by_model([make_lens(), lens])
 
 
 def test_other_pairs_and_a_run_twice_are_refused():
