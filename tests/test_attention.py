@@ -310,7 +310,8 @@ def test_a_look_of_which_the_heads_are_lost_does_not_agree():
 
 def test_shares_of_no_pairs_are_off_by_nothing():
     check = check_shares(made(np.random.default_rng(0)).isel(pair=slice(0)))
-    assert (check.status, check.seen) == ("pass", "off by at most 0")
+    assert (check.name, check.status) == ("attention adds up", "pass")
+    assert check.seen == "off by at most 0"
 
 
 LAYERS, COLUMNS = ("0", "1", "2"), ("0", "1")

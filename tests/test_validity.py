@@ -358,9 +358,11 @@ def test_where_no_pair_has_a_control_its_zeros_are_not_told(data):
 
 
 def test_chain_links(data):
-    assert check_chain(data).status == "not applicable"
+    check = check_chain(data)
+    assert (check.status, check.seen) == ("not applicable", "there are no such patches")
     relay = make(run_of("iterative"), pairs=3)
     check = check_chain(relay)
+    assert check.name == "chain of relay"
     assert (check.status, check.seen) == ("pass", "24 of 24 patched cells did")
     check = check_chain(with_first(relay, chain_broken=2))
     assert (check.status, check.seen) == ("fail", "22 of 24 patched cells did")
@@ -436,7 +438,7 @@ def acting(own, control, pairs=24, kl=1.0):
 def test_own_against_control_has_both_differences():
     """Over the control 0.3 and 0.4 in turn, over the unpatched run 0.4 and 0.6."""
     check = check_control(acting([0.4, 0.6], [0.1, 0.2]))
-    assert check.status == "pass"
+    assert (check.name, check.status, check.kind) == ("own against control", "pass", "measured")
     assert check.seen.startswith(
         "+0.350 in probability at layer 1, position 1, 24 pairs, 95 % interval +0.3"
     )
@@ -690,6 +692,12 @@ def test_a_metric_may_differ_by_a_share_of_its_largest_value(data, size, allowed
         )  # fmt: skip
 
 
+def test_what_is_undefined_in_both_runs_is_the_same(data):
+    data["run_recovery"].values[3] = np.nan
+    (check,) = check_agreement({"a": data, "b": data})
+    assert (check.status, check.seen) == ("pass", "differ by at most 0")
+
+
 def test_runs_without_a_pair_in_common_are_not_compared(data):
     other = data.assign_coords(pair=[f"other_{row}" for row in range(24)])
     (check,) = check_agreement({"a": data, "b": other})
@@ -782,10 +790,10 @@ def test_where_nothing_is_fed_back_frozen_and_recomputed_are_the_same_at_all_pos
 def test_the_run_whose_edges_are_cut_is_the_clean_questions(direction, place):
     """Of patching it is the source run with denoising, and the base run with noising."""
     data = make(run_of(direction=direction), pairs=3)
-    cut = make(run_of(), pairs=3).isel(pair=[2, 0])  # its own pairs, in its own order
+    cut = make(run_of(), pairs=4).isel(pair=[2, 0, 3])  # its own pairs, in its own order
     data["run_clean_probability"].values[:] = 0.3
     data["run_clean_probability"].values[:, place] = [0.7, 0.8, 0.9]
-    cut["run_clean_probability"].values[:, 0] = [0.9, 0.7]
+    cut["run_clean_probability"].values[:, 0] = [0.9, 0.7, 0.1]
     (check,) = check_uncut(cut, {"x": data})
     assert (check.name, check.status) == ("knockout and x, clean question's run", "pass")
     cut["run_clean_probability"].values[1, 0] = 0.71
