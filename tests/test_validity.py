@@ -692,6 +692,15 @@ def test_a_metric_may_differ_by_a_share_of_its_largest_value(data, size, allowed
         )  # fmt: skip
 
 
+def test_no_metric_has_the_scale_of_the_next_one(data):
+    """One pair's logits differ by 250: a rate may still differ by 1e-5 alone."""
+    data["run_l2_difference"].values[-1] = 250.0
+    moved = data.copy(deep=True)
+    moved["run_prediction_change_rate"].values[0, 0] += 2e-3
+    (check,) = check_agreement({"a": data, "b": moved})
+    assert (check.status, check.seen) == ("fail", "differ by at most 0.002")
+
+
 def test_what_is_undefined_in_both_runs_is_the_same(data):
     data["run_recovery"].values[3] = np.nan
     (check,) = check_agreement({"a": data, "b": data})

@@ -41,7 +41,14 @@ def test_maxima_are_those_of_the_slow_twin_where_values_are_missing(values):
     signs = draw_signs(23, 1, 99)
     result = max_t(values, signs)
     np.testing.assert_allclose(result.maxima, slow_maxima(values, signs))
-    assert result.n.tolist() == [23, 19, 23]
+    assert result.n.tolist() == result.groups.tolist() == [23, 19, 23]
+
+
+def test_two_groups_are_tested():
+    """Of 1 and 3 the mean is 2 and its error 1."""
+    result = max_t(np.array([[1.0], [3.0]]), draw_signs(2, 0, 9))
+    assert (result.mean.tolist(), result.error.tolist()) == ([2.0], [pytest.approx(1.0)])
+    assert result.tested.tolist() == [True]
 
 
 def test_p_counts_maxima_and_itself(values):
