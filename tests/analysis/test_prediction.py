@@ -46,9 +46,9 @@ def test_too_few_pairs_or_no_variance_is_not_described():
     assert predict_held_out(singles[:1], np.zeros((1, 3)), ["p0"], 0, 5) == Prediction(1)
 
 
-@pytest.mark.parametrize(("size", "told"), [(1e-8, False), (1e-5, True)])
+@pytest.mark.parametrize(("size", "told"), [(1e-7, False), (2e-7, True)])
 def test_what_hardly_varies_is_not_described(size, told):
-    """Squares over 40 pairs that add up to 4e-15, or to 4e-9."""
+    """Squares over 40 pairs that add up to 4e-13, or to 1.6e-12."""
     target = size * np.resize([1.0, -1.0], (40, 1))
     found = predict_held_out(np.zeros((40, 1, 1)), target, PAIRS, 0, 5)
     assert (found.r_squared is not None) == told
@@ -90,3 +90,37 @@ def test_pairs_without_a_value_are_neither_fitted_nor_counted():
     target[2, 1] = np.nan
     found = predict_held_out(singles, target, PAIRS, 0, 5)
     assert (found.n, found.r_squared) == (38, pytest.approx(1.0))
+
+
+def test_where_no_other_pair_has_a_value_the_mean_of_all_points_stands():
+    """Pairs of 0, of 1, and of 4 and 10, each predicted by one constant from the others.
+
+    That is 5, 14/3 and 1/2. Means of the others at the point are 5/2, 2 and 1/2, and, where no
+    other pair has a value as of 10, of all that the others have: 1/2.
+    """
+    target = np.array([[0.0, np.nan], [1.0, np.nan], [4.0, 10.0]])
+    found = predict_held_out(np.zeros((3, 2, 0)), target, ["p0", "p1", "p2"], 0, 3)
+    errors, spread = 25 + (11 / 3) ** 2 + 3.5**2 + 9.5**2, 2.5**2 + 1 + 3.5**2 + 9.5**2
+    assert found.r_squared == pytest.approx(1 - errors / spread)
+
+
+def test_the_interval_has_the_middle_95_percent_of_2000_resamples():
+    """Each pair in a fold of its own, predicted by the mean of the others."""
+    target = np.random.default_rng(3).normal(size=(12, 1)) + 1
+    found = predict_held_out(np.zeros((12, 1, 0)), target, PAIRS[:12], 7, 12)
+    generator = np.random.default_rng(7)
+    generator.permutation(12)  # the folds
+    singles = np.random.default_rng(4).normal(size=(12, 1, 1))
+    noisy = predict_held_out(singles, target, PAIRS[:12], 7, 12)
+    errors, spread = np.zeros(12), np.zeros(12)
+    for pair in range(12):
+        rest = np.arange(12) != pair
+        slope, constant = np.polyfit(singles[rest, 0, 0], target[rest, 0], 1)
+        errors[pair] = (target[pair, 0] - slope * singles[pair, 0, 0] - constant) ** 2
+        spread[pair] = (target[pair, 0] - target[rest, 0].mean()) ** 2
+    drawn = generator.integers(12, size=(2_000, 12))
+    shares = 1 - errors[drawn].sum(axis=1) / spread[drawn].sum(axis=1)
+    ends = np.percentile(shares, [2.5, 97.5])
+    assert (noisy.low, noisy.high) == pytest.approx(tuple(ends))
+    assert noisy.r_squared == pytest.approx(1 - errors.sum() / spread.sum())
+    assert (found.low, found.r_squared, found.high) == pytest.approx((0.0, 0.0, 0.0))

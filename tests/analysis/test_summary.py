@@ -31,6 +31,23 @@ def test_the_content_effect_is_the_smaller_of_two_means(two_pairs):
     np.testing.assert_allclose(two_pairs.table["content_effect"], expected, atol=1e-12)
 
 
+def test_what_the_control_gives_stands_beside_the_own_patch(two_pairs):
+    """Of layer 0, position 0: 0.5 and 0.9, with the control's 0.2 and 0.4, unpatched 0.1 and 0.3."""
+    means = {
+        name: float(two_pairs.table[name].isel(layer=0, column=0).sel(statistic="mean"))
+        for name in ("clean_probability", "control_clean_probability",
+                     "content_over_unpatched", "content_over_control")
+    }  # fmt: skip
+    assert list(means.values()) == pytest.approx([0.7, 0.3, 0.5, 0.4])
+
+
+def test_five_cells_lead_if_so_many_have_an_effect():
+    data = make(run_of(layers=4, columns=2), pairs=4)
+    data["kl_divergence"].values[..., 0] = np.arange(8.0).reshape(4, 2)
+    assert summarise(data, "x").top_kl == ((3, 0), (2, 1), (2, 0), (1, 1), (1, 0))
+    assert summarise(data, "x", top=2).top_kl == ((3, 0), (2, 1))
+
+
 def test_structural_zeros_have_no_statistics(two_pairs):
     cell = two_pairs.table["clean_probability"].sel(layer="1", column="1")
     assert np.isnan(cell.values[:4]).all()
