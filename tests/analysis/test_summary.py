@@ -32,7 +32,7 @@ def test_the_content_effect_is_the_smaller_of_two_means(two_pairs):
 
 
 def test_what_the_control_gives_stands_beside_the_own_patch(two_pairs):
-    """Of layer 0, position 0: 0.5 and 0.9, with the control's 0.2 and 0.4, unpatched 0.1 and 0.3."""
+    """Of layer 0, position 0: 0.5 and 0.9; the control 0.2 and 0.4; unpatched 0.1 and 0.3."""
     means = {
         name: float(two_pairs.table[name].isel(layer=0, column=0).sel(statistic="mean"))
         for name in ("clean_probability", "control_clean_probability",
