@@ -21,9 +21,12 @@ from codi_patching.analysis.attended import (
     by_length,
     even_share,
     last_reader,
+    mean_seen_above,
+    mean_share,
     most_attended,
     seen_above,
 )
+from codi_patching.analysis.made_again import check_read_again
 from codi_patching.analysis.report import build_report
 from codi_patching.analysis.study import studies_of
 from codi_patching.analysis.validity import check_shares
@@ -50,7 +53,7 @@ from codi_patching.reporting.page_data import attention_data, page_data
 from codi_patching.reporting.sentences import headline
 from codi_patching.results.dataset import attention_dataset
 from codi_patching.results.description import Grid
-from codi_patching.results.pair_descriptions import AttentionPair
+from codi_patching.results.pair_descriptions import AttentionPair, VerifiedLook
 
 PROMPT, PREFIX = [5, 6, 7, 8, 9, 1], (2, 11, 12)
 
@@ -237,6 +240,82 @@ def test_a_group_that_is_lost_fails_the_check():
     assert check_shares(data.assign(attention=data["attention"] * 0.9)).status == "fail"
 
 
+@pytest.mark.parametrize("off", [9e-6, -9e-6, 1.1e-5, -1.1e-5])
+def test_shares_may_be_off_by_their_last_digits_in_sum(off):
+    data = made(np.random.default_rng(0))
+    data["attention"].values[5, 2, 1, 3] += off
+    check = check_shares(data)
+    assert check.status == ("pass" if abs(off) < 1e-5 else "fail")
+    assert check.seen == f"off by at most {abs(off):.2g}"
+
+
+def read_again(precision, off, looks=10):
+    """The check of looks that were read again, so many of them, of which these are off by so much.
+
+    Args:
+        precision: Of the run.
+        off: By look, in the head, the mean and the strongest head in turn.
+        looks: How many, in two pairs.
+    """
+    data = made(np.random.default_rng(0), pairs=3)
+    data.attrs["run"] = replace(data.attrs["run"], precision=precision)
+    described, heads = data["description"].copy(), data["heads"].copy()
+    for pair in range(2):
+        found, own = [], []
+        for look in range(pair * looks // 2, (pair + 1) * looks // 2):
+            reader, layer = look % 4, look % 3
+            shares = [np.full(8, 1 / 8), *(
+                data[name].values[pair, reader, layer].copy() for name in ("attention", "strongest")
+            )]  # fmt: skip
+            own.append(shares[0].copy())
+            shares[look % 3][look % 8] += off.get(look, 0.0)
+            found.append(
+                VerifiedLook(READERS[reader], LAYERS[layer], look, *(tuple(s) for s in shares))
+            )
+        described[pair] = replace(described[pair].item(), verified=tuple(found))
+        heads.values[pair] = np.array(own)
+    return check_read_again(data.assign_coords(description=described, heads=heads))
+
+
+@pytest.mark.parametrize("look", [0, 4, 8])
+@pytest.mark.parametrize(("precision", "limit"), [("64-true", 1e-4), ("32-true", 1e-4)])
+def test_looks_that_were_read_again_agree_to_what_float32_has(precision, limit, look):
+    """A head's own, the mean's and the strongest's, in either pair."""
+    for off in (0.9 * limit, -0.9 * limit):
+        check = read_again(precision, {look: off})
+        assert (check.status, check.seen) == (
+            "pass", "10 looks in 2 pairs differ by at most 9e-05",
+        )  # fmt: skip
+    check = read_again(precision, {look: 1.1 * limit, 1: -0.5})
+    place = f"{READERS[1]} in layer 1, head 1, of p0"
+    assert (check.status, check.seen) == (
+        "fail", f"2 of 10 looks differ, by up to 0.5: {place}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("16-true", 0.02), ("bf16-true", 0.1)])
+def test_in_16_bits_one_look_in_ten_may_differ(precision, limit):
+    over, under = 1.1 * limit, 0.9 * limit
+    assert read_again(precision, dict.fromkeys(range(10), under)).status == "pass"
+    one = read_again(precision, {3: over})
+    assert (one.status, one.seen[:21]) == ("pass", "1 of 10 looks differ,")
+    assert "in 90% of looks" in one.expected
+    assert read_again(precision, {3: over, 6: over}).status == "fail"
+
+
+def test_a_look_of_which_the_heads_are_lost_does_not_agree():
+    check = read_again("32-true", {7: np.nan})
+    assert (check.status, check.seen) == (
+        "fail", "1 of 10 looks differ, by up to inf: readout 0 in layer 1, head 7, of p1",
+    )  # fmt: skip
+
+
+def test_shares_of_no_pairs_are_off_by_nothing():
+    check = check_shares(made(np.random.default_rng(0)).isel(pair=slice(0)))
+    assert (check.name, check.status) == ("attention adds up", "pass")
+    assert check.seen == "off by at most 0"
+
+
 LAYERS, COLUMNS = ("0", "1", "2"), ("0", "1")
 READERS = ("bot", "0", "1", "readout 0")
 ATTENDED = ("first token", "before the number", "the number", "after the number", "bot", "0", "1",
@@ -325,6 +404,36 @@ def test_what_is_seen_above_a_cell_is_the_largest_share_above_it():
                     for higher in range(layer + 1, 3)
                 ]
                 assert found[pair, layer, thought] == max(above, default=0.0)
+
+
+def test_means_over_pairs_are_of_each_reader_and_of_what_is_seen_above():
+    data = made(np.random.default_rng(3))
+    for place, reader in enumerate(READERS):
+        for measure in ("attention", "strongest"):
+            expected = data[measure].values[:, place, :, 5:7].mean(axis=0)
+            np.testing.assert_allclose(mean_share(data, reader, measure), expected)
+    np.testing.assert_allclose(mean_share(data, "1"), mean_share(data, "1", "attention"))
+    np.testing.assert_allclose(mean_seen_above(data), seen_above(data).mean(axis=0))
+    assert mean_seen_above(data).shape == (3, 2)
+
+
+def test_attention_of_no_pairs_has_no_finding_and_beside_patching_it_is_missing():
+    data = made(np.random.default_rng(0))
+    assert list(ask_attention(studies_of([data.isel(pair=slice(0))], 0, ())[0])) == []
+    patched = results_maker.make(results_maker.run_of(), pairs=2)
+    (finding,) = ask_attention(studies_of([patched], 0, ())[0])
+    assert (finding.key, finding.number, finding.answer) == ("attention", 6, "missing")
+    assert finding.missing == (("attention",),)
+
+
+def test_pairs_of_an_unknown_length_are_left_out_where_lengths_are_told_apart():
+    """Of five lengths with four pairs or more those four with most pairs."""
+    steps = [None] * 9 + [6] * 8 + [2] * 7 + [3] * 6 + [4] * 5 + [5] * 4 + [7] * 3
+    data = made(np.random.default_rng(2), len(steps), steps)
+    found = by_length(data)
+    assert [(length, mask.sum()) for length, mask in found] == [(2, 7), (3, 6), (4, 5), (6, 8)]
+    few = made(np.random.default_rng(2), 7, [2] * 3 + [5] * 4)
+    assert [(length, mask.sum()) for length, mask in by_length(few)] == [(5, 4)]
 
 
 def test_the_figure_shows_the_shares():

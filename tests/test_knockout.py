@@ -13,9 +13,22 @@ from site_twin import run_site_twin
 from tokenizers.processors import TemplateProcessing
 
 import codi_patching as cp
-from codi_patching.analysis.knocked_out import falls, mean_fall, most_needed
+from codi_patching.analysis.knocked_out import (
+    ask_knockout,
+    claim_of,
+    falls,
+    mean_fall,
+    most_needed,
+    needs,
+)
 from codi_patching.analysis.report import build_report
-from codi_patching.analysis.validity import check_control_words, check_run
+from codi_patching.analysis.study import studies_of
+from codi_patching.analysis.validity import (
+    check_control_words,
+    check_run,
+    check_structural_zeros,
+    describe_uncut,
+)
 from codi_patching.callbacks.results import ResultsWriter
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.errors import InputError
@@ -381,6 +394,84 @@ def test_a_control_that_draws_a_number_fails_a_check():
         assert (check.status, check.seen) == ("fail", "not so in 1 of 60 cuts: 0->1 of p3")
 
 
+def control_words(plain, control, number=(1,)):
+    """The check on one run of which the fourth pair draws these.
+
+    Its question's tokens are 1, 2, 3 and 8, of which 8 is no word of its text; K is 2.
+    """
+    data = made()
+    pairs = data["description"].copy()
+    pairs[3] = replace(
+        pairs[3].item(), plain_tokens=plain, number_tokens=number, control_tokens=control
+    )
+    check = check_control_words(data.assign_coords(description=pairs))
+    return check.status, check.seen
+
+
+@pytest.mark.parametrize(
+    ("edge", "plain", "number", "control"),
+    [
+        ("0->1", (2, 3), (1,), (3,)),
+        ("thoughts->readout", (2, 3), (1,), (3, 2)),
+        ("thoughts->readout", (2,), (1,), (2,)),  # all that there are
+        ("numbers->readout", (2, 3), (1,), (2,)),
+        ("numbers->readout", (2,), (1, 3), (2,)),
+    ],
+)
+def test_a_control_cuts_as_many_words_as_are_cut_or_all_that_there_are(
+    edge, plain, number, control
+):
+    assert control_words(plain, {edge: control}, number) == ("pass", "so in 60 cuts")
+    more = (*control, *{2, 3}.difference(control), 8)
+    for wrong in (control[1:], more, (*control[1:], 8), (*control[1:], number[0])):
+        assert control_words(plain, {edge: wrong}, number) == (
+            "fail", f"not so in 1 of 60 cuts: {edge} of p3",
+        )  # fmt: skip
+
+
+def test_words_that_are_all_of_a_questions_tokens_have_more_than_its_text():
+    """The last token of what is cut is no word: with it nothing is left that is not drawn from."""
+    assert control_words((2, 3, 8), {"0->1": (2,)})[0] == "fail"
+    assert control_words((1, 2), {"0->1": (2,)})[0] == "fail"
+
+
+def test_cuts_without_a_control_have_no_words_to_check():
+    data = made()
+    pairs = data["description"].copy()
+    for row, pair in enumerate(pairs.values):
+        pairs[row] = replace(pair, control_tokens={})
+    check = check_control_words(data.assign_coords(description=pairs))
+    assert (check.status, check.seen) == ("not applicable", "no pair has a control")
+
+
+def test_how_often_the_answer_is_said_without_a_cut_is_counted():
+    data = made(pairs=3)
+    data["run_predicts_clean"].values[:, 0] = [1.0, 0.0, np.nan]
+    for pairs, seen in ((3, "in 1 of 3 pairs"), (1, "in 1 of 1 pair")):
+        check = describe_uncut(data.isel(pair=slice(pairs)))
+        assert (check.status, check.seen) == ("described", seen)
+
+
+def test_zeros_of_cuts_without_a_control_are_those_of_the_cut_alone():
+    """Of two edges that nothing can come of, the first is of the question: it has no control."""
+    data = made(noise=0.0)
+    data["kl_divergence"].values[:] = 0.0
+    zero = data["structural_zero"].copy()
+    columns = [COLUMNS.index("question->0"), COLUMNS.index("0->1")]
+    zero[2, columns] = True
+    data["kl_divergence"].values[:, :, columns[0], 1] = np.nan
+    data = data.assign_coords(structural_zero=zero)
+    own, control = check_structural_zeros(data)
+    assert (own.status, control.status) == ("pass", "pass")
+    data["kl_divergence"].values[4, 2, columns[1], 1] = np.nan
+    own, control = check_structural_zeros(data)
+    assert (own.status, control.status) == ("pass", "fail")
+    assert control.seen == "at most 0 nats in 2 cells; undefined in 1 pair"
+    data["kl_divergence"].values[:, 2, columns[1], 1] = np.nan
+    check = check_structural_zeros(data)[1]
+    assert (check.status, check.seen) == ("not applicable", "no pair has a control")
+
+
 # -- codi-tiny --------------------------------------------------------------------------------
 
 
@@ -606,6 +697,32 @@ def test_the_thought_that_is_needed_is_told_by_number_of_steps():
         "Of single thoughts the answer loses most without z0 → readout 0.80 in problems of 2 "
         "steps and z1 → readout 0.70 of 3."
     )
+
+
+def test_without_any_control_falls_are_relative_to_the_uncut_run_alone():
+    alone = made({"thoughts->readout": 0.4}, {"thoughts->readout": 0.3}).isel(arm=[0])
+    (study,) = studies_of([alone], 0, ())
+    around, edges = ask_knockout(study)
+    assert {claim.lead.against for claim in (*around.claims, *edges.claims)} == {"unpatched"}
+    through = claim_of(around, "thoughts->readout")
+    assert through.lead.mean == pytest.approx(0.4, abs=0.01)
+    assert (through.verdict, around.answer) == ("rises", "at most")  # the question's is the answer
+    assert needs(around, "thoughts->readout")
+    assert not needs(around, "question->readout")
+    assert claim_of(around, "0->readout") is None
+    assert not needs(around, "0->readout")
+
+
+@pytest.mark.parametrize("fall", [0.099, 0.101])
+def test_a_fall_that_is_too_small_to_matter_needs_no_thought(fall):
+    """A tenth is what is small; the interval of both lies over 0."""
+    data = made({"0->readout": fall}, noise=0.0)
+    data["clean_probability"].values[:, :, COLUMNS.index("0->readout")] += np.where(
+        np.arange(60) % 4 < 2, 0.01, -0.01
+    )[:, None, None] * [1.0, 0.0]
+    (study,) = studies_of([data], 0, ())
+    _, edges = ask_knockout(study)
+    assert list(most_needed(edges)) == ["2 steps", "3 steps"] * (fall > 0.1)
 
 
 def test_few_pairs_are_counted():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -18,7 +17,6 @@ from codi_patching.analysis.effects import (
 )
 from codi_patching.analysis.findings import (
     CLAIMED,
-    Against,
     Answer,
     Claim,
     Comparison,
@@ -144,11 +142,6 @@ def describe(effect: Effect, seed: int) -> tuple[Claim, ...]:
         for place, c in enumerate(effect.contrasts)
         if present[:, :, place].any(axis=0).all()
     )  # fmt: skip
-
-
-def only(effect: Effect, against: Against) -> Effect:
-    """An effect relative to one thing alone."""
-    return replace(effect, values={against: effect.values[against]})
 
 
 def _unpatched(data: xr.Dataset) -> float:

@@ -17,7 +17,7 @@ import xarray as xr
 from codi_patching.analysis import contrasts
 from codi_patching.analysis.asking import answer_of, strongest
 from codi_patching.analysis.distributions import t_quantile
-from codi_patching.analysis.effects import Effect, effect_of, end_of, mean_over
+from codi_patching.analysis.effects import Effect, able_rows, effect_of, end_of, mean_over
 from codi_patching.analysis.findings import Answer, Claim, Course, CourseName, Finding
 from codi_patching.analysis.groups import by_group
 from codi_patching.analysis.inference import judge
@@ -33,7 +33,7 @@ def ask_chains(study: Study) -> list[Finding]:
     found = [
         _chain(study.runs[kind], study.label(kind), share, study.seed)
         for kind, share in SHARES["chain"].items()
-        if kind in study.runs
+        if kind in study.runs and able_rows(study.runs[kind]).size
     ]
     if found:
         return found

@@ -20,6 +20,7 @@ from codi_patching.analysis import contrasts
 from codi_patching.analysis.asking import answer_of, conclude, says_yes, strongest
 from codi_patching.analysis.effects import (
     Effect,
+    able_rows,
     align,
     base_answer_fall,
     effect_of,
@@ -31,7 +32,7 @@ from codi_patching.analysis.inference import judge
 from codi_patching.analysis.lens_hits import hits
 from codi_patching.analysis.levels import SHARES, label_of
 from codi_patching.analysis.questions import SINGLE
-from codi_patching.analysis.study import Study
+from codi_patching.analysis.study import CONFIGS, Study
 from codi_patching.results.dataset import run_of, structural_of
 from codi_patching.results.description import Array
 
@@ -44,7 +45,7 @@ NEEDED, BOTH = "needed", "needed and sufficient"
 
 def ask_read(study: Study) -> Iterator[Finding]:
     """Question 6: the lens beside each run of position patching of what it reads."""
-    singles = [kind for kind in SINGLE if kind in study.runs]
+    singles = [k for k in SINGLE if k in study.runs and able_rows(study.runs[k]).size]
     lens, position = ("lens",), ("position",)
     if study.lens is None:
         yield Finding("read", 6, "missing", (), missing=(lens,) if singles else (lens, position))
@@ -102,8 +103,6 @@ def _acting(data: xr.Dataset, lens: xr.Dataset) -> Effect:
             ]
             for key, of_all in effect.values.items():
                 values[key].append(np.where(chosen, of_all, np.nan))
-    if not columns:
-        return Effect((), {"unpatched": np.empty((len(differs), 0))}, effect.groups)
     values_of: dict[Against, Array] = {k: np.concatenate(v, axis=1) for k, v in values.items()}
     return Effect(tuple(columns), values_of, effect.groups, rounding=effect.rounding)
 
@@ -169,7 +168,8 @@ def ask_needed(study: Study, cells: Sequence[Finding]) -> Iterator[Finding]:
         found = conclude("needed", 8, (label_of(run_of(data)),), claims, effect)
         beside = _beside(kind, study, cells)
         if beside is None:  # what falls, but nothing is known of what restores
-            yield replace(found, answer="described", missing=((_config(kind),),))
+            missing = ((CONFIGS[kind],),) if kind in CONFIGS else ()
+            yield replace(found, answer="described", missing=missing)
             continue
         enough = {(c.layer, c.column) for c in beside.claims if says_yes(c)}
         needed = [c for c in claims if says_yes(c)]
@@ -179,10 +179,6 @@ def ask_needed(study: Study, cells: Sequence[Finding]) -> Iterator[Finding]:
         answer: Answer = "yes" if both else "at most" if needed else found.answer
         runs = (*found.runs, *beside.runs)
         yield replace(found, answer=answer, runs=runs, claims=claims, numbers=numbers)
-
-
-def _config(kind: str) -> str:
-    return kind.partition(",")[0] if kind not in ("relay", "cumulative") else kind
 
 
 def _beside(kind: str, study: Study, cells: Sequence[Finding]) -> Finding | None:

@@ -44,6 +44,51 @@ def test_counts_are_bounded_exactly():
     assert bound(values, 0.02) == pytest.approx(up - down)
 
 
+def counted(values, groups=None, alpha=0.02, reach=1.0):
+    """Of values that are 0 or 1 in size, over so many groups; without an error of the mean."""
+    column = np.asarray(values, dtype=float)[:, None]
+    n = np.array([len(values) if groups is None else groups])
+    mean, none = np.nanmean(column, axis=0), np.array([np.nan])
+    return upper_bounds(column, mean, none, n, np.array([reach]), alpha)[0]
+
+
+def test_counts_at_either_end_by_hand():
+    """All of 57 up: 1. All down: what may be unseen of those up minus what is seen of those down.
+
+    Each half of 2 %, the first is 1 - 0.01^(1/57) and the second 0.01^(1/57).
+    """
+    seen = 0.01 ** (1 / 57)
+    assert counted(np.ones(57)) == 1.0
+    assert counted(-np.ones(57)) == pytest.approx((1 - seen) - seen)
+    assert counted([1.0, *[0.0] * 56]) == pytest.approx(
+        stats.binomtest(1, 57).proportion_ci(0.98, "exact").high
+    )
+    assert counted([-1.0, *[0.0] * 56]) == pytest.approx(
+        1 - seen - stats.binomtest(1, 57).proportion_ci(0.98, "exact").low
+    )
+
+
+def test_counts_are_of_groups_and_of_what_is_known():
+    """Two pairs of each group, of which one is not known, are as many as the groups."""
+    once = np.array([1.0, 1.0, -1.0, *[0.0] * 54])
+    expected = counted(once)
+    assert counted(once.repeat(2), groups=57) == pytest.approx(expected)
+    assert counted(np.append(once, [np.nan] * 9), groups=57) == pytest.approx(expected)
+    assert counted(once) > counted(np.append(once, [0.0] * 9))
+
+
+def test_no_bound_is_beyond_what_values_can_reach():
+    assert counted(np.full(3, 0.5), reach=0.75) == pytest.approx(
+        0.5 * 0.02 ** (1 / 3) + 0.75 * (1 - 0.02 ** (1 / 3))
+    )
+    assert bound([0.0, 0.9, 0.9], 0.001) == 1.0
+    assert bound([0.0, 0.9, 0.9], 0.001, reach=np.inf) > 1
+
+
+def test_a_share_of_no_groups_is_that_of_one():
+    np.testing.assert_allclose(unseen_share(0.05, np.array([0, 1, 2])), [0.95, 0.95, 1 - 0.05**0.5])
+
+
 def test_logits_have_no_largest_size():
     values = np.linspace(-3, 9, 57)
     end = values.mean() + stats.t.ppf(0.99, 56) * values.std(ddof=1) / np.sqrt(57)

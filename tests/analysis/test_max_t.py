@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from codi_patching.analysis.max_t import draw_signs, max_t
+from codi_patching.analysis.max_t import MaxT, draw_signs, max_t
 
 
 def slow_maxima(values, signs):
@@ -41,7 +41,14 @@ def test_maxima_are_those_of_the_slow_twin_where_values_are_missing(values):
     signs = draw_signs(23, 1, 99)
     result = max_t(values, signs)
     np.testing.assert_allclose(result.maxima, slow_maxima(values, signs))
-    assert result.n.tolist() == [23, 19, 23]
+    assert result.n.tolist() == result.groups.tolist() == [23, 19, 23]
+
+
+def test_two_groups_are_tested():
+    """Of 1 and 3 the mean is 2 and its error 1."""
+    result = max_t(np.array([[1.0], [3.0]]), draw_signs(2, 0, 9))
+    assert (result.mean.tolist(), result.error.tolist()) == ([2.0], [pytest.approx(1.0)])
+    assert result.tested.tolist() == [True]
 
 
 def test_p_counts_maxima_and_itself(values):
@@ -74,6 +81,18 @@ def test_an_interval_excludes_zero_exactly_where_p_is_under_alpha(values, alpha)
         assert (beyond == (moved.p < alpha)).all()
 
 
+def test_p_and_the_critical_value_by_hand():
+    """Nineteen flips, of 1 to 19: what is as large as one of them counts it."""
+    one = np.ones(3)
+    result = MaxT(
+        np.array([18.5, -19.0, 19.5]), one, 20 * one, 20 * one, one > 0, np.arange(1.0, 20.0)
+    )
+    assert result.p == pytest.approx([2 / 20, 2 / 20, 1 / 20])
+    assert result.critical(0.05) == np.inf  # no p is under 1/20
+    assert [result.critical(alpha) for alpha in (0.051, 0.10)] == [19, 19]
+    assert [result.critical(alpha) for alpha in (0.101, 0.15, 0.151)] == [18, 18, 17]
+
+
 def test_too_few_flips_for_a_small_p_have_no_critical_value(values):
     assert max_t(values, draw_signs(23, 2, 99)).critical(0.005) == np.inf
 
@@ -94,6 +113,50 @@ def test_what_does_not_vary_is_not_tested():
     assert result.tested.tolist() == [True, False, False, False]
     assert np.isnan(result.p).tolist() == [False, True, True, True]
     np.testing.assert_allclose(result.maxima, max_t(values[:, :1], signs).maxima)
+
+
+@pytest.mark.parametrize(("off", "tested"), [(1e-6, True), (0.99e-6, False)])
+def test_what_varies_by_less_than_rounding_is_not_tested(off, tested):
+    values = np.resize([off, -off], (20, 1))
+    result = max_t(values, draw_signs(20, 0, 9))
+    assert result.tested.tolist() == [tested]
+    assert (result.error > 0).tolist() == [tested]
+
+
+def test_what_one_group_alone_has_is_not_tested():
+    values = np.random.default_rng(0).normal(size=(12, 2))
+    values[4:, 1] = np.nan
+    groups = [f"g{row // 4}" for row in range(12)]
+    result = max_t(values, draw_signs(3, 0, 9), groups)
+    assert result.tested.tolist() == [True, False]
+    assert (result.n.tolist(), result.groups.tolist()) == ([12, 4], [3, 1])
+    assert result.error[1] == 0
+    assert np.isnan(result.p[1])
+
+
+def test_many_columns_and_flips_are_those_of_numpy():
+    """More of both than are held at a time; of some columns two pairs are missing."""
+    values = np.random.default_rng(5).normal(size=(6, 300))
+    values[:2, ::7] = np.nan
+    signs = draw_signs(6, 3, 1_100)
+    flipped = signs[:, :, None] * (values - np.nanmean(values, axis=0))
+    counts = np.isfinite(values).sum(axis=0)
+    with np.errstate(divide="ignore"):
+        t = np.nanmean(flipped, axis=1) / (np.nanstd(flipped, axis=1, ddof=1) / np.sqrt(counts))
+    largest = np.sort(np.abs(t).max(axis=1))
+    np.testing.assert_allclose(max_t(values, signs).maxima, largest, rtol=1e-6, atol=1e-9)
+
+
+def test_many_columns_and_flips_of_groups_are_those_of_numpy():
+    values = np.random.default_rng(5).normal(size=(12, 300))
+    signs = draw_signs(6, 3, 1_100)
+    sums = (values - values.mean(axis=0)).reshape(6, 2, 300).sum(axis=1)
+    flipped = signs[:, :, None] * sums
+    means = flipped.sum(axis=1, keepdims=True) / 12
+    errors = np.sqrt(6 / 5 * ((flipped - 2 * means) ** 2).sum(axis=1)) / 12
+    largest = np.sort(np.abs(means[:, 0] / errors).max(axis=1))
+    groups = [f"g{row // 2}" for row in range(12)]
+    np.testing.assert_allclose(max_t(values, signs, groups).maxima, largest)
 
 
 def test_all_columns_constant_leave_nothing_to_test():

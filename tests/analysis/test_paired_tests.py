@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from by_hand import make_data
@@ -49,3 +51,44 @@ def test_few_pairs_with_zeros_and_ties_have_scipys_exact_p(n):
     assert (found["wilcoxon"], found["p_wilcoxon"]) == pytest.approx(
         (expected.statistic, expected.pvalue)
     )
+
+
+@pytest.mark.parametrize("n", [13, 14])
+def test_with_zeros_and_ties_p_is_exact_up_to_13(n):
+    """Over all signs of the ranks that are not of a zero."""
+    own = np.resize([0.0, 0.25, 0.25, 0.5, -0.25, 0.75], n)
+    (found,) = paired_tests(make_data(own[:, None, None], np.zeros(n)))
+    ranks = stats.rankdata(np.abs(own))[own != 0]
+    signs = np.array(list(product([0, 1], repeat=len(ranks))))
+    seen, sums = ranks[own[own != 0] > 0].sum(), signs @ ranks
+    exact = 2 * min((sums <= seen).mean(), (sums >= seen).mean())
+    approximate = stats.wilcoxon(own, zero_method="pratt", method="asymptotic").pvalue
+    assert abs(exact - approximate) > 1e-4
+    assert found["p_wilcoxon"] == pytest.approx(exact if n == 13 else approximate)
+
+
+@pytest.mark.parametrize("n", [50, 51])
+def test_pairs_without_zeros_and_ties_have_scipys_p_exact_up_to_50(n):
+    own = np.random.default_rng(n).normal(0.02, 0.1, (n, 1, 1))
+    (found,) = paired_tests(make_data(own, np.zeros(n)))
+    kind = "exact" if n == 50 else "asymptotic"
+    expected = stats.wilcoxon(own[:, 0, 0], zero_method="pratt", method=kind)
+    assert found["p_wilcoxon"] == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_one_pair_or_none_has_no_test():
+    """And pairs that all differ by as much have their mean alone."""
+    own = np.full((3, 1, 3), 0.5)
+    own[1:, 0, 1] = own[:, 0, 2] = np.nan
+    alike, one, none = paired_tests(make_data(own, [0.25, 0.25, 0.25]))
+    untested = dict.fromkeys(("t", "p_t", "wilcoxon", "p_wilcoxon"))
+    for found, n, mean in ((alike, 3, 0.25), (one, 1, 0.25), (none, 0, None)):
+        assert {k: found[k] for k in found if k not in ("cell", "comparison")} == {
+            "n": n, "mean": mean, **untested,
+        }  # fmt: skip
+
+
+def test_the_mean_of_a_question_is_of_its_pairs_with_a_value():
+    own = np.array([0.2, np.nan, 0.4, 0.8])[:, None, None]
+    (found,) = paired_tests(make_data(own, np.zeros(4), groups=("a", "a", "b", "b")))
+    assert (found["n"], found["mean"]) == (2, pytest.approx((0.2 + 0.6) / 2))

@@ -96,6 +96,33 @@ def test_what_is_no_seed_of_the_same_configuration_is_refused(datasets, said):
         pool(datasets())
 
 
+def test_a_pooled_run_is_described_by_its_checkpoints():
+    one, other = seeds({(1, 2): 0.5})
+    one.attrs["run"] = replace(one.attrs["run"], excluded={"x": "too long"})
+    other.attrs["run"] = replace(other.attrs["run"], excluded={"x": "too long", "y": "no answer"})
+    one, other = one.assign_attrs(changed=("a.json",)), other.assign_attrs(folder=Path("there"))
+    (data,), (turned,) = pool([one, other]), pool([other, one])
+    run = dataset.run_of(data)
+    assert (run.model, run.num_pairs) == ("codi-tiny and seed-2", 48)
+    assert run.pooled == ("codi-tiny", "seed-2")
+    assert run.excluded == {
+        "x @ codi-tiny": "too long", "x @ seed-2": "too long", "y @ seed-2": "no answer",
+    }  # fmt: skip
+    assert dataset.run_of(turned).checkpoint_sha256 == run.checkpoint_sha256
+    assert run.checkpoint_sha256 not in (OTHER, dataset.run_of(one).checkpoint_sha256)
+    assert data.attrs["changed"] == ("codi-tiny: a.json",)
+    assert data.attrs["folder"] is None
+    (both,) = pool([one.assign_attrs(folder=Path("here")), other])
+    assert both.attrs["folder"] == Path("here")
+
+
+def test_checkpoints_without_a_pair_in_common_are_refused():
+    one, other = seeds({})
+    other = other.assign_coords(pair=[f"other_{row}" for row in range(24)])
+    with pytest.raises(ResultsError, match="position, recomputed: expected pairs that all"):
+        pool([one, other])
+
+
 def test_pooled_reports_say_so(tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     written(folders[0], run_of("position"), pairs=24, planted={(1, 2): 0.5})

@@ -7,14 +7,16 @@ made again flip by flip, or are those of the numbers that are written out.
 import numpy as np
 import planted_study as made
 import pytest
+from by_hand import make_effect
 from lens_maker import make_lens
 from planted_study import ceiling, few_flips, planted, planted_run, rise, simultaneous
 from scipy import stats
 
 from codi_patching.analysis import inference, summary
-from codi_patching.analysis.asking import ask
+from codi_patching.analysis.asking import answer_of, ask, describe, strongest, ties
 from codi_patching.analysis.courses import ask_chains
 from codi_patching.analysis.described import FOLDS, from_positions, leading, rank_agreement
+from codi_patching.analysis.findings import Claim, Comparison
 from codi_patching.analysis.intervals import mean_intervals
 from codi_patching.analysis.prediction import predict_held_out
 from codi_patching.analysis.questions import DESCRIBED, PRIMARY
@@ -611,3 +613,141 @@ def test_layers_from_positions_take_a_chains_end_where_no_layers_were_recomputed
     whole = planted_run(1.0, 3, experiment="layer", latents="recomputed")
     (study,) = studies_of([single, chain, whole], 0, ())
     assert [finding.runs for finding in from_positions(study)] == [(POSITION, TOTAL)]
+
+
+def test_layers_that_the_positions_do_not_have_are_not_predicted():
+    """Nothing is: the whole has a row of all thoughts, and its only layer nothing reads."""
+    single = planted_run(1.0, 1, experiment="position", latents="frozen", thought=True)
+    layer = planted_run(1.0, 2, experiment="layer", latents="frozen", thought=True)
+    layer["structural_zero"].values[1:] = True
+    (study,) = studies_of([single, layer], 0, ())
+    assert list(from_positions(study)) == []
+
+
+def test_layers_of_which_nothing_is_known_are_not_predicted():
+    single = planted_run(1.0, 1, experiment="position", latents="frozen")
+    layer = planted_run(1.0, 2, experiment="layer", latents="frozen")
+    layer["clean_probability"].values[..., 0] = np.nan
+    (study,) = studies_of([single, layer], 0, ())
+    assert list(from_positions(study)) == []
+
+
+def test_too_few_pairs_predict_no_layers():
+    """Of 3 pairs each fold leaves two, 6 values for 5 positions and a constant."""
+    for pairs, findings in ((3, 0), (4, 1)):
+        names = [f"p{row}" for row in range(pairs)]
+        single, layer = (
+            planted_run(1.0, seed, pairs=pairs, groups=names, experiment=name, latents="frozen")
+            for seed, name in ((1, "position"), (2, "layer"))
+        )
+        (study,) = studies_of([single, layer], 0, ())
+        found = list(from_positions(study))
+        assert [finding.runs for finding in found] == [(FROZEN, WHOLE)] * findings
+
+
+@pytest.mark.parametrize(("share", "predicted"), [(0.99, False), (1.01, True)])
+def test_layers_are_predicted_from_a_largest_effect_of_a_thousandth_on(share, predicted):
+    """The root of the mean square over pairs of the layer with the largest."""
+    single = planted_run(1.0, 1, experiment="position", latents="frozen")
+    layer = planted_run(1.0, 2, experiment="layer", latents="frozen")
+    base = layer["run_clean_probability"].values[:, 0]
+    effect = np.resize([3.0, -1.0], made.PAIRS)
+    effect *= share * 1e-3 / np.sqrt((effect**2).mean())
+    layer["clean_probability"].values[..., 0] = base[:, None, None]
+    layer["clean_probability"].values[:, 1, 0, 0] += effect
+    (study,) = studies_of([single, layer], 0, ())
+    (finding,) = from_positions(study)
+    numbers = dict(finding.numbers)
+    assert ("r squared" in numbers) == predicted
+    if not predicted:
+        assert numbers == {"root mean square": pytest.approx(share * 1e-3)}
+
+
+def numbered(verdict, mean, name="x", either=False):
+    """A claim of one comparison."""
+    comparison = Comparison("unpatched", mean, mean, mean, 1, 1, 30, 30)
+    return Claim(name, verdict, (comparison,), 0.5, 0.5, either=either)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer", "of_either"),
+    [
+        (["rises", "no"], "yes", "yes"), (["more often", "falls"], "yes", "yes"),
+        (["falls", "no"], "at most", "yes"), (["less often", "no"], "at most", "yes"),
+        (["no", "no"], "no", "no"), (["no", "at most"], "at most", "at most"),
+        (["counts", "counts"], "counts", "counts"), (["counts", "no"], "at most", "at most"),
+        ([], "at most", "at most"),
+    ],
+)  # fmt: skip
+def test_what_claims_that_are_judged_together_answer(verdicts, answer, of_either):
+    claims = [numbered(verdict, 0.1) for verdict in verdicts]
+    assert (answer_of(claims), answer_of(claims, either=True)) == (answer, of_either)
+
+
+def test_the_strongest_is_the_first_of_those_that_agree_to_three_decimals():
+    low, first, second = (numbered("no", mean) for mean in (-0.5, 0.3001, 0.3004))
+    more, unknown = numbered("no", 0.3006), numbered("no", np.nan)
+    assert strongest([unknown, low, first, second], rise=True) is first
+    assert strongest([first, second, more], rise=True) is more
+    assert strongest([first, low, more]) is low  # in size
+    assert strongest([unknown]) is unknown
+    assert strongest([]) is None
+
+
+def test_what_ties_agrees_in_every_comparison():
+    """The first leads; the second is 0.02 behind it by an error of 0.03, the third by 0.006.
+
+    What reads the same to 0.005 ties whatever its error, and the last is behind the control alone.
+    """
+    wide, narrow = (size * np.resize([1.0, -1.0], 20) for size in (0.03, 0.006))
+    scale = np.sqrt(19.0)  # errors of means of 20 pairs are size / √19
+    values = np.stack([
+        np.full(20, 0.5), 0.48 + scale * wide, 0.48 + scale * narrow, np.full(20, 0.4951),
+        np.full(20, 0.4949), np.full(20, 0.5),
+    ], axis=1)  # fmt: skip
+    control = values.copy()
+    control[:, 5] -= 0.1
+    effect = make_effect(values, control)
+    claims = [numbered("rises", 0.5, contrast.name) for contrast in effect.contrasts]
+    assert ties(claims[0], claims, effect) == ("cell 0", "cell 1", "cell 3")
+    assert ties(claims[0], claims[:3:2], effect) == ("cell 0",)
+    alone = make_effect(values)
+    assert ties(claims[0], claims, alone) == ("cell 0", "cell 1", "cell 3", "cell 5")
+
+
+def test_described_columns_are_those_with_a_value_in_every_comparison():
+    values = np.resize([0.2, 0.4], (20, 3))
+    values[:4, 1] = np.nan
+    control = values.copy()
+    control[:, 2] = np.nan
+    groups = [f"g{row // 2}" for row in range(20)]
+    claims = describe(make_effect(values, control, groups=groups), 0)
+    assert [claim.name for claim in claims] == ["cell 0", "cell 1"]
+    counts = [[(c.n, c.groups, c.up, c.down) for c in claim.comparisons] for claim in claims]
+    assert counts == [[(20, 10, 20, 0)] * 2, [(16, 8, 16, 0)] * 2]
+    low, high = mean_intervals(values[:, 1], groups, 0)
+    ends = [(c.low, c.high) for c in claims[1].comparisons]
+    np.testing.assert_allclose(ends, [(low, high)] * 2)
+
+
+def test_a_question_that_is_asked_once_takes_the_first_runs_that_are_there():
+    study = planted(1.0)
+    assert [f.runs for f in ask(QUESTIONS["direct"], study)] == [(WHOLE, TOTAL)]
+    runs = [study.runs[kind] for kind in (WHOLE, "cumulative", POSITION, FROZEN)]
+    (fewer,) = studies_of(runs, 0, ())
+    assert [f.runs for f in ask(QUESTIONS["direct"], fewer)] == [(WHOLE, "cumulative")]
+    (fewer,) = studies_of(runs[2:], 0, ())
+    assert [f.runs for f in ask(QUESTIONS["direct"], fewer)] == [(FROZEN, POSITION)]
+    (fewer,) = studies_of(runs[2:3], 0, ())
+    (missing,) = ask(QUESTIONS["direct"], fewer)
+    assert (missing.answer, missing.number) == ("missing", 4)
+    assert missing.missing == (("layer",), ("layer_recomputed",))
+
+
+def test_what_no_pair_has_a_value_of_is_not_asked():
+    """No ceiling was run, and a question that needs no runs of its own is not missing."""
+    data = planted_run(1.0, 1, experiment="position")
+    data["run_clean_probability"].values[:, 2:] = np.nan
+    (study,) = studies_of([data], 0, ())
+    assert list(ask(QUESTIONS["ceiling"], study)) == []
+    assert list(ask(QUESTIONS["below_ceiling"], study)) == []

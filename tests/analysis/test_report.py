@@ -12,8 +12,10 @@ from results_maker import make, run_of
 from codi_patching.analysis import asking, inference, summary
 from codi_patching.analysis.contrasts import cells
 from codi_patching.analysis.effects import effect_of
-from codi_patching.analysis.levels import SHARES, label_of
-from codi_patching.analysis.report import build_report
+from codi_patching.analysis.findings import Finding
+from codi_patching.analysis.levels import SHARES, kind_of, label_of, share_of
+from codi_patching.analysis.report import _once, build_report
+from codi_patching.analysis.study import studies_of
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
 
@@ -61,6 +63,43 @@ def test_labels_have_what_is_unusual_and_no_brackets():
     odd = run_of("position", site="kv", direction="noising", source="mean")
     assert label_of(odd) == "position, recomputed, kv, noising, mean"
     assert label_of(run_of("neighbours")) == "neighbours, recomputed"
+
+
+def test_a_study_is_of_one_site_and_source_and_a_users_own_run_is_its_own():
+    """Lens, attention and cut edges read the block's output with the clean run's activations."""
+    usual, noising = make(run_of(), pairs=2), make(run_of("layer", direction="noising"), pairs=2)
+    site, source = (
+        make(run_of(**other), pairs=2) for other in ({"site": "kv"}, {"source": "zero"})
+    )
+    own, lens = make(run_of("neighbours"), pairs=2), make_lens()
+    first, *others = studies_of([site, usual, lens, source, own, noising], 7, ("sort",))
+    assert (first.runs, first.noising) == ({"position, recomputed": site}, {})
+    second, third, fourth = others
+    assert second.runs == {"position, recomputed": usual}
+    assert second.noising == {"layer, frozen": noising}
+    assert (third.runs, fourth.runs) == ({"position, recomputed": source}, {"own": own})
+    assert [study.lens is lens for study in (first, *others)] == [False, True, False, False]
+    assert {(study.seed, study.strata) for study in (first, *others)} == {(7, ("sort",))}
+    assert second.labels == ("position, recomputed",)
+    assert second.noising_labels == ("layer, frozen, noising",)
+    assert second.lacking(("relay", "position, recomputed", "layer, recomputed")) == (
+        ("iterative",), ("layer_recomputed",),
+    )  # fmt: skip
+    assert second.playing({"run": "layer, frozen"}) is None
+
+
+def test_patches_at_other_places_are_a_users_own_kind():
+    everywhere = run_of(positions="all")
+    assert kind_of(everywhere) == "own"
+    assert label_of(everywhere) == "position, recomputed, all positions"
+    heads = run_of("head", site="head")
+    assert (kind_of(heads), label_of(heads)) == ("own", "head, recomputed")
+    assert label_of(run_of("head", site="resid_post")) == "head, recomputed, resid_post"
+    assert [kind_of(run_of(name)) for name in ("lens", "attention", "knockout")] == [
+        "lens", "attention", "knockout",
+    ]  # fmt: skip
+    assert label_of(run_of("lens", source="zero", site="kv")) == "lens"
+    assert (share_of("cells", "own"), share_of("cells", "relay")) == (0.0010, None)
 
 
 def test_primary_questions_come_first_and_in_order(together):
@@ -111,7 +150,13 @@ def test_where_layers_were_not_recomputed_the_total_is_the_chains_end(runs):
     finding = report.finding("direct")
     assert finding.runs == ("layer, frozen", "cumulative")
     totals = [claim for claim in finding.claims if claim.kind == "total"]
-    assert {claim.column for claim in totals} == {"2"}
+    of_chain = report.finding("chain", "cumulative").claims
+    ends = [claim for claim in of_chain if claim.kind == "content" and claim.column == "2"]
+    assert [claim.layer for claim in totals] == ["0", "1", "2", "3"]
+    assert repr(totals) == repr([replace(claim, kind="total") for claim in ends])
+    direct = [claim for claim in finding.claims if claim.kind == "direct"]
+    of_layers = report.finding("cells", "layer, frozen").claims
+    assert repr(direct) == repr([replace(claim, kind="direct") for claim in of_layers])
 
 
 def test_each_statistic_is_computed_once(runs, monkeypatch):
@@ -214,6 +259,32 @@ def test_other_pairs_are_refused_unless_a_run_says_why(runs):
 def test_no_runs_at_all_are_refused():
     with pytest.raises(ResultsError, match="at least one run, got none"):
         build_report([])
+
+
+def test_of_one_layer_whose_frozen_patches_nothing_reads_there_is_a_report():
+    """No cell can have an effect: none is asked, alone, beside the lens, or along a chain."""
+    frozen = make(run_of(layers=1, latents="frozen"), pairs=24)
+    chain = make(run_of("iterative", layers=1, columns=1), pairs=24)
+    for runs in ([frozen, make_lens(layers=1)], [chain]):
+        report = build_report(runs)
+        answers = {finding.key: finding.answer for finding in report.findings}
+        assert (answers["ceiling"], answers["cells"], answers["chain"]) == (
+            "yes", "missing", "missing",
+        )  # fmt: skip
+        assert answers["read"] == ("missing" if len(runs) == 1 else "described")
+        assert not report.failed
+
+
+def test_what_is_missing_is_said_once_and_not_beside_an_answer():
+    """As of two sites of which one has positions, and neither a chain."""
+
+    def finding(key, answer, *missing):
+        return Finding(key, 5, answer, (), missing=missing)
+
+    strata, chain = finding("strata", "missing"), finding("chain", "missing", ("iterative",))
+    answered = finding("strata", "counts"), finding("strata", "yes")
+    found = [strata, chain, *answered, finding("chain", "missing", ("lens",)), strata]
+    assert _once(found) == [chain, *answered]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from scipy import stats
 from codi_patching.analysis import strata
 from codi_patching.analysis.dependence import bimodal_share, explained_share, permutation_p
 from codi_patching.analysis.restored import exact_interval
-from codi_patching.analysis.strata import strata_finding
+from codi_patching.analysis.strata import strata_finding, strata_of
 from codi_patching.results.dataset import pairs_of, patching_dataset, run_of
 from codi_patching.results.pair_descriptions import PairDescription
 from codi_patching.results.read import read_results
@@ -507,6 +507,70 @@ def test_source_that_is_not_the_pairs_own_has_no_strata():
     assert strata_finding(data, "x", SHARE) is None
 
 
+def test_without_an_effect_that_is_known_the_first_layer_is_the_main_one():
+    unknown = [np.full((20, 3, 1), np.nan)]
+    names = [f"p{row}" for row in range(20)]
+    assert strata._largest(unknown, np.zeros((3, 1), dtype=bool), names) == 0
+    assert strata._largest(unknown, np.ones((3, 1), dtype=bool), names) == 0
+
+
+def test_main_layer_is_that_of_the_largest_of_the_smaller_effects():
+    """Layer 0 gains more unpatched, layer 1 over the control; layer 2's cell is read by nothing."""
+    unpatched = np.tile([0.9, 0.5, 1.0], (20, 1))[:, :, None]
+    control = np.tile([0.3, 0.4, 1.0], (20, 1))[:, :, None]
+    structural = np.array([[False], [False], [True]])
+    names = [f"p{row}" for row in range(20)]
+    assert strata._largest([unpatched, control], structural, names) == 1
+    assert strata._largest([unpatched], structural, names) == 0
+    assert strata._largest([control, unpatched], ~structural, names) == 2
+
+
+def test_layers_tie_within_rounding_where_nothing_varies():
+    names = [f"p{row}" for row in range(20)]
+    structural = np.zeros((2, 1), dtype=bool)
+    for behind, layer in ((9e-7, 0), (1.1e-6, 1)):
+        effects = [np.tile([0.5 - behind, 0.5], (20, 1))[:, :, None]]
+        assert strata._largest(effects, structural, names) == layer
+
+
+@pytest.mark.parametrize("without", ["predicts_clean", "clean_probability"])
+def test_without_metrics_that_say_whether_it_is_restored_there_are_no_strata(without):
+    data = planted([(2, 1, ()), (2, 2, ())] * 5, [[True]] * 10)
+    assert strata_finding(data, "x", SHARE) is not None
+    assert strata_finding(data.drop_vars(without), "x", SHARE) is None
+
+
+def test_strata_are_in_order_of_steps_what_is_unknown_last():
+    pairs = [(3, 2, ()), (None, None, ()), (2, None, ()), (2, 1, ()), (None, 1, ()), (3, 2, ())]
+    found, (places,) = strata_of(planted(pairs, [[False]] * 6))
+    assert [(s.num_steps, s.changed_step, s.n, s.path) for s in found] == [
+        (2, 1, 1, (1, 2)), (2, None, 1, ()), (3, 2, 2, (2, 3)), (None, 1, 1, (1, 2, 3)),
+        (None, None, 1, ()),
+    ]  # fmt: skip
+    assert places.tolist() == [2, 4, 1, 0, 3, 2]
+
+
+def test_a_path_has_the_steps_that_most_pairs_have():
+    """Of four pairs three, and not two; of three pairs two."""
+    paths = [(1, 2, 4), (1, 2, 4), (1, 3, 4), (1, 3, 4)]
+    (stratum,), _ = strata_of(planted([(4, 1, path) for path in paths], [[False]] * 4))
+    assert stratum.path == (1, 4)
+    (stratum,), _ = strata_of(planted([(4, 1, path) for path in paths[:3]], [[False]] * 3))
+    assert stratum.path == (1, 2, 4)
+
+
+def test_pairs_without_a_field_are_in_none_of_its_strata():
+    data = planted([(2, 1, ())] * 5, [[False]] * 5)
+    described = data["description"].copy()
+    for row, sort in enumerate(["b", "a", None, "b", "a"]):
+        fields = {} if sort is None else {"sort": sort}
+        described[row] = replace(described[row].item(), fields=fields)
+    data = data.assign_coords(description=described)
+    found, (steps, places) = strata_of(data, ("sort",))
+    assert [(s.n, s.field) for s in found] == [(5, None), (2, ("sort", "a")), (2, ("sort", "b"))]
+    assert (steps.tolist(), places.tolist()) == ([0] * 5, [2, 1, -1, 2, 1])
+
+
 def test_exact_interval_is_that_of_clopper_and_pearson():
     """Ends at which the tail of the binomial is 2.5 %."""
     low, high = exact_interval(7, 20)
@@ -541,5 +605,49 @@ def test_explained_share_by_hand():
     assert explained_share(values, np.array([0, 0, 1, 1])) == pytest.approx(4 / 5)
 
 
+def test_explained_share_is_of_labels_that_are_known_and_of_cells_that_vary():
+    """The fifth pair has no label; the median of three shares, of which two vary, is their mean."""
+    values = np.array([[0.0, 1, 0], [1, 1, 1], [2, 1, 0], [3, 1, 1], [99, 5, 9]])
+    labels = np.array([0, 0, 1, 1, -1])
+    assert explained_share(values, labels) == pytest.approx((4 / 5 + 0) / 2)
+    assert np.isnan(explained_share(values[:, 1:2], labels))  # of these four pairs alike
+    assert np.isnan(explained_share(values, np.array([0, 0, 0, 0, -1])))
+    assert np.isnan(explained_share(values, np.full(5, -1)))
+
+
+def test_labels_that_are_alike_within_each_length_cannot_be_permuted():
+    values = np.random.default_rng(0).normal(size=(8, 1))
+    lengths = np.repeat([0, 1], 4)
+    assert np.isnan(permutation_p([values], [lengths], lengths, np.arange(8)))
+    assert np.isnan(permutation_p([values], [], lengths, np.arange(8)))
+
+
+def test_pairs_without_a_label_are_not_permuted():
+    """The others, which are as far apart as can be, are among four by which p is 1/3."""
+    values = np.array([[0.0], [0.0], [1.0], [1.0], [50.0], [-50.0]])
+    labels = np.array([0, 0, 1, 1, -1, -1])
+    one = np.zeros(6, dtype=int)
+    p = permutation_p([values], [labels], one, np.arange(6), permutations=4000)
+    assert p == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_pairs_of_one_group_with_the_same_label_are_permuted_as_one():
+    """Each of four pairs three times: p is that of four."""
+    values = np.repeat([[0.0], [0.0], [1.0], [1.0]], 3, axis=0)
+    labels, groups = np.repeat([0, 0, 1, 1], 3), np.repeat(np.arange(4), 3)
+    one = np.zeros(12, dtype=int)
+    p = permutation_p([values], [labels], one, groups, permutations=4000)
+    assert p == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_p_of_two_effects_is_the_larger():
+    apart, same = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [1.0], [0.0], [1.0]])
+    labels, one = np.array([0, 0, 1, 1]), np.zeros(4, dtype=int)
+    for effects in ([apart, same], [same, apart]):
+        assert permutation_p(effects, [labels], one, np.arange(4), permutations=200) == 1.0
+
+
 def test_bimodal_share_by_hand():
     assert bimodal_share(np.array([0.0, 0.04, 0.5, 0.97, -1.02])) == 0.8
+    assert bimodal_share(np.array([0.049, 0.051, 0.949, 0.951, -1.051, np.nan])) == 0.4
+    assert np.isnan(bimodal_share(np.array([np.nan])))

@@ -9,8 +9,9 @@ from by_hand import make_data
 from results_maker import make, run_of
 
 from codi_patching.analysis.described import disruption
+from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.intervals import mean_intervals
-from codi_patching.analysis.summary import STATISTICS, rank_cells, summarise
+from codi_patching.analysis.summary import LEAST_CONTENT, STATISTICS, rank_cells, summarise
 from codi_patching.results.dataset import run_of as description_of
 from codi_patching.results.read import read_results
 
@@ -28,6 +29,23 @@ def test_the_content_effect_is_the_smaller_of_two_means(two_pairs):
     # layer 0, position 0: means 0.5 and 0.4; layer 1, position 0: (0.1 - 0.2)/2 and 0.1/2
     expected = [[0.4, 0.0], [-0.05, np.nan]]
     np.testing.assert_allclose(two_pairs.table["content_effect"], expected, atol=1e-12)
+
+
+def test_what_the_control_gives_stands_beside_the_own_patch(two_pairs):
+    """Of layer 0, position 0: 0.5 and 0.9; the control 0.2 and 0.4; unpatched 0.1 and 0.3."""
+    means = {
+        name: float(two_pairs.table[name].isel(layer=0, column=0).sel(statistic="mean"))
+        for name in ("clean_probability", "control_clean_probability",
+                     "content_over_unpatched", "content_over_control")
+    }  # fmt: skip
+    assert list(means.values()) == pytest.approx([0.7, 0.3, 0.5, 0.4])
+
+
+def test_five_cells_lead_if_so_many_have_an_effect():
+    data = make(run_of(layers=4, columns=2), pairs=4)
+    data["kl_divergence"].values[..., 0] = np.arange(8.0).reshape(4, 2)
+    assert summarise(data, "x").top_kl == ((3, 0), (2, 1), (2, 0), (1, 1), (1, 0))
+    assert summarise(data, "x", top=2).top_kl == ((3, 0), (2, 1))
 
 
 def test_structural_zeros_have_no_statistics(two_pairs):
@@ -73,6 +91,82 @@ def test_a_pair_unlike_the_others_is_named():
     ((name, value, fence),) = summarise(data, "x").outliers
     assert (name, value) == ("pair_05", pytest.approx(40.0))
     assert fence < 1
+
+
+def test_outliers_are_beyond_three_interquartile_ranges_the_largest_first():
+    """Of 0 to 8 the quartiles are 2 and 6: the fence is 18."""
+    data = make(run_of(layers=2, columns=1), pairs=9)
+    kl = data["kl_divergence"].values
+    kl[...] = np.arange(9.0)[:, None, None, None]
+    kl[8] = 17.9
+    kl[:, 1, 0] = 99.0  # nothing reads it
+    assert summarise(data, "x").outliers == ()
+    kl[8], kl[7] = 18.1, 19.0
+    kl[7, 0, 0, 1] = 0.0  # with the control
+    assert summarise(data, "x").outliers == (
+        ("pair_07", pytest.approx(19.0), 18.0), ("pair_08", pytest.approx(18.1), 18.0),
+    )  # fmt: skip
+
+
+def test_where_no_kl_is_known_none_disrupts_and_no_pair_is_unlike_the_others():
+    """Of one layer nothing reads its frozen patches."""
+    nothing = summarise(make(run_of("layer", layers=1), pairs=4), "x")
+    assert (nothing.outliers, nothing.top_kl, nothing.top_content) == ((), (), ())
+    assert disruption(nothing) == Finding("disruption", None, "described", ("x",))
+    without = summarise(make_data(np.full((4, 2, 1), 0.5), np.full(4, 0.1)), "x")
+    assert (without.outliers, without.top_kl) == ((), ())
+    assert "kl_median" not in without.table
+    assert disruption(without) is None
+    assert without.top_content == ((0, 0), (1, 0))
+
+
+def test_content_is_ranked_from_a_thousandth_on_and_kl_from_a_millionth_on():
+    values = np.array([[0.0011, 0.0009], [0.0, -0.5]])
+    assert rank_cells(values, 5, LEAST_CONTENT) == [(0, 0)]
+    assert rank_cells(np.array([[1e-6, 1.1e-6]]), 5) == [(0, 1)]
+    data = make_data(0.1 + np.full((4, 1, 2), [[0.0009, 0.0011]]), np.full(4, 0.1))
+    assert summarise(data, "x").top_content == ((0, 1),)
+
+
+def test_a_fall_by_up_to_rounding_is_none_and_what_is_more_is_counted():
+    data = make(run_of(layers=2, columns=1), pairs=20)
+    kl = data["kl_divergence"].values
+    kl[...] = 0.0
+    kl[:5, 0, 0, 0] = 0.9
+    kl[5:8, 0, 0, 0] = -2e-6, 0.9e-6, -0.9e-6
+    kl[8, 0, 0, 0] = np.nan
+    groups = [f"g{row // 2}" for row in range(20)]
+    finding = disruption(summarise(data.assign_coords(group=("pair", groups)), "x"))
+    (comparison,) = finding.lead.comparisons
+    assert (comparison.up, comparison.down, comparison.n, comparison.groups) == (5, 1, 19, 10)
+    assert (finding.lead.layer, finding.lead.column, finding.lead.unit) == ("0", "0", "nats")
+    assert dict(finding.numbers)["share of the five largest"] == pytest.approx(1.0, abs=1e-5)
+    assert comparison.low < comparison.mean < comparison.high
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "low", "high"),
+    [
+        ("predicts_clean", 1.0, 0.0, 1.0), ("corrupted_probability", 0.25, 0.0, 1.0),
+        ("prediction_change_rate", 0.0, 0.0, 1.0), ("recovery", 0.5, None, None),
+        ("cosine_to_clean", 0.5, -1.0, 1.0), ("kl_divergence", 2.0, None, None),
+    ],
+)  # fmt: skip
+def test_what_has_a_range_and_is_alike_in_all_pairs_has_ends_within_it(metric, value, low, high):
+    """1 - 0.05^(1/6): what six independent pairs of twelve may have left unseen."""
+    data = make(run_of("iterative", layers=1, columns=2), pairs=12)
+    data[metric].values[:] = value
+    data = data.assign_coords(group=("pair", [f"g{row // 2}" for row in range(12)]))
+    table, unseen = summarise(data, "x").table, 1 - 0.05 ** (1 / 6)
+    for measure in (metric, f"control_{metric}"):
+        cell = table[measure].isel(layer=0, column=0)
+        ends = [float(cell.sel(statistic=name)) for name in ("ci_low", "ci_high")]
+        if low is None:
+            assert np.isnan(ends).all()
+        else:
+            assert ends == pytest.approx(
+                [value - unseen * (value - low), value + unseen * (high - value)]
+            )
 
 
 def test_disruption_is_the_cell_of_the_largest_mean_with_its_interval():
