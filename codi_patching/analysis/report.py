@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,12 @@ from codi_patching.results.description import ResultsError, RunDescription
 
 ALL_RUNS = "all runs"
 """Whose checks are those that take several runs."""
+
+NEEDED = (
+    "kl_divergence",
+    *("predicts_clean", "predicts_corrupted", "clean_probability", "corrupted_probability"),
+)
+"""Metrics that conclusions about a patching run are drawn from; it may have others."""
 
 _SAME = ("checkpoint_sha256", "data_sha256", "num_latents", "seed")
 
@@ -109,7 +115,7 @@ def build_report(
             configuration; else they stand side by side.
 
     Raises:
-        ResultsError: There are none, or two do not belong together.
+        ResultsError: There are none, two do not belong together, or one lacks a metric.
     """
     if pooled:
         datasets = pool(datasets)
@@ -119,6 +125,8 @@ def build_report(
     first = run_of(next(iter(by_label.values())))
     chosen = first.seed if seed is None else seed
     patching = {label: data for label, data in by_label.items() if patches(data)}
+    for label, data in patching.items():
+        _check_metrics(label, run_of(data).metrics)
     lens = next((data for data in by_label.values() if is_lens(data)), None)
     knockout = next((data for data in by_label.values() if is_knockout(data)), None)
     summaries = {label: summarise(data, label, chosen, top) for label, data in patching.items()}
@@ -141,6 +149,15 @@ def build_report(
         attention=next((data for data in by_label.values() if is_attention(data)), None),
         knockout=knockout,
     )
+
+
+def _check_metrics(label: str, metrics: Collection[str]) -> None:
+    """Refuse a run, such as one of a user's own experiment, without a metric that is needed."""
+    if lacking := [metric for metric in NEEDED if metric not in metrics]:
+        raise ResultsError(
+            f"expected the metrics {', '.join(NEEDED)} of {label}, which conclusions are drawn "
+            f"from, it lacks {', '.join(lacking)}: keep them in the experiment's metric_table"
+        )
 
 
 def _of_models(

@@ -14,7 +14,7 @@ from codi_patching.analysis.contrasts import cells
 from codi_patching.analysis.effects import effect_of
 from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.levels import SHARES, kind_of, label_of, share_of
-from codi_patching.analysis.report import _once, build_report
+from codi_patching.analysis.report import NEEDED, _once, build_report
 from codi_patching.analysis.study import studies_of
 from codi_patching.results.description import ResultsError
 from codi_patching.results.read import read_results
@@ -254,6 +254,17 @@ def test_other_pairs_are_refused_unless_a_run_says_why(runs):
     assert build_report([runs[0], excluded]).summaries.keys() == {
         "position, recomputed", "layer, frozen",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", NEEDED)
+def test_a_run_without_a_metric_that_conclusions_take_is_refused(runs, metric):
+    """One of a user's own experiment may have others beside them, not fewer."""
+    some = runs[0].drop_vars(metric)
+    had = runs[0].attrs["run"]
+    fewer = tuple(name for name in had.metrics if name != metric)
+    some.attrs = {**some.attrs, "run": replace(had, metrics=fewer)}
+    with pytest.raises(ResultsError, match=f"it lacks {metric}: keep them in .*metric_table"):
+        build_report([some])
 
 
 def test_no_runs_at_all_are_refused():
