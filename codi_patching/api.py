@@ -246,7 +246,8 @@ class Model:
                 `(2, heads, size)`, or that flat, for a head `(size,)`.
             latents: Whether later thoughts are generated anew or stay the base run's.
             direction: `noising` patches the clean question's run with the corrupted one's.
-            questions: What `"mean"` is taken over, and `"random_pair"` is the first of.
+            questions: What `"mean"` is taken over, at a place those that have it (the patched
+                question has no changed number), and `"random_pair"` is the first of.
             metric: A function of the patched run; its number is in the metrics, as `metric`.
             say: Most tokens of the answer.
 

@@ -314,6 +314,8 @@ def test_a_mean_at_a_number_is_over_the_runs_of_its_wording_alone(hand):
     each = [at_number(hand, site, pair) for pair in (PAIR, third)]
     asked = [PAIR.clean, PAIR.corrupted, third.clean]  # nothing of the patched question is changed
     mean = hand.patch(PAIR, site, "mean", questions=asked, say=1)
+    with pytest.raises(InputError, match="differ from the patched one in its number, got none"):
+        hand.patch(PAIR, site, "mean", questions=[PAIR.corrupted], say=1)
     given = hand.patch(PAIR, site, (each[0] + each[1]) / 2, say=1)
     assert mean.metrics == pytest.approx(given.metrics, abs=1e-6)
     assert given.metrics["kl_divergence"] > 1e-6

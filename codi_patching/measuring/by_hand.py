@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -101,10 +102,20 @@ class NamedValues:
         return spread(self._once(value, self._mean), self.places)
 
     def _mean(self) -> Activations:
-        """Over the questions; of a place's tokens it is their mean, as of one token."""
+        """Over the questions; of a place's tokens it is their mean, as of one token.
+
+        Raises:
+            InputError: None has all the places.
+        """
         one = dict.fromkeys(self.places, (0,))
         runs = (run for run in self.run(self.questions) if run.places.keys() == one.keys())
-        return mean_activations(spread(run, one) for run in runs)
+        first = next(runs, None)
+        if first is None:
+            raise InputError(
+                "expected questions that differ from the patched one in its number, got none to "
+                "take the mean over: set [[questions]]"
+            )
+        return mean_activations(spread(run, one) for run in chain([first], runs))
 
     def _once(self, key: str, make: Callable[[], Activations]) -> Activations:
         """What was made of it before, else it is made."""
