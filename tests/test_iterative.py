@@ -69,7 +69,15 @@ def strategy(request):
     return request.param
 
 
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize(
+    ("strategy", "direction"),
+    [
+        ("relay", "denoising"),
+        ("cumulative", "noising"),
+        pytest.param("relay", "noising", marks=pytest.mark.thorough),
+        pytest.param("cumulative", "denoising", marks=pytest.mark.thorough),
+    ],
+)
 def test_equals_brute_force(checkpoint, predict, strategy, direction):
     """Own and control; the activations that are kept are the own ones."""
     experiment = IterativePatching(strategy=strategy, checkpoint=checkpoint, direction=direction)

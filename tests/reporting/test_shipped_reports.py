@@ -16,11 +16,13 @@ from codi_patching.results.read import read_results
 
 RESULTS = DOCS / "results"
 QUICK = {
-    *(f"codi-tiny/{run}" for run in ("cumulative", "lens", "position_frozen")),
+    *(f"codi-tiny/{run}" for run in ("lens", "position_frozen")),
     "codi-pause/layer_frozen",
 }
 """The others' figures and tables are those of the comparison, see `test_shipped_studies`."""
-SPOKEN = QUICK | {f"codi-tiny/{run}" for run in ("attention", "knockout", "layer_frozen")}
+SPOKEN = QUICK | {
+    f"codi-tiny/{run}" for run in ("attention", "cumulative", "knockout", "layer_frozen")
+}
 """Whose console text is kept in `golden`, as it was when it was read by eye."""
 
 
