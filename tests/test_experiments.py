@@ -742,6 +742,12 @@ def test_the_first_pairs_of_a_run_are_patched_with_their_own(attached, checkpoin
     assert [i for i, own in enumerate(described) if own.verified] == checked
 
 
+def test_the_first_pairs_of_a_run_are_cut_again(attached, checkpoint):
+    experiment = attached(KnockoutExperiment(checkpoint=checkpoint, window=3, verify_pairs=2))
+    records = experiment.predict_step(PairBatch(1, experiment.pairs), 0)
+    assert [bool(record.description.verified) for record in records] == [True, False, False]
+
+
 def test_of_few_pairs_every_cell_is_run_again(attached, checkpoint):
     """As many pairs are counted as there are, where more could be run again."""
     for experiment in (

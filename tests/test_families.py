@@ -22,7 +22,14 @@ def of(**config):
 
 @pytest.mark.parametrize(
     ("family", "window", "found"),
-    [("mistral", 4, 4), ("qwen2", None, None), ("llama", 4, None), ("gpt2", 4, None)],
+    [
+        ("mistral", 4, 4),
+        ("qwen2", 4, 4),
+        ("qwen2", None, None),
+        ("qwen3", 4, 4),
+        ("llama", 4, None),
+        ("gpt2", 4, None),
+    ],
 )
 def test_only_some_families_have_windows(family, window, found):
     assert attention_window(of(model_type=family, sliding_window=window)) == found

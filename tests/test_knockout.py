@@ -305,6 +305,13 @@ def test_a_run_passes_its_checks_and_is_read_as_it_was_written(predict, checkpoi
     assert experiment.runs_of_a_pair == kl.size + int(np.isfinite(kl).sum())
 
 
+def test_a_run_cuts_between_so_many_thoughts_in_so_many_layers(attached, checkpoint):
+    """Two thoughts, in three layers."""
+    grid = attached(KnockoutExperiment(checkpoint=checkpoint, num_latents=2)).grid
+    assert grid.layers == ("all", "0", "1", "2")
+    assert grid.columns[-5:] == ("question->0", "question->1", "0->readout", "1->readout", "0->1")
+
+
 class Stop(pl.Callback):
     """Ends a run after its first batch, as a kill would."""
 

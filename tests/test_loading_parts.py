@@ -455,6 +455,7 @@ def test_merging_by_hand(transposed):
         ((1, 3), (3, 1), "do not fit"),
         ((1, 3), (2, 2), "do not fit"),
         ((3,), (2, 1), "no matrices"),
+        ((), (2, 1), "no matrices"),
         ((1, 3), (2,), "no matrices"),
     ],
 )

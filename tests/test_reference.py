@@ -170,6 +170,15 @@ def test_what_a_later_row_generates_is_refused(patched):
         patched([Patch(Site.at(0, 1), Generated(0))], [])
 
 
+def test_what_is_handed_on_to_a_later_row_is_not_watched(model):
+    engine = ReferenceEngine(model)
+    start = engine.unpatched([(model.prompt_ids(CORRUPTED), READOUT)])[0]
+    watch, rows = [[(1, 0)], []], [[], [Patch(Site.at(0, 1), Generated(0))]]
+    first, second = engine.patched(start, rows, "recomputed", watch).watched
+    torch.testing.assert_close(first, start.run.resid[0, 1, :1], **CLOSE)
+    assert len(second) == 0
+
+
 def test_zero_activations_are_zero_everywhere():
     own = Activations(torch.ones(2, 4), torch.ones(3, 2, 4))
     zero = Activations.zeros_like(own)

@@ -49,13 +49,13 @@ class SpokenReadout:
     from_prefix: bool = True
 
     @classmethod
-    def of(cls, model: CodiModel, readout: Readout, room: int) -> SpokenReadout:
+    def of(cls, model: CodiModel, readout: Readout, room: bool) -> SpokenReadout:
         """A readout for metrics as one that tells what is said.
 
         Args:
             model: The model.
             readout: For metrics.
-            room: Tokens that would still fit after the longest answer's last but one.
+            room: Whether the eos after the longest answer still fits.
         """
         prefix = tuple(answer_start(model))
         own = readout.prefix[: len(prefix)] == prefix

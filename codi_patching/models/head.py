@@ -46,7 +46,7 @@ def wide_logits(head: nn.Linear, hidden: Tensor) -> Tensor:
 def _rows_at_once(weight: Tensor) -> int:
     """How many rows of a head are widened at a time."""
     at_once = _CPU_ROWS if weight.device.type == "cpu" else _DEVICE_BYTES // (4 * weight.shape[1])
-    return min(len(weight), max(1, at_once))
+    return min(len(weight), at_once)
 
 
 @contextmanager
