@@ -116,6 +116,16 @@ def test_only_counts_are_claimed_where_only_the_intervals_exclude_zero():
     assert opposite.verdict == "less often"
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_counts_have_the_p_of_the_sign_test_times_the_columns(columns):
+    """42 of 57 rise, by more than the others fall; nothing moves in the other column."""
+    values = np.zeros((57, columns))
+    values[:, 0] = np.where(np.arange(57) < 42, 0.02, -0.01)
+    claim, *_ = judge(make_effect(values), SHARE, 0)
+    expected = stats.binomtest(42, 57).pvalue * columns * LEVEL / SHARE
+    assert (claim.verdict, claim.p) == ("more often", pytest.approx(expected))
+
+
 def test_counts_take_an_exact_sign_test():
     """As many rise as fall: the mean's interval excludes 0, the counts say nothing."""
     values = np.where(np.arange(57)[:, None] % 2 == 0, 0.15, -0.02)
@@ -201,6 +211,7 @@ def test_what_is_alike_in_all_pairs_is_claimed_by_the_exact_bound():
     unseen = 1 - (SHARE / 2) ** (1 / 57)
     assert claim.verdict == "rises"
     assert claim.comparisons[0].low == pytest.approx(0.6 - unseen * 1.6)
+    assert claim.comparisons[0].high == pytest.approx(0.6 + unseen * 0.4)
     tiny = only(make_effect(np.full((57, 1), 0.05)))
     assert tiny.verdict == "more often"
 
