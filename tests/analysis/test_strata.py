@@ -623,6 +623,8 @@ def test_exact_interval_is_that_of_clopper_and_pearson():
     low, high = exact_interval(7, 20)
     assert stats.binom.sf(6, 20, low) == pytest.approx(0.025)
     assert stats.binom.cdf(7, 20, high) == pytest.approx(0.025)
+    assert exact_interval(1, 20)[0] == pytest.approx(1 - 0.975 ** (1 / 20))
+    assert exact_interval(19, 20)[1] == pytest.approx(0.975 ** (1 / 20))
     assert exact_interval(0, 14) == (0.0, pytest.approx(1 - 0.025 ** (1 / 14)))
     assert exact_interval(14, 14) == (pytest.approx(0.025 ** (1 / 14)), 1.0)
 
