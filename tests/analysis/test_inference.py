@@ -8,6 +8,7 @@ from by_hand import make_effect
 from scipy import stats
 
 from codi_patching.analysis import inference
+from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.inference import LEVEL, judge
 
 SHARE = 0.02
@@ -37,7 +38,21 @@ def test_a_side_is_that_of_every_comparison():
     assert only(make_effect(down, down)).side == -1
     assert only(make_effect(up, down)).side == 0
     assert only(make_effect(up, graded(0.0, seed=1))).side == 0
+    assert only(make_effect(graded(0.0), graded(0.0, seed=1))).side == 0
     assert only(make_effect(graded(0.3, n=10))).side == 0  # without intervals
+
+
+def test_an_interval_that_ends_at_0_has_no_side():
+    claim = only(make_effect(graded(0.3)))
+    for low, high, side in ((0.0, 0.2, 0), (-0.2, 0.0, 0), (0.01, 0.2, 1), (-0.2, -0.01, -1)):
+        comparison = replace(claim.lead, low=low, high=high)
+        assert replace(claim, comparisons=(comparison,)).side == side
+
+
+def test_pairs_of_a_finding_are_those_of_its_lead():
+    claim = only(make_effect(graded(0.3)))
+    assert Finding("cells", 2, "yes", ("x",), claim, (claim,)).n == 57
+    assert Finding("cells", 2, "missing", ()).n == 0
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(0.3, "rises"), (-0.3, "falls")])
