@@ -732,6 +732,27 @@ def test_a_fall_that_is_too_small_to_matter_needs_no_thought(fall):
     assert list(most_needed(edges)) == ["2 steps", "3 steps"] * (fall > 0.1)
 
 
+def test_each_of_the_two_ways_has_half_of_the_questions_share():
+    """Where no pair falls, 1 - 0.0005^(1/60) may be unseen; 3/4 of it where there is a control."""
+    (study,) = studies_of([made(noise=0.0)], 0, ())
+    around, _ = ask_knockout(study)
+    assert [claim.bound for claim in around.claims] == pytest.approx(
+        [1 - 0.0005 ** (1 / 60), 1 - (0.75 * 0.0005) ** (1 / 60)]
+    )
+
+
+def test_a_fall_whose_interval_holds_0_needs_no_thought():
+    """Three of eight pairs fall by 0.75 and the others rise by 0.1: 0.22 on average."""
+    data = made(noise=0.0, pairs=16)
+    own = np.where(np.arange(16) < 6, 0.15, 1.0)
+    data["clean_probability"].values[:, 0, COLUMNS.index("0->readout"), 0] = own
+    (study,) = studies_of([data], 0, ())
+    _, edges = ask_knockout(study)
+    falls_of = [c.lead.mean for c in edges.claims if c.column == "0->readout"]
+    assert falls_of == pytest.approx([0.21875, 0.21875])
+    assert most_needed(edges) == {}
+
+
 def test_few_pairs_are_counted():
     report = build_report([made({"question->readout": 0.6}, pairs=8)])
     assert report.finding("around").answer == "counts"
@@ -805,8 +826,9 @@ def test_in_a_column_the_layers_stand_beside_their_graph_a_number_of_steps_a_row
 
 
 def test_a_control_that_loses_more_is_no_rise():
-    data = made({}, {"0->readout": 0.4}, noise=0.0)
-    assert mean_fall(data)[0, COLUMNS.index("0->readout")] == 0
+    for fall in (0.0, 0.2):
+        data = made({"0->readout": fall}, {"0->readout": 0.4}, noise=0.0)
+        assert mean_fall(data)[0, COLUMNS.index("0->readout")] == 0
     data = made({"0->readout": -0.05}, noise=0.0)
     assert mean_fall(data)[0, COLUMNS.index("0->readout")] == pytest.approx(-0.05)
 

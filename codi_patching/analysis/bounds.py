@@ -47,10 +47,8 @@ def upper_bounds(
     """
     quantile = t_quantile(1 - alpha, np.maximum(groups - 1, 1))
     end = mean + quantile * np.nan_to_num(error)
-    limited = np.isfinite(reach)
     unseen = unseen_share(alpha, groups)
-    far = np.where(limited, reach, 0.0)
-    bound = np.where(limited, end * (1 - unseen) + unseen * far, end)
+    bound = np.where(np.isfinite(reach), end * (1 - unseen) + unseen * reach, end)
     sizes = np.abs(values)
     counted = np.all(np.isnan(values) | (sizes == 0) | (sizes == 1), axis=0) & (sizes == 1).any(0)
     exact = np.maximum(end, _difference_of_shares(values, groups, alpha))

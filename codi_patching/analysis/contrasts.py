@@ -225,6 +225,5 @@ def _halves(data: xr.Dataset) -> tuple[Mask, Mask]:
     """Whole rows of the lower and of the upper half of the layers."""
     names = run_of(data).grid.layers
     number = np.array([int(n) if n.isdigit() else -1 for n in names])
-    depth = number.max(initial=-1) + 1
-    whole = _whole(data) & (number >= 0)
+    whole, depth = _whole(data), number.max() + 1
     return whole & (2 * number < depth), whole & (2 * number >= depth)

@@ -276,9 +276,9 @@ def _quantile(ordered: Array, at: Array, counts: Array) -> Array:
     Linear between values, as `numpy.quantile` has it. NaN where there is none.
     """
     known = np.isfinite(at) & (counts > 0)
-    place = np.where(known, at, 0.0) * np.maximum(counts - 1, 0)
+    place = np.where(known, at, 0.0) * (counts - 1)
     under = np.floor(place).astype(np.int_)
-    over = np.minimum(under + 1, np.maximum(counts - 1, 0))
+    over = np.minimum(under + 1, counts - 1)
     columns = np.arange(ordered.shape[1])
     low, high = ordered[under, columns], ordered[over, columns]
     return np.where(known, low + (place - under) * (high - low), np.nan)

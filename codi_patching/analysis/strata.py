@@ -81,8 +81,8 @@ def strata_finding(
     strata, labels = strata_of(data, fields)
     restored = Restored.of(data, said)
     effects = list(content(data).values())
-    cells = [effect[:, ~structural_of(data)] for effect in effects]
-    cells = [np.where(np.isfinite(values), values, 0.0) for values in cells]
+    able = ~structural_of(data)
+    cells = [np.where(np.isfinite(effect), effect, 0.0)[:, able] for effect in effects]
     steps = _codes([None if np.isnan(n) else n for n in data["num_steps"].values])
     stepped = np.array([stratum.changed_step is not None for stratum in strata])
     by_step = np.where(stepped[labels[0]], labels[0], -1)
@@ -94,10 +94,10 @@ def strata_finding(
         for row in range(len(data["layer"]))
     )
     return StrataFinding(
-        main=tables[_largest(effects, structural_of(data), groups_of(data))],
+        main=tables[_largest(effects, ~able, groups_of(data))],
         others=tables,
         depends=depends,
-        bimodal=bimodal_share(cells[-1]),
+        bimodal=bimodal_share(effects[-1][:, able]),
         explained=explained_share(cells[-1], tested[0]) if tested else float("nan"),
     )
 
@@ -114,7 +114,7 @@ def strata_of(
     pairs = pairs_of(data)
     known = zip(data["num_steps"].values, data["changed_step"].values, strict=True)
     keys = [(_whole(length), _whole(step)) for length, step in known]
-    longest = max((max(length or 0, step or 0) for length, step in keys), default=0)
+    longest = max((value or 0 for key in keys for value in key), default=0)
     order = sorted(set(keys), key=lambda key: tuple(value or longest + 1 for value in key))
     strata = []
     for length, step in order:

@@ -70,6 +70,15 @@ def test_of_a_chain_the_total_is_its_end():
     assert list(found.values()) == [0.0, 0.0, 0.2, 0.1]
 
 
+def test_of_a_chain_of_one_iteration_the_total_is_that_one():
+    direct = run(np.array([[0.3], [0.1], [0.0], [0.0]]), experiment="layer", zeros=[(3, 0)])
+    chain = run(GRID[:, :1], experiment="iterative", strategy="cumulative")
+    found = values(contrasts.mediated, total=chain, direct=direct)
+    assert list(found.values()) == [-0.2, 0.3, 0.2, 0.0]
+    assert len(contrasts.ends({"run": chain})) == 4
+    assert contrasts.changes({"run": chain}) == []
+
+
 def test_a_chains_change_ends_at_the_same_iteration_at_every_layer():
     """The last layer has no third iteration, so that none is compared at its third."""
     chain = run(experiment="iterative", zeros=[(3, 2)])
@@ -82,6 +91,12 @@ def test_hops_go_from_each_iteration_to_the_next():
     found = values(contrasts.hops, run=run(experiment="iterative", zeros=[(3, 2)]))
     assert len(found) == 7
     assert found["layer 1, iteration 2 minus 1"] == 0.1
+
+
+def test_the_ceiling_is_what_all_thoughts_restore_together():
+    runs = {"run": run(ceiling=[[0.6, 0.1], [0.6, 0.1]])}
+    assert values(contrasts.ceiling, **runs) == {"all thoughts at all layers": 0.5}
+    assert [c.kind for c in contrasts.ceiling(runs)] == ["ceiling"]
 
 
 def test_below_the_ceiling_is_the_cell_minus_the_ceiling():

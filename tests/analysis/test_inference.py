@@ -8,6 +8,7 @@ from by_hand import make_effect
 from scipy import stats
 
 from codi_patching.analysis import inference
+from codi_patching.analysis.findings import Finding
 from codi_patching.analysis.inference import LEVEL, judge
 
 SHARE = 0.02
@@ -37,7 +38,21 @@ def test_a_side_is_that_of_every_comparison():
     assert only(make_effect(down, down)).side == -1
     assert only(make_effect(up, down)).side == 0
     assert only(make_effect(up, graded(0.0, seed=1))).side == 0
+    assert only(make_effect(graded(0.0), graded(0.0, seed=1))).side == 0
     assert only(make_effect(graded(0.3, n=10))).side == 0  # without intervals
+
+
+def test_an_interval_that_ends_at_0_has_no_side():
+    claim = only(make_effect(graded(0.3)))
+    for low, high, side in ((0.0, 0.2, 0), (-0.2, 0.0, 0), (0.01, 0.2, 1), (-0.2, -0.01, -1)):
+        comparison = replace(claim.lead, low=low, high=high)
+        assert replace(claim, comparisons=(comparison,)).side == side
+
+
+def test_pairs_of_a_finding_are_those_of_its_lead():
+    claim = only(make_effect(graded(0.3)))
+    assert Finding("cells", 2, "yes", ("x",), claim, (claim,)).n == 57
+    assert Finding("cells", 2, "missing", ()).n == 0
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(0.3, "rises"), (-0.3, "falls")])
@@ -114,6 +129,16 @@ def test_only_counts_are_claimed_where_only_the_intervals_exclude_zero():
     assert claim.p >= stats.binomtest(up, 57).pvalue * LEVEL / SHARE
     opposite = only(make_effect(-values))
     assert opposite.verdict == "less often"
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_counts_have_the_p_of_the_sign_test_times_the_columns(columns):
+    """42 of 57 rise, by more than the others fall; nothing moves in the other column."""
+    values = np.zeros((57, columns))
+    values[:, 0] = np.where(np.arange(57) < 42, 0.02, -0.01)
+    claim, *_ = judge(make_effect(values), SHARE, 0)
+    expected = stats.binomtest(42, 57).pvalue * columns * LEVEL / SHARE
+    assert (claim.verdict, claim.p) == ("more often", pytest.approx(expected))
 
 
 def test_counts_take_an_exact_sign_test():
@@ -201,6 +226,7 @@ def test_what_is_alike_in_all_pairs_is_claimed_by_the_exact_bound():
     unseen = 1 - (SHARE / 2) ** (1 / 57)
     assert claim.verdict == "rises"
     assert claim.comparisons[0].low == pytest.approx(0.6 - unseen * 1.6)
+    assert claim.comparisons[0].high == pytest.approx(0.6 + unseen * 0.4)
     tiny = only(make_effect(np.full((57, 1), 0.05)))
     assert tiny.verdict == "more often"
 

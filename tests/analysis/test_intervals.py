@@ -43,6 +43,18 @@ def test_studentised_interval_is_that_of_resampled_t_tests(values):
     assert studentised_intervals(values, resamples=20_000) == pytest.approx(expected, abs=0.003)
 
 
+def test_studentised_interval_of_five_values_is_that_of_each_resamples_t():
+    """Without those of the two lowest alone, which differ by next to nothing."""
+    values, resamples = np.array([-1.0, -0.9, 1.0, 4.0, 8.0]), 400
+    drawn = np.array([np.repeat(values, times) for times in module._draws(5, 0, resamples)])
+    spread, own = drawn.std(axis=1, ddof=1), values.std(ddof=1)
+    kept = spread >= 0.1 * own
+    assert 0 < (~kept).sum() < 20
+    ts = (drawn[kept].mean(axis=1) - values.mean()) / spread[kept]
+    expected = values.mean() - np.quantile(ts, [0.975, 0.025]) * own
+    assert studentised_intervals(values, resamples=resamples) == pytest.approx(tuple(expected))
+
+
 def test_interval_of_a_mean_holds_all_three(values):
     student = stats.ttest_1samp(values, 0.0).confidence_interval()
     lows, highs = zip(bca_intervals(values), studentised_intervals(values), student)

@@ -67,6 +67,13 @@ def test_with_zeros_and_ties_p_is_exact_up_to_13(n):
     assert found["p_wilcoxon"] == pytest.approx(exact if n == 13 else approximate)
 
 
+def test_of_14_pairs_one_zero_is_enough_that_p_is_approximate():
+    own = np.array([0, 1, 2, -3, 4, 5, 6, -7, 8, 9, 10, -11, 12, 13]) / 16
+    (found,) = paired_tests(make_data(own[:, None, None], np.zeros(14)))
+    approximate = stats.wilcoxon(own, zero_method="pratt", method="asymptotic").pvalue
+    assert found["p_wilcoxon"] == pytest.approx(approximate, rel=1e-9)
+
+
 @pytest.mark.parametrize("n", [50, 51])
 def test_pairs_without_zeros_and_ties_have_scipys_p_exact_up_to_50(n):
     own = np.random.default_rng(n).normal(0.02, 0.1, (n, 1, 1))

@@ -542,6 +542,20 @@ def test_rank_agreement_is_spearmans_over_layers(studies, monkeypatch):
     ]  # fmt: skip
 
 
+def test_rank_agreement_is_over_layers_without_the_thoughts_own_row():
+    """Of four layers nothing reads the last one's frozen patches."""
+    runs = [
+        planted_run(1.0, 1, experiment="position", latents=latents, thought=True)
+        for latents in ("frozen", "recomputed")
+    ]
+    (study,) = studies_of(runs, 0, ())
+    summaries = {
+        study.label(kind): summarise(d, study.label(kind)) for kind, d in study.runs.items()
+    }
+    (finding,) = leading(study, summaries)
+    assert dict(finding.numbers)["layers"] == 3
+
+
 @pytest.mark.parametrize(("latents", "whole"), [("frozen", WHOLE), ("recomputed", TOTAL)])
 def test_layers_from_positions(latents, whole):
     """The whole is what its positions add up to, a fixed share of each: it is predicted wholly."""

@@ -443,6 +443,53 @@ def test_pairs_without_steps_are_one_stratum_with_counts():
     assert second.most == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
+def test_an_effect_that_is_not_known_is_none_and_tells_of_no_kind_of_effect():
+    """The patch of one of ten pairs of step 2 says nothing: step 1 is all that differs.
+
+    Of 19 effects that are known, 9 are 0 and 10 are 0.9.
+    """
+    pairs = [(2, 1, ()), (2, 2, ())] * 10
+    own = np.array([[float(step == 1)] for _, step, _ in pairs])
+    own[1] = np.nan
+    finding = strata_finding(planted(pairs, own), "x", SHARE)
+    assert (finding.depends, finding.explained) == (1 / 2000, 1.0)
+    assert finding.bimodal == pytest.approx(9 / 19)
+
+
+def test_pairs_whose_changed_step_is_not_known_are_counted_and_tell_of_no_step():
+    """Step 1 is restored and step 2 is not; of the others half is."""
+    pairs = [(2, 1, ()), (2, 2, ()), (2, None, ()), (2, None, ())] * 10
+    own = [[row % 4 in (0, 2)] for row in range(40)]
+    finding = strata_finding(planted(pairs, own), "x", SHARE)
+    assert counts_of(finding.main) == [
+        ["2", "1", "10/10"],
+        ["2", "2", "0/10"],
+        ["2", "None", "10/20"],
+    ]
+    (found,) = finding.main.carried
+    assert (found.step, found.restored, found.n) == (1, 10, 10)
+    assert (found.others_restored, found.others_n) == (0, 10)
+    assert (finding.depends, finding.explained) == (1 / 2000, 1.0)
+
+
+def test_kind_and_explained_share_of_effects_are_relative_to_the_control():
+    """Of ten pairs that are restored five are by the control's patch too: five of 20 differ.
+
+    Squares between the steps are 10 (0.225² + 0.225²) = 1.0125, in all 5 · 0.9² - 20 · 0.225².
+    """
+    pairs = [(2, 1, ()), (2, 2, ())] * 10
+    own = [[step == 1] for _, step, _ in pairs]
+    control = [[row % 4 == 0] for row in range(20)]
+    finding = strata_finding(planted(pairs, own, control), "x", SHARE)
+    assert (finding.bimodal, finding.explained) == (0.75, pytest.approx(1.0125 / 3.0375))
+
+
+def test_lengths_alone_explain_nothing():
+    pairs = [(2, None, ()), (3, None, ())] * 10
+    finding = strata_finding(planted(pairs, [[row % 2 == 0] for row in range(20)]), "x", SHARE)
+    assert np.isnan([finding.depends, finding.explained]).all()
+
+
 def test_own_fields_of_the_file_are_strata_too_and_are_tested():
     data = planted([(None, None, ())] * 30, [[row % 2 == 0] for row in range(30)])
     described = pairs_of(data)
@@ -576,6 +623,8 @@ def test_exact_interval_is_that_of_clopper_and_pearson():
     low, high = exact_interval(7, 20)
     assert stats.binom.sf(6, 20, low) == pytest.approx(0.025)
     assert stats.binom.cdf(7, 20, high) == pytest.approx(0.025)
+    assert exact_interval(1, 20)[0] == pytest.approx(1 - 0.975 ** (1 / 20))
+    assert exact_interval(19, 20)[1] == pytest.approx(0.975 ** (1 / 20))
     assert exact_interval(0, 14) == (0.0, pytest.approx(1 - 0.025 ** (1 / 14)))
     assert exact_interval(14, 14) == (pytest.approx(0.025 ** (1 / 14)), 1.0)
 

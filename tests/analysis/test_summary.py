@@ -108,6 +108,11 @@ def test_outliers_are_beyond_three_interquartile_ranges_the_largest_first():
     )  # fmt: skip
 
 
+def test_the_cell_that_disrupts_most_has_its_layer_and_its_position():
+    claim = disruption(summarise(make(run_of(), disrupting={(2, 1): 3.0}), "x")).lead
+    assert (claim.name, claim.layer, claim.column) == ("layer 2, position 1", "2", "1")
+
+
 def test_where_no_kl_is_known_none_disrupts_and_no_pair_is_unlike_the_others():
     """Of one layer nothing reads its frozen patches."""
     nothing = summarise(make(run_of("layer", layers=1), pairs=4), "x")
