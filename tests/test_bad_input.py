@@ -225,7 +225,22 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+ALIKE = {
+    *("--data.max_pairs=-3", "--model.num_latents=-1", "--model.max_rows=0"),
+    *("--model.prompt_eos=true", "--results.dir=/dev/null", "--report.docs=/dev/null"),
+    *("--model.source=noise", "--model.engine=steam", "--model.direction=up"),
+    *("truncated tokenizer", "truncated config", "truncated settings", "a weight too many"),
+    "fit --config=train_codi_tiny --data.batch_size=0",
+}
+"""Refused where another case is."""
+
+
+def cases(table):
+    """Of a table, those alike thorough."""
+    return [pytest.param(n, marks=[pytest.mark.thorough] * (n in ALIKE)) for n in table]
+
+
+@pytest.mark.parametrize("option", cases(OPTIONS))
 def test_options(refused, option):
     expected, message = OPTIONS[option]
     status, error = refused(*predict(option))
@@ -245,7 +260,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cases(COMMANDS))
 def test_other_commands(refused, command):
     status, error = refused(*command.split())
     assert status == 1
@@ -360,7 +375,7 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("case", CHECKPOINTS)
+@pytest.mark.parametrize("case", cases(CHECKPOINTS))
 def test_checkpoints(refused, model, case):
     damage, message = CHECKPOINTS[case]
     damage(model)

@@ -76,7 +76,7 @@ def measured(experiment, pairs=None):
     return experiment.predict_step(batch, 0)
 
 
-SOME = ("layer", "knockout", "attention")
+SOME = ("layer", "knockout")
 CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n not in SOME)) for n in EXPERIMENTS]
 
 

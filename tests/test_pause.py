@@ -83,7 +83,9 @@ def test_recomputed_equals_frozen(predict, checkpoint):
     [
         lambda c: PositionPatching(checkpoint=c, site="kv"),
         lambda c: LayerPatching(checkpoint=c, latents="recomputed"),
-        lambda c: IterativePatching(checkpoint=c, strategy="relay"),
+        pytest.param(
+            lambda c: IterativePatching(checkpoint=c, strategy="relay"), marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_the_sweep_agrees_with_whole_passes(predict, checkpoint, experiment, monkeypatch):

@@ -110,6 +110,7 @@ def test_planted_effects_are_found_beside_empty_runs():
     assert spread.false + flips.false + spread.wrong_signs + flips.wrong_signs == 0
 
 
+@pytest.mark.thorough
 def test_falls_of_cut_edges_are_found_and_none_where_there_is_none():
     nothing = score_cuts(tuple(NO_EFFECT), 57, range(len(NO_EFFECT)))
     assert (nothing.reports, nothing.false, nothing.planted) == (13, 0, 0)
@@ -117,7 +118,7 @@ def test_falls_of_cut_edges_are_found_and_none_where_there_is_none():
     assert (planted.found, planted.planted, planted.wrong_signs, planted.false) == (2, 2, 0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_page_has_every_table(monkeypatch):
     monkeypatch.setattr(calibrate, "NO_EFFECT", {"rare flips": NO_EFFECT["rare flips"]})
     monkeypatch.setattr(calibrate, "EFFECTS", {"0.30": Planted(0.3)})
