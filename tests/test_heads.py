@@ -95,6 +95,7 @@ def test_what_is_no_grid_of_heads_is_refused(attached, checkpoint):
         cp.IterativePatching(site="head")
 
 
+@pytest.mark.thorough
 def test_of_the_shipped_model_one_head_does_what_its_layer_does():
     """Where attention of a layer carries the first step's number, a single head of it does."""
     hand = cp.load("codi-tiny")

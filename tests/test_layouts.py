@@ -27,6 +27,8 @@ QUESTION = " Tom has 16  pears. He buys 4 more. "
 CLEAN = "Tom has 16 pears. He buys 4 more."
 EOS = 1
 FAMILIES = ("gpt2", "llama")
+USUAL = {(name, "llama") for name in ("codi-with-eos", "codi-bare-numbers", "coconut")}
+"""On which every experiment runs in the quick tests."""
 
 
 @dataclass
@@ -177,7 +179,7 @@ def test_a_model_saved_in_our_own_layout_is_the_same(row, tmp_path):
         pytest.param(
             (name, family),
             id=f"{name}-{family}",
-            marks=() if family == "llama" else pytest.mark.thorough,
+            marks=[pytest.mark.thorough] * ((name, family) not in USUAL),
         )
         for name in LAYOUTS
         for family in FAMILIES

@@ -78,7 +78,9 @@ def test_readouts_of_unlike_lengths_are_recorded_as_each_alone():
             close(both.of(row, site), alone.of(0, site))
 
 
-@pytest.mark.parametrize("latents", ["frozen", "recomputed"])
+@pytest.mark.parametrize(
+    "latents", [pytest.param("frozen", marks=pytest.mark.thorough), "recomputed"]
+)
 @pytest.mark.parametrize(
     "family", ["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.thorough)]
 )

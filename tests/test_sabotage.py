@@ -86,7 +86,11 @@ def failed(data):
     return {check.name for check in check_run(data) if check.status == "fail"}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+ALIKE = ("layer", "cumulative", "mean", "random pair")
+CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n in ALIKE)) for n in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_what_was_not_tampered_with_fails_nothing(run_anew, name):
     kind, options = EXPERIMENTS[name]
     data = run_anew(name, kind, **options)

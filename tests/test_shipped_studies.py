@@ -75,7 +75,7 @@ def test_what_is_shipped_is_what_is_said_now(name, report):
     assert written["answer"] == headline(report)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_files_of_the_comparison_are_made_again(name, report, tmp_path, monkeypatch):
     made_once = "codi_patching.reporting.runs.build_report"
     monkeypatch.setattr(made_once, lambda *_, **__: report)

@@ -94,8 +94,8 @@ def test_every_claim_has_a_truth():
     assert {key for key, _ in claims_of(judged(simulate("skewed", 0), 0))} <= known.keys()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pairs", [20, pytest.param(57, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("pairs", [20, 57])
 def test_reports_without_effects_claim_no_direction(pairs):
     total = score(list(NO_EFFECT), pairs, range(len(NO_EFFECT)))
     assert total.false <= 2  # of 13 at 5 %: the chance of more is 2.5 %
