@@ -74,7 +74,10 @@ def assert_described(described, pair, tokens, direction):
         pytest.param(
             *(PositionPatching, CELLS, "frozen", "reference", "noising"), marks=pytest.mark.thorough
         ),
-        (LayerPatching, LAYERS, "recomputed", "reference", "denoising"),
+        pytest.param(
+            *(LayerPatching, LAYERS, "recomputed", "reference", "denoising"),
+            marks=pytest.mark.thorough,
+        ),
         (LayerPatching, LAYERS, "frozen", "sweep", "noising"),
     ],
 )

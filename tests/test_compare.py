@@ -31,11 +31,19 @@ def folders(tmp_path_factory):
     return made
 
 
+def read_again(folder):
+    """Results of a dataset that was read."""
+    return Results(read_results(folder))
+
+
 def claimed(report, key, run=POSITION):
     return {claim.name for claim in report.finding(key, run).claims if claim.claimed}
 
 
-@pytest.mark.parametrize("given", [str, cp.load_results, lambda f: Results(read_results(f))])
+@pytest.mark.parametrize(
+    "given",
+    [str, *(pytest.param(g, marks=pytest.mark.thorough) for g in (cp.load_results, read_again))],
+)
 def test_what_is_planted_is_found_from_folders_and_results(folders, given):
     report = cp.compare([given(folder) for folder in folders])
     cells = report.finding("cells", POSITION)

@@ -32,7 +32,10 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("my_patching")
 
 
-@pytest.mark.parametrize("site", SITE_NAMES)
+@pytest.mark.parametrize(
+    "site",
+    [pytest.param(s, marks=[pytest.mark.thorough] * (s not in ("kv", "head"))) for s in SITE_NAMES],
+)
 def test_it_runs_at_every_site(mine, predict, checkpoint, site):
     results = predict(mine(checkpoint=checkpoint, site=site), precision="64-true")
     rows = 1 if site == "thought" else 3

@@ -93,7 +93,11 @@ def run(checkpoint, pairs_file, tmp_path):
     [
         (PositionPatching, {}),
         (IterativePatching, {"strategy": "relay", "trace_pair": "p0"}),
-        (IterativePatching, {"strategy": "cumulative", "source": "mean"}),
+        pytest.param(
+            IterativePatching,
+            {"strategy": "cumulative", "source": "mean"},
+            marks=pytest.mark.thorough,
+        ),
         (LensExperiment, {}),
     ],
 )

@@ -22,8 +22,7 @@ from codi_patching.shipped import SHIPPED
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
-CASES = [pytest.param(n, marks=[pytest.mark.thorough] * (n != "codi-plain")) for n in SHIPPED]
-"""Of codi-tiny other tests ask the same and more; of codi-pause those of pause vectors."""
+CASES = [pytest.param(n, marks=pytest.mark.thorough) for n in SHIPPED]
 
 
 @pytest.fixture(scope="module", params=CASES)

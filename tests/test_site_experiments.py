@@ -22,7 +22,10 @@ SINGLE = tuple(site for site in SITE_NAMES if site != "head")
 """What a cell of layer or position patching may be."""
 
 
-@pytest.mark.parametrize("site", SINGLE)
+@pytest.mark.parametrize(
+    "site",
+    [pytest.param(s, marks=[pytest.mark.thorough] * (s not in ("kv", "mlp_out"))) for s in SINGLE],
+)
 @pytest.mark.parametrize(
     "experiment", [pytest.param(LayerPatching, marks=pytest.mark.thorough), PositionPatching]
 )
