@@ -42,7 +42,7 @@ from codi_patching.results.description import ResultsError, RunDescription
 ALL_RUNS = "all runs"
 """Whose checks are those that take several runs."""
 
-NEEDED = (
+_NEEDED = (
     "kl_divergence",
     *("predicts_clean", "predicts_corrupted", "clean_probability", "corrupted_probability"),
 )
@@ -153,9 +153,9 @@ def build_report(
 
 def _check_metrics(label: str, metrics: Collection[str]) -> None:
     """Refuse a run, such as one of a user's own experiment, without a metric that is needed."""
-    if lacking := [metric for metric in NEEDED if metric not in metrics]:
+    if lacking := [metric for metric in _NEEDED if metric not in metrics]:
         raise ResultsError(
-            f"expected the metrics {', '.join(NEEDED)} of {label}, which conclusions are drawn "
+            f"expected the metrics {', '.join(_NEEDED)} of {label}, which conclusions are drawn "
             f"from, it lacks {', '.join(lacking)}: keep them in the experiment's metric_table"
         )
 

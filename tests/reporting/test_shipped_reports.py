@@ -19,7 +19,7 @@ QUICK = {
     *(f"codi-tiny/{run}" for run in ("lens", "position_frozen")),
     "codi-pause/layer_frozen",
 }
-"""The others' figures and tables are those of the comparison, see `test_shipped_studies`."""
+"""One of each kind; the others, and whole comparisons (`test_shipped_studies`), are thorough."""
 SPOKEN = QUICK | {
     f"codi-tiny/{run}" for run in ("attention", "cumulative", "knockout", "layer_frozen")
 }
