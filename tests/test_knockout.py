@@ -762,7 +762,7 @@ def test_few_pairs_are_counted():
 def test_beside_patching_the_question_is_asked_once():
     patched = results_maker.make(results_maker.run_of("position", columns=2), pairs=24)
     alone = build_report([patched]).finding("around")
-    assert (alone.answer, alone.missing) == ("missing", (("knockout",),))
+    assert (alone.number, alone.answer, alone.missing) == (8, "missing", (("knockout",),))
     data = made({"question->readout": 0.6}, pairs=24).assign_coords(pair=patched["pair"].values)
     report = build_report([patched, data])
     assert [f.answer for f in report.findings if f.key == "around"] == ["yes"]

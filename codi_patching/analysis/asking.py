@@ -137,7 +137,7 @@ def describe(effect: Effect, seed: int) -> tuple[Claim, ...]:
         Claim(
             c.name, "described", tuple(comparison(side, place) for side in range(len(names))),
             float("nan"), float("nan"), c.layer, c.column, c.kind, effect.unit,
-            either=c.either, axis=c.axis,
+            either=c.either,
         )
         for place, c in enumerate(effect.contrasts)
         if present[:, :, place].any(axis=0).all()
