@@ -174,6 +174,15 @@ def test_what_has_a_range_and_is_alike_in_all_pairs_has_ends_within_it(metric, v
             )
 
 
+@pytest.mark.parametrize(("values", "groups"), [([0.2, 0.9], ["g", "g"]), ([0.5], ["g"])])
+def test_one_group_of_pairs_has_no_interval(values, groups):
+    data = make_data(np.reshape(values, (-1, 1, 1)), np.array(values))
+    data = data.assign_coords(group=("pair", groups))
+    cell = summarise(data, "x").table["clean_probability"].isel(layer=0, column=0)
+    ends = [float(cell.sel(statistic=name)) for name in ("mean", "ci_low", "ci_high")]
+    assert ends == pytest.approx([np.mean(values), np.nan, np.nan], nan_ok=True)
+
+
 def test_disruption_is_the_cell_of_the_largest_mean_with_its_interval():
     """Cell (0, 0) has the larger mean, 0.9 in 4 of 20 pairs; (1, 0) the larger median."""
     data = make(run_of(layers=2, columns=2), pairs=20)
