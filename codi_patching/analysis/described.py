@@ -19,11 +19,9 @@ from codi_patching.results.description import THOUGHT, Array
 FOLDS = 5
 
 
-def disruption(summary: Summary) -> Finding | None:
+def disruption(summary: Summary) -> Finding:
     """The cell of the largest mean KL: how far a patch moves the answer, whatever the content."""
     table, run = summary.table, run_of(summary.data)
-    if KL not in table:
-        return None
     if not summary.top_kl:
         return Finding("disruption", None, "described", (summary.label,))
     row, column = summary.top_kl[0]

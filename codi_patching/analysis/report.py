@@ -215,8 +215,7 @@ def _answers(study: Study, summaries: dict[str, Summary]) -> list[Finding]:
     found += [*ask_needed(study, primary["cells"]), *ask_knockout(study)]
     for question in DESCRIBED:
         found += ask(question, study)
-    shown = [disruption(summaries[label]) for label in (*study.labels, *study.noising_labels)]
-    found += [finding for finding in shown if finding is not None]
+    found += [disruption(summaries[label]) for label in (*study.labels, *study.noising_labels)]
     return [*found, *leading(study, summaries), *from_positions(study)]
 
 

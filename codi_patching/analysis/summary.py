@@ -73,9 +73,7 @@ def summarise(data: xr.Dataset, label: str, seed: int | None = None, top: int = 
         top: How many cells lead at least, if so many have an effect.
     """
     table = _table(data, run_of(data).seed if seed is None else seed)
-    mean_kl = np.full(run_of(data).grid.shape, np.nan)
-    if KL in table:
-        mean_kl = table[KL].sel(statistic="mean").values
+    mean_kl = table[KL].sel(statistic="mean").values
     return Summary(
         label, data, table,
         tuple(rank_cells(table["content_effect"].values, top, LEAST_CONTENT)),
@@ -130,8 +128,6 @@ def _statistics(measure: str, values: Array, groups: tuple[str, ...], seed: int)
 def _medians(data: xr.Dataset) -> dict[str, Array]:
     """Medians of KL with their exact intervals, and the share of the five largest pairs."""
     names = ("kl_median", "kl_median_low", "kl_median_high", "kl_share_of_largest")
-    if KL not in data:
-        return {}
     found = np.full((len(names), *run_of(data).grid.shape), np.nan)
     kl, groups = data[KL].sel(arm=OWN).values, groups_of(data)
     for row, column in np.argwhere(~structural_of(data)):
@@ -180,8 +176,6 @@ def rank_cells(values: Array, count: int, least: float = ROUNDING) -> list[tuple
 
 def _outliers(data: xr.Dataset) -> tuple[tuple[str, float, float], ...]:
     """Pairs whose mean KL over cells lies beyond the outer fence, the largest first."""
-    if KL not in data:
-        return ()
     kl = np.where(structural_of(data), np.nan, data[KL].sel(arm=OWN).values)
     means = mean_and_deviation(kl.reshape(len(kl), -1).T)[0]
     if not np.isfinite(means).any():

@@ -152,8 +152,7 @@ def _pair_values(summary: Summary, strata: StrataFinding | None) -> dict[str, An
     run, parts = run_of(data), content(data)
     made: dict[str, Any] = {"ids": [str(name) for name in data["pair"].values]}
     made |= {name: [numbers(v) for v in part] for name, part in parts.items()}
-    if "kl_divergence" in data:
-        made["kl"] = [numbers(v) for v in data["kl_divergence"].sel(arm="own").values]
+    made["kl"] = [numbers(v) for v in data["kl_divergence"].sel(arm="own").values]
     said = metric_of(run, "hit")
     if said in data and run.source == "clean":
         restored = Restored.of(data, said)

@@ -29,7 +29,11 @@ def make_data(
     pairs, layers, columns = own.shape
     run = run_of(experiment, layers, columns, **changed)
     metric = "clean_probability" if run.clean_is_source else "corrupted_probability"
-    run = replace(run, metrics=(metric,), grid=replace(run.grid, structural_zeros=tuple(zeros)))
+    run = replace(
+        run,
+        metrics=(metric, "kl_divergence"),
+        grid=replace(run.grid, structural_zeros=tuple(zeros)),
+    )
     ceiling = np.full((pairs, 2), np.nan) if ceiling is None else np.asarray(ceiling)
     described = [
         PairDescription(
@@ -39,9 +43,12 @@ def make_data(
         )
         for row in range(pairs)
     ]  # fmt: skip
-    others = {} if control is None else {metric: np.asarray(control, dtype=float)}
+    values = {metric: own, "kl_divergence": np.full(own.shape, np.nan)}
+    others = {}
+    if control is not None:
+        others = {**values, metric: np.asarray(control, dtype=float)}
     ids = [f"p{row}" for row in range(pairs)]
-    return patching_dataset(run, ids, described, {metric: own}, others)
+    return patching_dataset(run, ids, described, values, others)
 
 
 def make_effect(unpatched, control=None, groups=None, unit="probability", either=False):

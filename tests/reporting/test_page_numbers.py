@@ -250,11 +250,8 @@ def test_a_run_without_claims_control_or_strata_has_its_map_and_pairs():
     assert any("1" in state for state in states)
     assert told["first"] == POSITION
     bare = alone(data)
-    summary = replace(
-        bare.summaries[POSITION], data=data.drop_vars("kl_divergence"), top_content=()
-    )
+    summary = replace(bare.summaries[POSITION], top_content=())
     (run,) = page_data(replace(bare, summaries={POSITION: summary}))["runs"]
-    assert "kl" not in run["pairs"]
     assert run["best"] == 0
 
 
