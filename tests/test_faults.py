@@ -313,6 +313,8 @@ ANSWERS = {
     "1e5": None, "2^10": None, "10\u00b2": None, "5 1/2": None, "1\u00bd": None, "5 / 6": None,
     "5-3": None, "5 + 3 = 8": None, "12:30": None, "3 thousand": None, "5k": None, "5 000": None,
     "1\u0663": None, "\u06635": None, "1O0": None, "18. 5 of them": 18, "18 or 20": 18,
+    "12\u20095": None, "18/": 18, "\u2248-5": -5, "3 dozen": None, "2 and a half": None,
+    "1 \u00bd": None, "\u00bd of the 6": None,
 }  # fmt: skip
 
 
