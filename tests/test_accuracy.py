@@ -154,8 +154,8 @@ def test_numbers_of_60_characters_are_read(length, read):
 
 def test_json_of_an_object_in_which_no_key_stands_twice(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text('{"a": {"b": 1, "c": 1}, "b": [1, 2]}')
-    assert read_object(path) == {"a": {"b": 1, "c": 1}, "b": [1, 2]}
+    path.write_text('{"a": {"b": 1, "c": "é"}, "b": [1, 2]}', encoding="utf-8")
+    assert read_object(path) == {"a": {"b": 1, "c": "é"}, "b": [1, 2]}
     assert parse_json("[1]") == [1]
     path.write_text("[1]")
     with pytest.raises(ValueError, match="expected an object, got list"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import random_model
 
+from codi_patching.errors import InputError
 from codi_patching.measuring.prompts import Prompts
 from codi_patching.models import codi
 from codi_patching.models import head as head_module
@@ -111,13 +112,21 @@ def test_eos_stands_before_bot_in_the_prompt_and_after_eot_in_the_readout(model,
         assert prefix == ["The", "answer", "is", ":"]
 
 
-def test_no_latents_is_refused():
-    with pytest.raises(ValueError, match=r"at least 1 latent.*num_latents"):
-        CodiSettings(num_latents=0, bot_ids=(1,), eot_ids=(2,), eos_id=3)
-    with pytest.raises(ValueError, match="expected bot_ids to hold at least one token"):
-        CodiSettings(num_latents=1, bot_ids=(), eot_ids=(2,), eos_id=3)
-    with pytest.raises(ValueError, match="answer_prefix of whole characters, got half of one"):
-        CodiSettings(num_latents=1, bot_ids=(1,), eot_ids=(2,), eos_id=3, answer_prefix="\ud83d")
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"num_latents": 0}, r"at least 1 latent.*num_latents"),
+        ({"bot_ids": ()}, "bot_ids to hold at least one token"),
+        ({"eot_ids": ()}, "eot_ids to hold at least one token"),
+        ({"answer_prefix": "\ud83d"}, "answer_prefix of whole characters, got half of one"),
+        ({"question_suffix": "\ude00"}, "question_suffix of whole characters, got half of one"),
+    ],
+    ids=str,
+)
+def test_settings_of_no_model_are_refused(changed, expected):
+    settings = {"num_latents": 1, "bot_ids": (1,), "eot_ids": (2,), "eos_id": 3}
+    with pytest.raises(InputError, match=f"expected {expected}"):
+        CodiSettings(**{**settings, **changed})
 
 
 def test_left_padded_prompts_in_a_batch_equal_single_ones_through_the_thoughts(model):
