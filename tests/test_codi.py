@@ -112,6 +112,10 @@ def test_eos_stands_before_bot_in_the_prompt_and_after_eot_in_the_readout(model,
         assert prefix == ["The", "answer", "is", ":"]
 
 
+def test_the_first_token_after_the_thoughts_ends_them():
+    assert CodiSettings(num_latents=1, bot_ids=(1,), eot_ids=(2, 5), eos_id=5).eot_id == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
