@@ -98,6 +98,11 @@ ROW = KnownModel("codi", GPT2, 6, "here", 16.0, True, False, "So:", " Go.")
         (ROW, {"answer_prefix": ""}, LoadOptions(6, None, "", True, False, " Go.", 16.0)),
         (ROW, {"prompt_eos": False}, LoadOptions(6, None, "So:", False, False, " Go.", 16.0)),
         (ROW, {"prompt_eos": True}, LoadOptions(6, None, "So:", True, True, " Go.", 16.0)),
+        (
+            replace(ROW, readout_eos=True),
+            {"prompt_eos": False},
+            LoadOptions(6, None, "So:", False, False, " Go.", 16.0),
+        ),
     ],
 )
 def test_what_is_asked_for_goes_before_what_is_known(known, asked, chosen):
@@ -575,6 +580,8 @@ def test_a_head_is_tied_where_the_config_says_so():
         ({"num_hidden_layers": 10_001}, "at least 1 and at most 10000, got 10001"),
         ({"num_hidden_layers": 0}, "expected num_hidden_layers"),
         ({"num_hidden_layers": True}, "expected num_hidden_layers"),
+        ({"num_key_value_heads": 0}, "expected num_key_value_heads"),
+        ({"head_dim": 0.5}, "expected head_dim"),
         ({"vocab_size": 10_001}, None),
         ({"vocab_size": 0}, "expected vocab_size to be a whole number of at least 1, got 0"),
         ({"quantization_config": {}}, None),
@@ -585,6 +592,21 @@ def test_sizes_of_a_config(content, problem):
     found = list(config._raw_problems(content, {}))
     assert len(found) == (problem is not None)
     assert problem is None or problem in found[0]
+
+
+def test_how_a_model_is_run_is_not_a_configs_to_say(tmp_path):
+    made = LlamaConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    plain = config.read_config(tmp_path, "model.checkpoint").to_dict()
+    for said in (
+        {"attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": "flash_attention_2"},
+        {"auto_map": {"AutoConfig": "evil.Config"}},
+        {"dtype": "bfloat16"},
+        {"torch_dtype": "bfloat16"},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**made, **said}))
+        assert config.read_config(tmp_path, "model.checkpoint").to_dict() == plain
 
 
 def test_sizes_under_a_familys_own_names():
@@ -606,6 +628,10 @@ def test_sizes_under_a_familys_own_names():
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1}}, None),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 0.0}}, "rope_theta"),
         ({"rope_parameters": {"rope_type": "linear", "factor": math.inf}}, "factor"),
+        (
+            {"rope_parameters": {"original_max_position_embeddings": 0}},
+            "original_max_position_embeddings",
+        ),
     ],
 )
 def test_what_a_config_may_say(changes, problem):
