@@ -13,6 +13,7 @@ from conftest import random_model
 from safetensors.torch import save_file
 from transformers import GPT2Config, LlamaConfig
 
+from codi_patching.errors import InputError
 from codi_patching.models.loading import coconut, config, files, hub, load, own, published, tensors
 from codi_patching.models.loading.adapter import (
     Adapter,
@@ -107,6 +108,15 @@ ROW = KnownModel("codi", GPT2, 6, "here", 16.0, True, False, "So:", " Go.")
 )
 def test_what_is_asked_for_goes_before_what_is_known(known, asked, chosen):
     assert choose_options(known, Asked("x", **asked)) == chosen
+
+
+def test_what_is_asked_for_is_made_pythons_own():
+    asked = Asked("x", num_latents=torch.tensor(3), base_model=Path("here"))
+    assert (type(asked.num_latents), asked.num_latents, asked.base_model) == (int, 3, "here")
+    with pytest.raises(
+        InputError, match=r"base_model to be a path, got 3: set .*model\.base_model"
+    ):
+        Asked("x", base_model=3)
 
 
 def test_layouts_have_prompts_of_their_own():
@@ -597,7 +607,7 @@ def test_sizes_of_a_config(content, problem):
 def test_how_a_model_is_run_is_not_a_configs_to_say(tmp_path):
     made = LlamaConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2).to_dict()
     (tmp_path / "config.json").write_text(json.dumps(made))
-    plain = config.read_config(tmp_path, "model.checkpoint").to_dict()
+    plain = config.read_config(tmp_path, "model.checkpoint")
     for said in (
         {"attn_implementation": "flash_attention_2"},
         {"_attn_implementation": "flash_attention_2"},
@@ -606,7 +616,8 @@ def test_how_a_model_is_run_is_not_a_configs_to_say(tmp_path):
         {"torch_dtype": "bfloat16"},
     ):
         (tmp_path / "config.json").write_text(json.dumps({**made, **said}))
-        assert config.read_config(tmp_path, "model.checkpoint").to_dict() == plain
+        found = config.read_config(tmp_path, "model.checkpoint")
+        assert (found.to_dict(), found._attn_implementation) == (plain.to_dict(), None)
 
 
 def test_sizes_under_a_familys_own_names():
