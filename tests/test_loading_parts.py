@@ -113,10 +113,9 @@ def test_what_is_asked_for_goes_before_what_is_known(known, asked, chosen):
 def test_what_is_asked_for_is_made_pythons_own():
     asked = Asked("x", num_latents=torch.tensor(3), base_model=Path("here"))
     assert (type(asked.num_latents), asked.num_latents, asked.base_model) == (int, 3, "here")
-    with pytest.raises(
-        InputError, match=r"base_model to be a path, got 3: set .*model\.base_model"
-    ):
+    with pytest.raises(InputError, match="expected base_model to be a path, got 3") as caught:
         Asked("x", base_model=3)
+    assert caught.value.naming(str).endswith("set model.base_model")
 
 
 def test_layouts_have_prompts_of_their_own():
