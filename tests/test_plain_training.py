@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from codi_patching.errors import InputError
 from codi_patching.models.projections import PauseVectors
+from codi_patching.training import plain
 from codi_patching.training.data import Collator, WordProblems
 from codi_patching.training.objectives import calculation_loss
 from codi_patching.training.plain import PlainDistillation
@@ -145,6 +146,16 @@ def test_the_teacher_of_given_thoughts_is_of_the_first_rows(module, batch, at_st
     first = module._of_part(half)
     for name in ("teacher", "distillation"):
         assert found[name].item() == pytest.approx(first[name].item(), rel=1e-3), name
+
+
+def test_given_thoughts_are_noised_as_asked(module, batch, at_step, monkeypatch):
+    if not module.model.feeds_back:
+        pytest.skip("a model of pauses has no given thoughts")
+    asked, own = [], plain.read_chains
+    monkeypatch.setattr(plain, "read_chains", lambda *args: (asked.append(args[3]), own(*args))[1])
+    module.hparams["noise"] = 0.3
+    at_step(700)._of_part(batch)
+    assert asked == [0.3]
 
 
 def test_other_chains_exchange_nothing(module, at_step):

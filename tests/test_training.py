@@ -776,13 +776,13 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_all_else(module, monkeypa
 
 def test_adamw_as_torch_has_it_and_muon_from_its_definition():
     torch.manual_seed(0)
-    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5])) for _ in range(2))
     matrix = torch.nn.Parameter(torch.randn(6, 4))
     start = matrix.detach().clone()
     optimizer = MuonAdamW([matrix], [ours], muon_lr=0.1, adam_lr=0.05)
     reference = torch.optim.AdamW([theirs], lr=0.05, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(3):
-        ours.grad = torch.tensor([0.3, -1.0]) * (step + 1)
+        ours.grad = torch.tensor([0.3, -1.0, 1e-8]) * (step + 1)
         theirs.grad = ours.grad.clone()
         matrix.grad = torch.randn(6, 4) if step == 0 else None
         if step == 0:
@@ -802,12 +802,12 @@ def test_states_are_exchanged_in_layers_that_there_are():
 
 
 def test_learning_rate_warms_up_stays_and_decays():
-    module = CodiDistillation(**SMALL, warmup_steps=10, decay_from=0.5)
-    rates = [module.rate(step, 200) for step in range(201)]
+    module = CodiDistillation(**SMALL, warmup_steps=10, decay_from=0.4)
+    rates = [module.rate(step, 200) for step in range(202)]
     assert rates[0] == pytest.approx(0.1)
-    assert rates[30] == rates[99] == 1.0
-    assert rates[150] == pytest.approx(0.5)
-    assert rates[200] == 0.0
+    assert rates[30] == rates[80] == 1.0
+    assert rates[140] == pytest.approx(0.5)
+    assert rates[200] == rates[201] == 0.0
 
 
 ADVICE = ": set --ckpt_path to a checkpoint of this training, or leave it out to begin anew"
