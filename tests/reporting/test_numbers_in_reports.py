@@ -306,6 +306,20 @@ def test_no_difference_is_said_before_what_each_model_carries():
     ]
     few = of_models(between("counts"))
     assert headline(few) == ["Too few pairs to compare the models: counts stand alone."]
+    some = of_models(between("counts"), between("at most"))
+    assert headline(some) == ["No difference between the models is shown."]
+    unshown = replace(own, strata=strata_of([("0", None, 5, 27)], [(2, 1, [5], 14)], ("0",)))
+    assert headline(of_models(between("at most"), unshown)) == headline(some)
+
+
+def test_differences_are_said_before_a_model_that_feeds_nothing_back():
+    made = of_models(between("rises", "falls"))
+    still = make(run_of(checkpoint={"feeds_back": False}), pairs=2)
+    label = f"B: {POSITION}"
+    summaries = made.summaries | {label: replace(made.summaries[label], data=still)}
+    said = headline(replace(made, summaries=summaries))
+    assert said[:2] == headline(made)
+    assert said[2].startswith("B feeds nothing back: what it shares")
 
 
 def test_claims_between_models_name_the_model_in_page_and_document(tmp_path):

@@ -26,7 +26,7 @@ from codi_patching.reporting.claims_in_words import (
 )
 from codi_patching.reporting.console import console_text
 from codi_patching.reporting.rows import as_row, more_rows, once, table_rows
-from codi_patching.reporting.sentences import headline
+from codi_patching.reporting.sentences import headline, layers_sentence, parts_sentence
 
 STAIRS = strata_of(
     [("0", 1, 27, 27), ("1", 1, 27, 27), ("2", 2, 26, 26)],
@@ -730,6 +730,71 @@ def test_where_patches_act_is_of_the_first_run_in_which_they_do():
     assert headline(saying(no, yes, later)) == [
         "Single patches raise the probability of the clean answer at z0 at layer 1, by up to 0.40."
     ]
+
+
+def test_whether_effects_are_direct_is_said_after_three_sentences_at_most():
+    """Of four on the ceiling, what is carried, the later layers and the last step, one gives way."""
+    tables = tuple(
+        strata_of(
+            [("0", own[0], 9, 9), ("1", own[1], 9, 9)],
+            [(2, 1, [9, 9], 9), (2, 2, [0, 0], 5)], ("0", "1"), str(layer),
+        ).main
+        for layer, own in enumerate(([1, 2], [2, None]))
+    )  # fmt: skip
+    strata = finding("strata", 3, "yes", strata=StrataFinding(tables[0], tables, 0.0005, 0.9, 0.9))
+    direct = layered("direct", [0])
+    parts = Finding("direct", 4, "yes", ("a", "b"), direct[0], direct)
+    found = (finding("ceiling", 1, "yes", CEILING), strata)
+    said = headline(saying(*found))
+    assert said[3].startswith("In the 5 pairs in which only the last step changes")
+    assert headline(saying(*found, parts)) == [
+        *said[:3],
+        "With all thoughts patched at once, a patch acts at layer 0 through what the readout sees.",
+    ]
+
+
+def test_what_is_needed_is_said_before_edges_and_these_before_attention():
+    needed = finding("needed", 8, "described", claim("1", "0", kind=NEEDED))
+    said = headline(saying(attention(look(None, "1", "2", 0.6)), around(cut(DIRECT)), needed))
+    assert [sentence.partition(" ")[0] for sentence in said] == ["Noising", "With", "The"]
+
+
+@pytest.mark.parametrize(("verdict", "bound"), [("no", 0.05), ("at most", 0.12)])
+def test_a_ceiling_that_is_none_is_bounded_too(verdict, bound):
+    low = finding("ceiling", 1, verdict, claim(None, None, verdict, bound=bound))
+    said = headline(saying(low))[0]
+    assert said.startswith("Not even all thoughts together")
+    assert said.endswith(f"is at most {bound:.2g}.")
+
+
+def test_pairs_that_are_restored_without_a_step_carry_none():
+    strata = strata_of([("0", None, 5, 9)], [(2, 1, [5], 9)], ("0",))
+    cells = finding("cells", 2, "yes", claim("1", "0"))
+    assert headline(saying(finding("strata", 3, "yes", strata=strata), cells)) == [
+        "Single patches raise the probability of the clean answer at z0 at layer 1, by up to 0.40."
+    ]
+
+
+def test_layers_that_fall_do_not_rise_and_runs_that_were_not_tested_are_no_others():
+    up, down, few = (layered("content", [n], v) for n, v in enumerate(("rises", "falls", "counts")))
+    said = "P(source answer) rises at layer 0 (a), no layer (b)."
+    assert layers_sentence({"a": up, "b": down}) == said
+    assert layers_sentence({"a": up, "b": few}) == said
+    rises = "P(source answer) rises at layer 0 (a), no layer (b; c)."
+    assert layers_sentence({"a": up, "b": down, "c": few, "d": ()}) == rises
+    assert layers_sentence({"a": up, "b": ()}) == "P(source answer) rises at layer 0 (a)."
+    assert layers_sentence({"a": up, "b": up}) == "P(source answer) rises at layer 0, in every run."
+    assert layers_sentence({"a": ()}) == ""
+
+
+def test_parts_that_are_counted_beside_others_are_bounded():
+    claims = layered("direct", [0], "counts") + layered("mediated", [0], "at most")
+    parts = Finding("direct", 4, "at most", ("a", "b"), claims[0], claims)
+    assert parts_sentence(parts) == (
+        "Nothing is claimed: no direct or mediated effect is shown, each at most 0.60."
+    )
+    total = replace(parts, claims=(*claims, *layered("total", [0])))
+    assert parts_sentence(total) == parts_sentence(parts)
 
 
 # -- what holds for all lines -------------------------------------------------------------------
