@@ -213,6 +213,7 @@ def test_what_is_carried_partly_or_not_at_all():
     lengths = tuple(Carried("0", s, (), k, 9, 0, 0) for s, k in ((None, 1), (2, 8), (1, 7)))
     several = replace(both, main=replace(main, carried=lengths, columns=("0",)))
     assert strata_words(several) == "step 2 in z0 to z0"
+    assert as_row(finding("strata", 3, "yes", strata=several), report()).estimate == "8/9"
     bounds = tuple(Carried("0", None, (), k, 9, 0, 0, most=m) for k, m in ((1, 0.3), (2, 0.2)))
     none = replace(both, main=replace(main, carried=bounds, columns=("0",)))
     assert strata_words(none) == "nothing shown, at most 0.30 of pairs restored"
@@ -282,6 +283,7 @@ def test_which_model_carries_more_where_and_by_how_much():
     assert row.answer == "A in 2, B in 2 of 4 cells"
     assert row.estimate == "A minus B: 0.43 [0.33, 0.53]"
     often = of_models(between("more often", "less often", "at most", "less often"))
+    assert table_rows(often)[0].answer == "A in 1, B in 2 of 4 cells"
     assert headline(often)[0].endswith("A carries more than B at 1 of 4 cells, in 20 of 24 pairs.")
     assert headline(often)[1].endswith("at 2 of 4 cells, in up to 6 of 24 pairs.")
 
@@ -345,9 +347,11 @@ def test_several_runs_of_a_model_are_told_apart():
         for m in "AB"
         for run in ("position, recomputed", "layer, frozen")
     ]
-    made = of_models(*own, replace(finding("ceiling", 1, "yes", odd()), model="A"))
+    ceilings = [replace(finding("ceiling", 1, "yes", odd()), model=m) for m in "AB"]
+    made = of_models(*own, *ceilings)
     assert [row.question for row in table_rows(made)] == [
         "Do the thoughts carry the answer at all? A",
+        "Do the thoughts carry the answer at all? B",
         "Which positions and layers? A: position, recomputed",
         "Which positions and layers? B: position, recomputed",
     ]
@@ -355,6 +359,9 @@ def test_several_runs_of_a_model_are_told_apart():
         "Which positions and layers? A: layer, frozen",
         "Which positions and layers? B: layer, frozen",
     ]
+    early = replace(finding("early_or_late_layers", None, "described", odd()), model="A")
+    row = as_row(replace(early, runs=("A: layer, frozen",)), of_models(early))
+    assert row.question == "Early or late layers? A: layer, frozen"
 
 
 # -- aggregate ----------------------------------------------------------------------------------
