@@ -700,6 +700,14 @@ def test_whole_layers_have_the_smaller_gain_with_its_interval_layers_in_order():
     )
 
 
+def test_the_smaller_gain_may_be_below_zero():
+    data = maker.dataset(maker.run("layer", zeros=()))
+    data["clean_probability"].loc[{"arm": "own"}] = 0.15  # 0.10 over the unpatched run
+    data["clean_probability"].loc[{"arm": "control"}] = 0.55
+    axes = draw_by_layer(maker.report_of({LAYER: data})).axes[0]
+    np.testing.assert_allclose([mean for _, mean, *_ in bars(axes.containers[0])], [-0.4] * 3)
+
+
 def layered(label, verdicts, kind="content", key="cells", bound=0.07):
     claims = [claim(str(n), "all", v, kind=kind, bound=bound) for n, v in enumerate(verdicts)]
     return Finding(key, 2, "yes", (label,), claims[0], tuple(claims))

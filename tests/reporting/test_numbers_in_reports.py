@@ -766,6 +766,24 @@ def test_the_document_has_rows_claims_strata_and_settings(folder, saved):
         )
 
 
+def test_strata_by_a_field_are_named_by_it_in_document_and_tables(tmp_path):
+    records = records_of(run_of(), pairs=6, carried={(0, 0): {1: 1.0, 2: 1.0}})
+    records = [
+        replace(each, description=replace(each.description, fields={"kind": "xy"[n % 2]}))
+        for n, each in enumerate(records)
+    ]
+    folder = write(tmp_path / "out", run_of(), records)
+    report_folder(folder, replace(PLAIN, docs=tmp_path, strata=("kind",)), "mine")
+    (path,) = (folder / "tables").glob("carried_*.csv")
+    header, *_, x, y = csv.reader(path.open(encoding="utf-8"))
+    assert header[:3] == ["steps", "changed step", "field"]
+    assert [x[:3], y[:3]] == [["", "", "kind = x"], ["", "", "kind = y"]]
+    text = (tmp_path / "experiments" / "mine.md").read_text()
+    assert "| steps | changed step | field | pairs | z0 |" in text
+    assert "| 2 | 1 | – | 1 |" in text
+    assert "| – | – | kind = y | 3 |" in text
+
+
 def test_tables_of_strata_stand_in_the_order_of_the_findings(tmp_path):
     both = [
         strata_of([], [(2, 1, [k], 9)], ("0",), layer=layer) for k, layer in ((7, "2"), (6, "5"))
