@@ -157,6 +157,8 @@ def test_the_inventory_lists_the_files_that_are_there(docs):
     folder = docs / "results" / "position"
     assert listed[0] == "position_patching_results.json"
     assert 'cp.load_results("docs/results/position")' in text
+    dims = "pair × layer × column × arm × run"
+    assert f"kl_divergence, l2_difference, prediction_change_rate, … over {dims}\n" in text
     assert all((folder / name).exists() for name in listed)
     assert {"aggregate.json", "findings.json", "tables", "SHA256SUMS"} <= set(listed)
     example = json.loads(re.search(r"```json\n(.*?)```", text, re.S)[1])

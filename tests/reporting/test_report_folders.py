@@ -81,6 +81,15 @@ def test_a_report_has_its_files_and_removes_older_ones(tmp_path):
     assert not list(tmp_path.glob("*.md"))
 
 
+def test_as_many_cells_are_ranked_as_are_asked(tmp_path):
+    planted = {(0, 0): 0.3, (1, 1): 0.5, (2, 0): 0.4}
+    folder = write(tmp_path / "out", run_of(), records_of(run_of(), pairs=6, planted=planted))
+    for top, names in ((1, ["1"]), (2, ["1", "2"]), (5, ["1", "2", "0"])):
+        report_folder(folder, replace(PLAIN, top=top))
+        ranked = json.loads((folder / "aggregate.json").read_text())
+        assert [cell["layer"] for cell in ranked["top_content"]] == names
+
+
 def test_the_lens_has_no_table_of_cells(tmp_path):
     folder = write_lens(tmp_path / "out", pairs=2, layers=2, columns=2)
     report_folder(folder, PLAIN)
