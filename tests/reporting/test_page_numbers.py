@@ -191,6 +191,27 @@ def test_models_are_on_one_scale_and_have_their_own_pairs(made):
     assert [run["end"] for run in page_data(report)["runs"]] == [0, 0, 0]
 
 
+def test_the_scale_of_models_holds_what_is_below_0_too(made):
+    data = made.summaries[POSITION].data
+    falls = data.assign(clean_probability=data.clean_probability - 0.9)
+    report = maker.report_of({f"A: {POSITION}": falls, f"B: {POSITION}": falls})
+    report = replace(report, models=("A", "B"), findings=())
+    lowest = min(np.nanmin(part.mean(0)) for part in maker.parts(falls).values())
+    assert page_data(report)["runs"][0]["end"] == pytest.approx(-lowest)
+
+
+def test_pairs_are_of_their_steps_where_a_field_tells_strata_too():
+    run, described = results_maker.run_of(), []
+    for place, each in enumerate(results_maker.records_of(run, pairs=6, strata=((2, 1), (2, 2)))):
+        known = replace(each.description, fields={"kind": "xxy"[place % 3]})
+        described.append(replace(each, description=known))
+    report = build_report([results_maker.in_memory(run, described)], strata=("kind",))
+    (told,) = page_data(report)["runs"]
+    rows = [[2, "step 1", 3], [2, "step 2", 3], [None, "kind = x", 4], [None, "kind = y", 2]]
+    assert told["strata"]["rows"] == rows
+    assert told["pairs"]["stratum"] == [0, 1, 0, 1, 0, 1]
+
+
 def test_the_page_prints_rows_checks_runs_and_what_was_left_out(made):
     text = page_text(made)
     for row in [*table_rows(made), *more_rows(made)]:

@@ -121,6 +121,17 @@ def test_figures_are_drawn_in_the_formats_and_sheets_that_are_asked(
         assert (tmp_path / "pairs").exists() == ("sheet_01.png" in drawn)
 
 
+def test_documents_link_the_figures_that_were_drawn_with_them(tmp_path, monkeypatch):
+    one = measured(tmp_path / "docs" / "one")
+    drawn = "codi_patching.reporting.figures.draw_figures"
+    monkeypatch.setattr(drawn, lambda _: iter([("effects", Figure((1, 1)))]))
+    options = replace(PLAIN, figures=True, docs=tmp_path / "docs")
+    report_folder(one, options, "mine")
+    assert "](../one/effects.png)" in (tmp_path / "docs" / "experiments" / "mine.md").read_text()
+    compare_folders([one], tmp_path / "out", options)
+    assert "](effects.png)" in (tmp_path / "out" / "comparison.md").read_text()
+
+
 def test_a_changed_file_fails_its_report(tmp_path):
     folder = measured(tmp_path / "out")
     path = folder / "position_patching_results.json"
@@ -149,7 +160,10 @@ def test_a_comparison_removes_figures_of_every_name_and_refuses_results(tmp_path
 
 def test_the_file_of_a_comparison_names_each_run():
     run = run_of("iterative", direction="noising", site="kv", control="none")
-    told = comparison_json(report(run=run, pairs=3))
+    made = report(run=run, pairs=3)
+    data = made.summaries[POSITION].data
+    data.attrs["run"] = replace(data.attrs["run"], num_pairs=5)  # two were left out
+    told = comparison_json(made)
     assert told["runs"] == {
         POSITION: {
             "experiment": "iterative", "strategy": "relay", "latents": "recomputed",
