@@ -841,6 +841,11 @@ def test_the_page_shows_what_is_hidden_from_the_readout():
     assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
     assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
     assert page_data(build_report([made(noise=0.0)]))["runs"][0]["id"] == "knockout"
+    zeros = made(noise=0.0)
+    run = zeros.attrs["run"]
+    at = ((2, COLUMNS.index("1->readout")), (1, COLUMNS.index("0->1")))
+    zeros.attrs["run"] = replace(run, grid=replace(run.grid, structural_zeros=at))
+    assert knockout_data(zeros)["structural"] == "00000" "00000" "00001"
     unknown = made({"question->readout": 0.6}, noise=0.0)
     unknown["num_steps"].values[:] = np.nan
     assert [key for key, _, _ in knockout_data(unknown)["measures"]] == ["fall_all"]

@@ -263,6 +263,19 @@ def test_facts_of_runs_and_comparisons(root, tmp_path):
     assert lens.failing == []
 
 
+def test_facts_are_of_the_run_and_its_files_are_checked_once(tmp_path):
+    run = run_of(layers=2, columns=2, seed=7, precision="64-true")
+    records = records_of(run, pairs=2, verified=0)
+    folder = write(tmp_path / "deep" / "run", run, records, {"gone": "too long"})
+    old = {"name": "unchanged files", "expected": "", "seen": "", "status": "pass", "kind": "file"}
+    (folder / "validity.json").write_text(json.dumps({"checks": [vars(HOLDS), old]}))
+    (tmp_path / "deep" / "begun" / "partial").mkdir(parents=True)
+    (entry,), left_out = find_entries(tmp_path)
+    assert [entry.facts[name] for name in ("pairs", "seed", "precision")] == [2, 7, "64-true"]
+    assert [check.name for check in entry.checks] == ["two", "unchanged files"]
+    assert list(left_out) == ["deep/begun"]
+
+
 def compared(folder, *runs):
     folder.mkdir()
     content = {
