@@ -23,7 +23,7 @@ from codi_patching.reporting.index_entries import (
     SavedFindings,
     find_entries,
 )
-from codi_patching.reporting.index_page import Index, index_text, thumbnail, write_index
+from codi_patching.reporting.index_page import Index, claims_text, index_text, thumbnail, write_index
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"
@@ -202,7 +202,7 @@ FAILS, HOLDS = Check("one", "0", "1", "fail"), Check("two", "0", "0", "pass")
         ([entry_of()], "1 run"),
         ([entry_of("a"), entry_of("b")], "2 runs"),
         ([entry_of(model="")], "1 comparison"),
-        ([entry_of(checks=(HOLDS,)), entry_of(model="", checks=(FAILS, FAILS))],
+        ([entry_of(checks=(HOLDS,)), entry_of(model="", checks=(FAILS, HOLDS, FAILS))],
          "1 run, 1 comparison, checks fail in 1 of them"),
     ],
 )  # fmt: skip
@@ -210,6 +210,8 @@ def test_a_line_says_what_there_is(entries, said):
     index = Index(entries, {})
     assert index.summary == said
     assert index.failed == ("fail" in said)
+    for entry, told in zip(entries, json.loads(claims_text(index))["entries"], strict=True):
+        assert told["failing"] == [vars(FAILS)] * entry.checks.count(FAILS)
 
 
 def test_entries_of_the_same_weights_and_pairs_stand_together_comparisons_first(tmp_path):
@@ -276,10 +278,22 @@ def test_facts_are_of_the_run_and_its_files_are_checked_once(tmp_path):
     assert list(left_out) == ["deep/begun"]
 
 
+def test_a_run_that_may_not_be_read_leaves_its_folder_out_by_name(tmp_path, monkeypatch):
+    measured(tmp_path / "run")
+
+    def refused(folder):
+        raise PermissionError(f"no access to {folder.name}")
+
+    monkeypatch.setattr("codi_patching.reporting.index_entries.read_description", refused)
+    assert find_entries(tmp_path) == ([], {"run": "no access to run"})
+
+
 def compared(folder, *runs):
     folder.mkdir()
     content = {
-        "answer": ["Yes."], "findings": [], "validity": {"all runs": {"checks": [vars(FAILS)]}},
+        "answer": ["Yes."], "findings": [], "validity": {
+            name: {"checks": [vars(check)]} for name, check in (("a", HOLDS), ("b", FAILS))
+        },
         "runs": {
             name: {"checkpoint_sha256": weights, "data_sha256": pairs, "pairs": count}
             for name, weights, pairs, count in runs
