@@ -454,6 +454,38 @@ def test_margins_bars_and_the_ceiling_are_on_the_maps_scale(report):
     assert [line.get_ydata()[0] for line in bar.lines] == [0.3]
 
 
+def test_margins_show_what_is_below_0_and_a_ceiling_there_is_no_mark(report):
+    data = maker.dataset()
+    data["clean_probability"].loc[{"arm": "own"}] -= 0.9
+    below = claim(mean=-0.1, other=-0.2)
+    ceiling = replace(report.finding("ceiling"), lead=below, claims=(below,))
+    made = replace(maker.report_of({POSITION: data}), findings=(ceiling,))
+    figure = first_figure(made, POSITION)
+    above, beside = figure.axes[0].child_axes
+    values = effect_of(data)
+    lowest = min(np.nanmean(values, 0).min(), np.nanmean(values, 1).min())
+    assert above.get_ylim()[0] == beside.get_xlim()[0] == pytest.approx(lowest)
+    assert not any("ceiling" in axes.get_title(loc="left") for axes in figure.axes)
+
+
+def note_of(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_the_note_tells_of_marks_that_are_there_and_of_what_columns_are(report):
+    assert "Bars: means over layers and positions." in note_of(first_figure(report, POSITION))
+    heads = maker.run(grid=replace(maker.run().grid, column="head"))
+    figure = first_figure(maker.report_of({POSITION: maker.dataset(heads)}), POSITION)
+    assert "Bars: means over layers and heads." in note_of(figure)
+    cells_of = report.finding("cells", LAYER)
+    shown = note_of(first_figure(replace(report, findings=(cells_of,)), LAYER))
+    assert "Shaded: claimed." in shown
+    nothing = tuple(replace(c, verdict="at most") for c in cells_of.claims)
+    cells_of = replace(cells_of, lead=nothing[0], claims=nothing, answer="at most")
+    shown = note_of(first_figure(replace(report, findings=(cells_of,)), LAYER))
+    assert "Shaded" not in shown
+
+
 def test_only_claimed_cells_are_outlined(report):
     finding = report.finding("cells", POSITION)
     some = ("layer 0, position 1", "layer 2, position 0 (makes thought 1)")
@@ -500,6 +532,8 @@ def test_what_was_run_stands_in_the_note(report):
 
 def test_the_main_run_is_that_of_what_is_carried(report):
     assert main_run(report) == POSITION
+    layers = [report.finding("cells", LAYER), report.finding("strata", POSITION)]
+    assert main_run(replace(report, findings=tuple(layers))) == POSITION
     last = [f for f in report.findings if f.key not in ("strata", "cells")]
     assert main_run(replace(report, findings=tuple(last))) == "relay"
     assert main_run(replace(report, findings=())) == next(iter(report.summaries))
