@@ -264,6 +264,15 @@ def test_a_run_of_whole_layers_without_control_has_its_settings_and_example(tmp_
     assert "No pair is unlike the rest" in text
 
 
+def test_a_question_does_not_end_the_example(tmp_path):
+    question = {"source_question": "```\n# What is 3 + 4?"}
+    data = written(tmp_path / "out", run_of(), pairs=2, one_pair=question)
+    _, docs, name = document_of(tmp_path, data)
+    example, entry = example_of(docs, name)
+    assert example["baseline"]["pair_00"]["source_question"] == "'''\n# What is 3 + 4?"
+    assert entry.count("```") == 4
+
+
 def test_the_lens_has_its_settings_and_example(tmp_path):
     text, docs, name = document_of(tmp_path, written_lens(tmp_path / "out", pairs=3))
     shown = settings_of(text)

@@ -46,9 +46,11 @@ from codi_patching.reporting.maps import (
     draw_cells,
     label_axes,
     notes_on,
+    number,
     outline,
     put_dots,
     scale_of,
+    segments,
     write_values,
 )
 from codi_patching.reporting.plot import plot
@@ -166,6 +168,13 @@ def test_agreeing_neighbours_are_labelled_by_their_median_in_their_middle():
     assert list(written(narrow)) == [(0, 1)]  # three rows of 2.5 points have room for a number
 
 
+def test_neighbours_agree_as_a_whole_and_large_numbers_have_a_digit_less():
+    assert list(segments(np.array([0.50, 0.51, 0.52, 0.53]))) == [(0, 1), (2, 3)]
+    assert [number(value) for value in (9.99, -9.99, 12.34, -12.34)] == [
+        "9.99", "-9.99", "12.3", "-12.3",
+    ]  # fmt: skip
+
+
 def axes_percent(values):
     axes = axes_of()
     write_values(axes, values, scale_of(values, 0.1), 12.0, percent=True)
@@ -204,6 +213,7 @@ def test_notes_name_the_last_layer_and_zeros():
     hatched = "Hatched: zero by construction, nothing reads this state."
     assert notes_on(DEEP) == [hatched, last]
     assert notes_on(replace(DEEP, latents="frozen", grid=maker.run(zeros=()).grid)) == []
+    assert notes_on(replace(DEEP, grid=replace(DEEP.grid, structural_zeros=()))) == [last]
 
 
 # -- what each thought carries ------------------------------------------------------------------
