@@ -381,6 +381,14 @@ def test_points_with_intervals_stand_at_their_layers_with_the_legend_in_order():
     assert len({marker for marker, _ in looks}) == len({colour for _, colour in looks}) == 3
     assert labels(axes, "x") == ["0", "1", "2"]
     assert list(axes.get_xticks()) == [0, 1, 2]
+    for hollow in (False, True):  # only where that is asked
+        axes = axes_of()
+        unclaimed = replace(ARMS[0], unclaimed=np.array([False, True, False]))
+        draw_profiles(axes, [unclaimed], ["0", "1", "2"], hollow)
+        own = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+        assert [np.isfinite(line.get_ydata()).tolist() for line in own] == (
+            [[False, True, False]] * hollow
+        )
 
 
 def test_profiles_of_claims_are_of_the_comparison_that_is_asked():
@@ -605,6 +613,9 @@ def test_chains_have_their_panels_lines_and_legends(report):
         shown = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 4]
         np.testing.assert_allclose(shown, np.insert(values, 0, 0.0, axis=1))
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["0", "1", "2"]
+    title = " ".join(figure["trajectories"].get_suptitle().split())
+    assert title.startswith("Along the chain. Iterative patching, relay of codi-tiny on")
+    assert title.endswith(", 10 pairs")
     cosines = draw_cosines(report, "relay")
     for axes, name in zip(cosines.axes, ("clean", "corrupted"), strict=True):
         assert axes.get_title(loc="left")[3:] == f"Cosine to the {name} run"
@@ -626,6 +637,10 @@ def test_lines_that_agree_are_one_their_mean_named_by_their_layers():
     small = axes_of()
     draw_lines(small, values / 100, ["4", "5", "6", "7"], 0.1)
     np.testing.assert_allclose(small.get_ylim(), [-0.006, 0.106])
+    low = axes_of()  # what agrees is relative to the panel's height
+    draw_lines(low, values / 50, ["4", "5", "6", "7"], 0.1)
+    assert [text.get_text() for text in low.get_legend().get_texts()] == ["4 to 5", "6", "7"]
+    assert bundles(np.array([[0.0], [0.03], [0.06]]), 0.05) == [(0, 1), (2, 2)]
 
 
 def test_sheets_show_each_pair_at_its_place_on_one_scale():
