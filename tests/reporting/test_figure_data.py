@@ -26,7 +26,7 @@ from codi_patching.analysis.findings import (
 )
 from codi_patching.reporting.canvas import DARK, PALE
 from codi_patching.reporting.carried import draw_over_layers, draw_table, two_tables
-from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts
+from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, last_iteration
 from codi_patching.reporting.content import (
     ceiling_of,
     claims_of,
@@ -291,11 +291,11 @@ def test_rows_whose_steps_are_unknown_are_named_and_have_no_bracket():
     strata = (
         Stratum(3, None, 7),
         Stratum(None, None, 9),
-        Stratum(None, None, 8, (), ("kind", "x")),
+        Stratum(None, None, 8, (), ("kind", "long enough to be cut")),
     )
     axes = axes_of()
     draw_table(axes, strata, TABLES[0].entries, ["z0", "z1"])
-    assert labels(axes, "y") == ["step unknown", "all pairs", "kind = x"]
+    assert labels(axes, "y") == ["step unknown", "all pairs", "kind = long enough t…"]
     assert [t.get_text() for t in axes.texts if "-step" in t.get_text()] == ["3-step"]
     np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[-0.4, 0.4]])
 
@@ -338,6 +338,9 @@ def test_the_other_table_is_above_if_there_is_one_there():
     assert [group[0].layer for group in two_tables(both)] == ["1", "2"]
     longest = StrataFinding(main, (main, above, below, long), 0.1, 0.9, 0.9)
     assert [group[0].layer for group in two_tables(longest)] == ["1", "0"]
+    nothing = table("2", (0, 0), (0, 0), (0, 0), steps=(None, None))
+    alone = StrataFinding(main, (main, nothing), 0.1, 0.9, 0.9)
+    assert [group[0].layer for group in two_tables(alone)] == ["1"]
 
 
 def test_tables_of_every_layer_go_upwards_from_the_lowest(report):
@@ -765,6 +768,31 @@ def test_the_smaller_gain_may_be_below_zero():
     data["clean_probability"].loc[{"arm": "control"}] = 0.55
     axes = draw_by_layer(maker.report_of({LAYER: data})).axes[0]
     np.testing.assert_allclose([mean for _, mean, *_ in bars(axes.containers[0])], [-0.4] * 3)
+
+
+def test_chains_are_judged_at_the_iteration_at_which_they_are_drawn():
+    relay = maker.run("iterative", columns=3, zeros=((-1, 2),))
+    report = maker.report_of({"relay": maker.dataset(relay)})
+    claims = [claim("0", "1"), claim("1", "2"), claim("2", "1", "at most")]
+    courses = tuple(Course(c.layer, "none", (c,), None) for c in claims)
+    chain = Finding("chain", 5, "yes", ("relay",), courses=courses)
+    assert title_of(report, chain) == "P(source answer) rises at layer 0, in every run."
+
+
+def test_chains_are_drawn_where_none_is_zero_whichever_comes_first():
+    relay, all_of_it = (
+        maker.dataset(maker.run("iterative", columns=3, zeros=zeros)) for zeros in (((-1, 2),), ())
+    )
+    for runs in ((relay, all_of_it), (all_of_it, relay)):
+        assert last_iteration(maker.report_of(dict(zip("ab", runs, strict=True)))) == "1"
+    assert last_iteration(maker.report_of({"b": all_of_it})) == "2"
+
+
+def test_the_row_of_thoughts_is_the_first_of_the_layers():
+    run = maker.run("layer", zeros=())
+    run = replace(run, grid=replace(run.grid, layers=("thought", "0", "1")))
+    axes = draw_by_layer(maker.report_of({LAYER: maker.dataset(run)})).axes[0]
+    assert labels(axes, "x") == ["z", "0", "1"]
 
 
 def layered(label, verdicts, kind="content", key="cells", bound=0.07):
