@@ -23,7 +23,13 @@ from codi_patching.reporting.index_entries import (
     SavedFindings,
     find_entries,
 )
-from codi_patching.reporting.index_page import Index, claims_text, index_text, thumbnail, write_index
+from codi_patching.reporting.index_page import (
+    Index,
+    claims_text,
+    index_text,
+    thumbnail,
+    write_index,
+)
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"

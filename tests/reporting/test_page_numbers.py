@@ -397,7 +397,9 @@ def test_the_page_says_where_a_run_is_and_what_its_checks_gave(made):
     summary = replace(made.summaries[POSITION], data=data)
     one = replace(made, summaries={POSITION: summary}, checks={POSITION: tuple(checks)})
     text = page_text(one)
-    made_with = "weights 7c548f5bcec7 · pairs word-problems, bcbcbcbcbcbc · code 0.2.0, c0dec0dec0de"
+    made_with = (
+        "weights 7c548f5bcec7 · pairs word-problems, bcbcbcbcbcbc · code 0.2.0, c0dec0dec0de"
+    )
     assert f"folder position · {made_with} · seed 42 · precision 32-true<" in text
     assert "/some/place" not in text
     assert "2 of the checks fail" in text

@@ -27,7 +27,12 @@ from codi_patching.reporting.claims_in_words import (
 )
 from codi_patching.reporting.console import console_text
 from codi_patching.reporting.rows import as_row, more_rows, once, table_rows
-from codi_patching.reporting.sentences import headline, layers_sentence, parts_sentence, short_headline
+from codi_patching.reporting.sentences import (
+    headline,
+    layers_sentence,
+    parts_sentence,
+    short_headline,
+)
 
 STAIRS = strata_of(
     [("0", 1, 27, 27), ("1", 1, 27, 27), ("2", 2, 26, 26)],
@@ -753,7 +758,7 @@ def test_where_patches_act_is_of_the_first_run_in_which_they_do():
 
 
 def test_whether_effects_are_direct_is_said_after_three_sentences_at_most():
-    """Of four on the ceiling, what is carried, the later layers and the last step, one gives way."""
+    """The one on the last step gives way to it."""
     tables = tuple(
         strata_of(
             [("0", own[0], 9, 9), ("1", own[1], 9, 9)],
@@ -862,7 +867,9 @@ def test_a_control_in_any_run_is_spoken_of_and_noising_beside_denoising_too():
 def test_a_heading_is_of_a_run_or_of_what_runs_share():
     assert heading(saying()) == "Position patching of codi-tiny on word-problems"
     lens = make(replace(run_of(), experiment="lens"), pairs=2)
-    assert heading(replace(saying(), summaries={}, lens=lens)) == "Lens of codi-tiny on word-problems"
+    assert (
+        heading(replace(saying(), summaries={}, lens=lens)) == "Lens of codi-tiny on word-problems"
+    )
     assert heading(replace(saying(), lens=lens)) == "codi-tiny on word-problems"
     assert heading(several(run_of(), run_of("layer"))) == "codi-tiny on word-problems"
     assert heading(several(run_of(), run_of(), models=("A", "B"))) == "A and B on word-problems"
