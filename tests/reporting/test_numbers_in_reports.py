@@ -836,7 +836,8 @@ def test_the_inventory_counts_pairs_and_cells(folder):
 
 def test_each_caption_is_of_its_own_figures(tmp_path):
     for name in ("by_layer", "decomposition", "lens_and_patching", "lens_hit_rates",
-                 "trajectories", "trajectories_cosine", "content_1", "content_2"):  # fmt: skip
+                 "trajectories", "trajectories_cosine", "content_1", "content_2", "attention",
+                 "attention_heads"):  # fmt: skip
         (tmp_path / f"{name}.png").touch()
     assert figure_links(tmp_path, tmp_path) == [
         ("where the content is, and what each thought carries", "content_1.png"),
@@ -847,6 +848,11 @@ def test_each_caption_is_of_its_own_figures(tmp_path):
             "trajectories_cosine.png",
         ),
         ("how often each step's result is read, beside chance", "lens_hit_rates.png"),
+        (
+            "where the token before the answer looks, beside where patching acts",
+            "attention.png",
+        ),
+        ("which heads of that token look at which thought", "attention_heads.png"),
         ("whole layers, each run", "by_layer.png"),
         ("direct, mediated and total effect by layer", "decomposition.png"),
         ("what is read, beside where patching acts", "lens_and_patching.png"),

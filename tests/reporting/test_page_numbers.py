@@ -19,6 +19,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.reporting.claims_in_words import claim_details
 from codi_patching.reporting.page import page_text, script_json, write_page
 from codi_patching.reporting.page_data import (
+    LABELS,
     PAIRS,
     flags,
     lens_data,
@@ -353,6 +354,14 @@ def test_tables_of_strata_of_one_layer_stand_alone(made):
     told = strata_data(replace(strata, others=()))
     assert told["first"] == [strata.main.layer]
     assert [table["layers"] for table in told["tables"]] == [[strata.main.layer]]
+
+
+def test_measures_are_of_what_their_names_say():
+    said = {name: set(re.findall(r"\w+", label)) for name, label in LABELS.items()}
+    for name, words in said.items():
+        named = {"clean", "corrupted", "control", "source", "unpatched"} & {*name.split("_")}
+        assert named <= words
+    assert "unpatched" in said["kl_divergence"]
 
 
 def test_small_and_undefined_numbers():
