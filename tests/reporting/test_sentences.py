@@ -26,6 +26,7 @@ from codi_patching.reporting.claims_in_words import (
     verdict_words,
 )
 from codi_patching.reporting.console import console_text
+from codi_patching.reporting.question_texts import QUESTIONS
 from codi_patching.reporting.rows import as_row, more_rows, once, table_rows
 from codi_patching.reporting.sentences import (
     headline,
@@ -217,8 +218,10 @@ def test_rows_stand_in_the_order_of_the_questions():
         ("cells", "no", "no"),
     ]
     assert [row.p for row in rows] == ["0.002", "0.002"]
-    late = [Finding(key, 6, "missing", (), missing=(("x",),)) for key in ("attention", "read")]
-    assert [row.key for row in table_rows(report(*late))] == ["read", "attention"]
+    keys = ["chain", "read", "attention", "needed", "around"]
+    late = [Finding(key, 6, "missing", (), missing=(("x",),)) for key in reversed(keys)]
+    assert [row.key for row in table_rows(report(*late))] == keys
+    assert len(set(QUESTIONS.values())) == len(QUESTIONS)
 
 
 def test_what_is_missing_is_a_line_with_the_commands_that_make_it():
@@ -253,8 +256,10 @@ def test_further_runs_and_descriptions_follow():
 def test_which_of_two_sides_carries_more(low, high, words):
     mean = (low + high) / 2
     lead = Claim("early minus late", "described", (comparison(mean, low=low, high=high),), 1.0, 1.0)
-    row = as_row(finding("early_or_late_layers", None, "described", lead), report())
+    row = as_row(finding("early_or_late_layers", None, "described", lead), saying())
     assert row.answer == words
+    row = as_row(finding("early_or_late_positions", None, "described", lead), saying())
+    assert row.answer == words.replace("layers", "positions")
 
 
 def test_what_holds_for_all_lines_names_the_control():
