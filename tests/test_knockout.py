@@ -796,6 +796,7 @@ def test_the_graph_has_every_edge_as_wide_as_its_fall():
 def test_the_layers_below_are_of_what_the_readout_reads():
     data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
     axes = draw_knockout(build_report([data])).axes
+    assert axes[-1].get_ylabel() == "fall of the answer's probability"
     shown = [each.images[0].get_array() for each in axes[2:4]]
     np.testing.assert_allclose(shown[0], [[0, 0, 0], [0.6, 0, 0]], atol=1e-12)
     np.testing.assert_allclose(shown[1], [[0, 0, 0], [0.6, 0, 0.7]], atol=1e-12)

@@ -793,6 +793,7 @@ def test_the_row_of_thoughts_is_the_first_of_the_layers():
     run = replace(run, grid=replace(run.grid, layers=("thought", "0", "1")))
     axes = draw_by_layer(maker.report_of({LAYER: maker.dataset(run)})).axes[0]
     assert labels(axes, "x") == ["z", "0", "1"]
+    assert axes.get_ylabel() == "rise of P(source answer)"
 
 
 def layered(label, verdicts, kind="content", key="cells", bound=0.07):
@@ -845,6 +846,11 @@ def test_the_title_over_parts_says_which_are_claimed():
         ]
         finding = Finding("direct", 4, "yes", (LAYER, "all"), claims[0], tuple(claims))
         figure = draw_parts(finding)
+        note = note_of(figure)
+        assert "Direct: later thoughts are frozen. Total: they are made anew." in note
+        assert "Mediated: total minus direct, pair by pair." in note
+        assert "All relative to the control's patch." in note
+        assert figure.axes[0].get_ylabel() == "rise of P(source answer)"
         assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == list(verdicts)
         return " ".join(figure.get_suptitle().split())
 

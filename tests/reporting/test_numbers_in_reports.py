@@ -19,6 +19,8 @@ from results_maker import make, records_of, run_of, write, written
 
 from codi_patching.analysis.checks import Check
 from codi_patching.analysis.findings import Carried, Claim, Course, Finding, StrataFinding
+from codi_patching.analysis.inference import SMALL
+from codi_patching.analysis.levels import SHARES
 from codi_patching.analysis.report import Report, build_report
 from codi_patching.reporting.aggregate import aggregate_json, aggregate_rows
 from codi_patching.reporting.claims_in_words import (
@@ -130,7 +132,13 @@ def test_a_row_has_each_number_in_its_column():
     assert (row.answer, row.estimate) == ("no layer effect to predict", "root mean square 2e-05")
 
 
-@pytest.mark.parametrize("key", UNTOLD)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "thoughts", "layers_by_positions", "iterative_or_parallel", "accuracy", "hops", "sums",
+        "sums_of_logits", "increments",
+    ],
+)  # fmt: skip
 def test_the_largest_of_noise_is_not_named(key):
     """Only where all comparisons are on one side of 0 is anything named."""
     over, other = odd().comparisons
@@ -605,7 +613,10 @@ def test_what_is_unknown_of_answers_and_steps_is_not_said():
         (run_of("layer", latents="recomputed"), "The output of the last layer, 3, is read", "head"),
         (run_of("iterative"), "by exactly what the previous iteration generated", "holds"),
         (run_of("iterative", strategy="cumulative"), "Iteration N holds the block's", "exactly"),
+        (run_of("iterative", strategy="cumulative"), "at positions 0 to N at the source", "exact"),
         (run_of(site="kv"), "the layer's entry of keys and values", "output of the last layer"),
+        (run_of(site="attn_out"), "what the attention sublayer adds to the residual", "MLP"),
+        (run_of(site="mlp_out"), "what the MLP sublayer adds to the residual", "attention"),
         (run_of("head", site="head"), "is overwritten at all latent positions at once by", "bot"),
         (run_of("head", site="head", positions="bot"), "is overwritten at bot by", "all latent"),
         (run_of("head", site="head", positions="1"), "is overwritten at position 1 by", "all lat"),
@@ -621,6 +632,19 @@ def test_methods_say_what_is_overwritten_where_and_by_what(run, words, absent):
     said = methods(make(run, pairs=2))[1]
     assert words in said
     assert absent not in said
+
+
+def test_methods_say_the_levels_and_the_scales_that_are_used():
+    *_, measures, statistics = methods(make(run_of(), pairs=2))
+    share = {key: 100 * sum(own.values()) for key, own in SHARES.items()}
+    assert (
+        f"{share['cells']:.0f} % for where the effects are, {share['strata']:.0f} % for what each "
+        f"thought carries, {share['direct']:.2f} % for each other primary question."
+    ) in statistics
+    assert f"“no” is said where the bound is within {SMALL:.2f}." in statistics
+    assert "0 as in the base run and 1 as in the source run" in measures
+    edges = once(replace(report(pairs=2), summaries={}, knockout=object()))
+    assert f"at {share['around']:.1f} % of the 5 % that belong to a study" in edges
 
 
 def test_methods_say_why_there_was_no_control():
