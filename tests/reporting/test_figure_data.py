@@ -346,6 +346,7 @@ def test_the_other_table_is_above_if_there_is_one_there():
 def test_tables_of_every_layer_go_upwards_from_the_lowest(report):
     tables = (*TABLES, table("3", (1, 2), (3, 4), (5, 6)), table("4", (6, 5), (4, 3), (2, 1)))
     figure = draw_carried(with_tables(report, tables), POSITION)
+    assert "of those of the stratum. Dark: more than chance allows." in note_of(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Layer 0", "Layers 1 to 2", "Layer 3", "Layer 4", "", ""]
     assert [written(axes)[0, -2.35] for axes in figure.axes[:4]] == ["2/9", "9/9", "5/9", "2/9"]
@@ -494,7 +495,10 @@ def note_of(figure):
 
 
 def test_the_note_tells_of_marks_that_are_there_and_of_what_columns_are(report):
-    assert "Bars: means over layers and positions." in note_of(first_figure(report, POSITION))
+    shown = note_of(first_figure(report, POSITION))
+    assert "Bars: means over layers and positions." in shown
+    restored = "Restored: pairs with the source answer; dark: more than chance allows."
+    assert restored in shown
     heads = maker.run(grid=replace(maker.run().grid, column="head"))
     figure = first_figure(maker.report_of({POSITION: maker.dataset(heads)}), POSITION)
     assert "Bars: means over layers and heads." in note_of(figure)
@@ -735,6 +739,7 @@ def test_beside_the_lens_stands_the_run_that_is_asked(with_lens, lens_figures):
     titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
     assert titles == ["read: step 1", "read: step 2", "Rise of P(clean answer)"]
     assert [outlined(axes) for axes in (one, two)] == [(0, 1), (1, 2)]
+    assert "What can be read need not be used. On the right, outlined:" in note_of(figure)
 
 
 # -- several runs -------------------------------------------------------------------------------
