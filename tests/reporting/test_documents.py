@@ -419,6 +419,16 @@ def test_a_comparison_has_what_is_said_of_every_run(tmp_path):
     assert "is overwritten at all latent positions at once" in text
 
 
+def test_report_and_journal_say_which_checks_fail(tmp_path):
+    data = written(tmp_path / "out", run_of(), pairs=2)
+    fails = (Check("self-patch", "0", "0.7", "fail"), Check("pairs", "1", "1", "pass"))
+    made = replace(saying_nothing(data), checks={POSITION: fails})
+    path = write_documents(made, tmp_path / "out", tmp_path / "docs")
+    assert f"**{POSITION}, self-patch fails: 0.7.**" in path.read_text()
+    journal = (tmp_path / "docs" / "research_journal.md").read_text()
+    assert f"{count_checks(fails)}. **self-patch fails: 0.7.**\n" in journal
+
+
 def test_a_report_of_the_same_weights_on_other_pairs_is_not_overwritten(docs, tmp_path):
     other = written(tmp_path / "other", run_of(data_sha256="f" * 64), pairs=3)
     with pytest.raises(ResultsError, match="is about another model or other data: set docs"):
@@ -436,6 +446,7 @@ def test_the_links_lead_from_the_document_to_its_folder(docs):
     links = re.findall(r"\]\(([^)]+\.png)\)", text)
     assert links == ["../results/position/content.png", "../results/position/effects.png"]
     assert "Further figures (1)" in text
+    assert "described in [DATA_INVENTORY.md](../DATA_INVENTORY.md)." in text
     journal = (docs / "research_journal.md").read_text()
     assert "results/position" in journal
     assert "../results" not in journal

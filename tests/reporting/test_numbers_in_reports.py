@@ -645,6 +645,7 @@ def test_methods_say_the_levels_and_the_scales_that_are_used():
     assert "0 as in the base run and 1 as in the source run" in measures
     edges = once(replace(report(pairs=2), summaries={}, knockout=object()))
     assert f"at {share['around']:.1f} % of the 5 % that belong to a study" in edges
+    assert "and but for the question to a cut of as many words that carry no number" in edges
 
 
 def test_methods_say_why_there_was_no_control():
