@@ -6,6 +6,7 @@ The grid is not square, no two means agree, and a mean is no median.
 import json
 import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -215,6 +216,9 @@ def test_pairs_are_of_their_steps_where_a_field_tells_strata_too():
 
 def test_the_page_prints_rows_checks_runs_and_what_was_left_out(made):
     text = page_text(made)
+    assert text.count("pairs; at most 0.37</td>") == 1  # of what is not claimed its bound
+    (claimed,) = re.findall(r"<td>layer 1, position 0.*?</td><td>rises</td><td>(.*?)</td>", text)
+    assert unescape(claimed) == "; ".join(claim_details(made.finding("cells", POSITION).claims[2]))
     for row in [*table_rows(made), *more_rows(made)]:
         if not row.command:
             line = re.escape(row.question) + ".*?" + re.escape(row.answer) + "</td>"
