@@ -88,6 +88,7 @@ def test_the_page_says_what_the_reports_say_and_opens_alone(root):
     page = (root / "index.html").read_text(encoding="utf-8")
     for entry in claims_of(root)["entries"]:
         assert all(sentence in page for sentence in entry["answer"])
+        assert (f">{entry['checks']}.<" in page) == bool(entry["answer"])
     assert "3 runs, 1 comparison" in page
     assert page.count("No report yet") == 1
     assert page.count("<h2>") == 3  # codi-tiny, the other model, what is left out
@@ -141,6 +142,7 @@ def test_text_that_is_not_ours_stays_text(tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "<b>&amp;" not in page
+    assert 'href="it%27s%20%3Cb%3E%26/position_patching_results.json"' in page
     assert "&lt;script&gt;x" in page
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
     assert claims_of(tmp_path)["entries"][0]["answer"] == [BAD]

@@ -222,7 +222,9 @@ def test_the_page_prints_rows_checks_runs_and_what_was_left_out(made):
     for row in [*table_rows(made), *more_rows(made)]:
         if not row.command:
             line = re.escape(row.question) + ".*?" + re.escape(row.answer) + "</td>"
-            line += rf'<td class="n">{re.escape(row.estimate)}<span.*?</span></td>'
+            narrow = f"p {row.p}, " * (row.p not in ("", "–")) + f"n {row.n}" * bool(row.n)
+            span = f'<span class="narrow">{narrow}</span>'
+            line += rf'<td class="n">{re.escape(row.estimate)}{span}</td>'
             line += f'<td class="n hide">{row.p}</td><td class="n hide">{row.n}</td>'
             assert re.search(line, text, re.DOTALL), row
     assert text.index(table_rows(made)[0].question) < text.index("More questions (")
