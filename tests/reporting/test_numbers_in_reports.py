@@ -193,6 +193,8 @@ def test_a_chain_is_told_where_it_is_largest_with_its_change():
     courses += (course("2", "none", 0.9, 0.1),)
     chain = finding("chain", 5, "yes", courses=courses)
     assert course_words(chain) == ("0.40 → 0.70 at layer 1; last minus first: 0.40 [0.33, 0.57]")
+    chain = replace(chain, courses=(*courses, course("3", "fades", 0.45, 0.1)))  # by the first
+    assert course_words(chain).startswith("0.45 → 0.10 at layer 3;")
 
 
 def test_what_is_carried_partly_or_not_at_all():
