@@ -158,6 +158,19 @@ def test_a_comparison_removes_figures_of_every_name_and_refuses_results(tmp_path
     assert {path: path.read_bytes() for path in one.iterdir() if path.is_file()} == before
 
 
+def test_checkpoints_are_put_together_where_that_is_asked(tmp_path, monkeypatch):
+    folder, made, asked = measured(tmp_path / "one"), report(pairs=2), []
+
+    def built(datasets, pooled=None, **others):
+        asked.append(pooled)
+        return made
+
+    monkeypatch.setattr("codi_patching.reporting.runs.build_report", built)
+    for pool in (False, True):
+        compare_folders([folder], tmp_path / "out", replace(PLAIN, pool=pool))
+    assert asked == [False, True]
+
+
 def test_the_file_of_a_comparison_names_each_run():
     run = run_of("iterative", direction="noising", site="kv", control="none")
     told = comparison_json(report(run=run, pairs=3))
