@@ -796,6 +796,7 @@ def test_the_graph_has_every_edge_as_wide_as_its_fall():
 def test_the_layers_below_are_of_what_the_readout_reads():
     data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
     axes = draw_knockout(build_report([data])).axes
+    assert axes[-1].get_ylabel() == "fall of the answer's probability"
     shown = [each.images[0].get_array() for each in axes[2:4]]
     np.testing.assert_allclose(shown[0], [[0, 0, 0], [0.6, 0, 0]], atol=1e-12)
     np.testing.assert_allclose(shown[1], [[0, 0, 0], [0.6, 0, 0.7]], atol=1e-12)
@@ -841,6 +842,11 @@ def test_the_page_shows_what_is_hidden_from_the_readout():
     assert shown["means"]["fall_all"][:5] == [0.6, 0, 0, 0, 0.35]
     assert shown["names"][:2] == ["question → readout, all layers", "numbers → readout, all layers"]
     assert page_data(build_report([made(noise=0.0)]))["runs"][0]["id"] == "knockout"
+    zeros = made(noise=0.0)
+    run = zeros.attrs["run"]
+    at = ((2, COLUMNS.index("1->readout")), (1, COLUMNS.index("0->1")))
+    zeros.attrs["run"] = replace(run, grid=replace(run.grid, structural_zeros=at))
+    assert knockout_data(zeros)["structural"] == "000000000000001"
     unknown = made({"question->readout": 0.6}, noise=0.0)
     unknown["num_steps"].values[:] = np.nan
     assert [key for key, _, _ in knockout_data(unknown)["measures"]] == ["fall_all"]

@@ -248,10 +248,12 @@ def _write_tables(folder: Path, report: Report) -> None:
 
 def _write_strata(folder: Path, run: str, table: StrataTable) -> None:
     """What each thought carries: pairs that a patch restores, by stratum."""
+    fields = any(stratum.field for stratum in table.strata)
     rows = [
         {
             "steps": stratum.num_steps or "",
             "changed step": stratum.changed_step or "",
+            **({"field": " = ".join(stratum.field or ())} if fields else {}),
             **{f"z{c}": f"{e.restored}/{e.n}" for c, e in zip(table.columns, entries)},
         }
         for stratum, entries in zip(table.strata, table.entries)

@@ -257,11 +257,12 @@ def layers_sentence(claims: Mapping[str, Sequence[Claim]]) -> str:
         rise = f"a rise of P(source answer) is at most {most}"
         return f"Nothing is claimed: no layer is shown to act, {rise}."
     said = [f"{own} ({'; '.join(names)})" for own, names in runs.items()]
-    if len(tested) == len(claims) and len(runs) > 1:
+    every = len(tested) == len(claims)
+    if every and len(runs) > 1:
         last = max(runs, key=lambda own: len(runs[own]))
         if len(runs[last]) > 1:  # named once, as what is left
             said = [text for text, own in zip(said, runs) if own != last] + [f"{last} (others)"]
-    where = f"{next(iter(runs))}, in every run" if len(runs) == 1 else ", ".join(said)
+    where = f"{next(iter(runs))}, in every run" if every and len(runs) == 1 else ", ".join(said)
     return f"P(source answer) rises at {where}."
 
 

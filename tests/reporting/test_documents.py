@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from lens_maker import written_lens
 from made_reports import POSITION, report
-from results_maker import make, records_of, run_of, write, written
+from results_maker import in_memory, make, records_of, run_of, write, written
 
+from codi_patching.analysis.checks import Check, count_checks
 from codi_patching.analysis.report import build_report
 from codi_patching.reporting.console import console_text
 from codi_patching.reporting.documents import write_comparison_document, write_documents
@@ -52,6 +53,7 @@ def text(docs):
 def test_the_report_begins_with_the_answer_then_the_table(text):
     lines = [line for line in text.splitlines() if line]
     assert lines[0] == "# Position patching of codi-tiny on word-problems"
+    assert lines[2].endswith(", 24 pairs.")  # without the one that could not be run
     assert lines[3].startswith("Together the thoughts carry the answer")
     assert lines[4] == "| question | answer | estimate [interval] | p | n |"
     assert text.index("## Methods") > text.index("| question |")
@@ -154,6 +156,9 @@ def test_the_inventory_lists_the_files_that_are_there(docs):
     listed = re.findall(r"^\| `([^`]+)` \|", text, re.M)
     folder = docs / "results" / "position"
     assert listed[0] == "position_patching_results.json"
+    assert 'cp.load_results("docs/results/position")' in text
+    dims = "pair × layer × column × arm × run"
+    assert f"kl_divergence, l2_difference, prediction_change_rate, … over {dims}\n" in text
     assert all((folder / name).exists() for name in listed)
     assert {"aggregate.json", "findings.json", "tables", "SHA256SUMS"} <= set(listed)
     example = json.loads(re.search(r"```json\n(.*?)```", text, re.S)[1])
@@ -257,6 +262,15 @@ def test_a_run_of_whole_layers_without_control_has_its_settings_and_example(tmp_
     assert example["baseline"]["pair_00"]["verified"] == ["…"]
     assert "Every pair could be run." in text
     assert "No pair is unlike the rest" in text
+
+
+def test_a_question_does_not_end_the_example(tmp_path):
+    question = {"source_question": "```\n# What is 3 + 4?"}
+    data = written(tmp_path / "out", run_of(), pairs=2, one_pair=question)
+    _, docs, name = document_of(tmp_path, data)
+    example, entry = example_of(docs, name)
+    assert example["baseline"]["pair_00"]["source_question"] == "'''\n# What is 3 + 4?"
+    assert entry.count("```") == 4
 
 
 def test_the_lens_has_its_settings_and_example(tmp_path):
@@ -380,6 +394,41 @@ def test_each_model_of_a_comparison_is_described_once(tmp_path):
     assert "Settings" not in text
 
 
+def test_a_comparison_has_what_is_said_of_every_run(tmp_path):
+    one, records = report(pairs=2), records_of(run_of("layer"), pairs=2)
+    known = replace(records[0].description, unknown_words=("fox",))
+    second = in_memory(run_of("layer"), [replace(records[0], description=known), records[1]])
+    first = one.summaries[POSITION]
+    holds, fails, undone = (
+        Check(name, "0", seen, status)
+        for name, seen, status in (
+            ("one", "0", "pass"), ("two", "0.7", "fail"), ("three", "", "not made"),
+        )
+    )  # fmt: skip
+    made = replace(
+        one, summaries={"a": first, "b": replace(first, data=second)},
+        checks={"a": (holds,), "b": (fails, undone)},
+    )  # fmt: skip
+    write_comparison_document(made, tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "**b, two fails: 0.7.**" in text
+    assert "three fails" not in text
+    assert f"\n{count_checks([holds, fails, undone])}.\n" in text
+    assert "fox (pair\\_00)." in text
+    assert "one layer and one latent position at a time" in text
+    assert "is overwritten at all latent positions at once" in text
+
+
+def test_report_and_journal_say_which_checks_fail(tmp_path):
+    data = written(tmp_path / "out", run_of(), pairs=2)
+    fails = (Check("self-patch", "0", "0.7", "fail"), Check("pairs", "1", "1", "pass"))
+    made = replace(saying_nothing(data), checks={POSITION: fails})
+    path = write_documents(made, tmp_path / "out", tmp_path / "docs")
+    assert f"**{POSITION}, self-patch fails: 0.7.**" in path.read_text()
+    journal = (tmp_path / "docs" / "research_journal.md").read_text()
+    assert f"{count_checks(fails)}. **self-patch fails: 0.7.**\n" in journal
+
+
 def test_a_report_of_the_same_weights_on_other_pairs_is_not_overwritten(docs, tmp_path):
     other = written(tmp_path / "other", run_of(data_sha256="f" * 64), pairs=3)
     with pytest.raises(ResultsError, match="is about another model or other data: set docs"):
@@ -397,6 +446,7 @@ def test_the_links_lead_from_the_document_to_its_folder(docs):
     links = re.findall(r"\]\(([^)]+\.png)\)", text)
     assert links == ["../results/position/content.png", "../results/position/effects.png"]
     assert "Further figures (1)" in text
+    assert "described in [DATA_INVENTORY.md](../DATA_INVENTORY.md)." in text
     journal = (docs / "research_journal.md").read_text()
     assert "results/position" in journal
     assert "../results" not in journal

@@ -33,6 +33,16 @@ def test_a_new_entry_goes_to_the_end_and_an_old_one_stays_in_its_place(tmp_path)
     assert text.index("text 1") < text.index("text 2")
 
 
+def test_names_and_texts_are_no_patterns(tmp_path):
+    path = tmp_path / "journal.md"
+    for name, text in (("aXb", "two"), ("a.b", r"one \| \1"), ("a.b", r"three \d \g<0>")):
+        replace_entry(path, name, f"{text}\n", "")
+    assert path.read_text() == (
+        "\n<!-- entry aXb -->\ntwo\n<!-- end of aXb -->\n"
+        "\n<!-- entry a.b -->\nthree \\d \\g<0>\n<!-- end of a.b -->\n"
+    )
+
+
 def test_what_is_no_text_is_refused_and_stays(tmp_path):
     path = tmp_path / "journal.md"
     path.write_bytes(b"\xff\xfe")

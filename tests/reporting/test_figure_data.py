@@ -26,7 +26,7 @@ from codi_patching.analysis.findings import (
 )
 from codi_patching.reporting.canvas import DARK, PALE
 from codi_patching.reporting.carried import draw_over_layers, draw_table, two_tables
-from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts
+from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, last_iteration
 from codi_patching.reporting.content import (
     ceiling_of,
     claims_of,
@@ -46,9 +46,11 @@ from codi_patching.reporting.maps import (
     draw_cells,
     label_axes,
     notes_on,
+    number,
     outline,
     put_dots,
     scale_of,
+    segments,
     write_values,
 )
 from codi_patching.reporting.plot import plot
@@ -166,6 +168,13 @@ def test_agreeing_neighbours_are_labelled_by_their_median_in_their_middle():
     assert list(written(narrow)) == [(0, 1)]  # three rows of 2.5 points have room for a number
 
 
+def test_neighbours_agree_as_a_whole_and_large_numbers_have_a_digit_less():
+    assert list(segments(np.array([0.50, 0.51, 0.52, 0.53]))) == [(0, 1), (2, 3)]
+    assert [number(value) for value in (9.99, -9.99, 12.34, -12.34)] == [
+        "9.99", "-9.99", "12.3", "-12.3",
+    ]  # fmt: skip
+
+
 def axes_percent(values):
     axes = axes_of()
     write_values(axes, values, scale_of(values, 0.1), 12.0, percent=True)
@@ -204,6 +213,7 @@ def test_notes_name_the_last_layer_and_zeros():
     hatched = "Hatched: zero by construction, nothing reads this state."
     assert notes_on(DEEP) == [hatched, last]
     assert notes_on(replace(DEEP, latents="frozen", grid=maker.run(zeros=()).grid)) == []
+    assert notes_on(replace(DEEP, grid=replace(DEEP.grid, structural_zeros=()))) == [last]
 
 
 # -- what each thought carries ------------------------------------------------------------------
@@ -281,11 +291,11 @@ def test_rows_whose_steps_are_unknown_are_named_and_have_no_bracket():
     strata = (
         Stratum(3, None, 7),
         Stratum(None, None, 9),
-        Stratum(None, None, 8, (), ("kind", "x")),
+        Stratum(None, None, 8, (), ("kind", "long enough to be cut")),
     )
     axes = axes_of()
     draw_table(axes, strata, TABLES[0].entries, ["z0", "z1"])
-    assert labels(axes, "y") == ["step unknown", "all pairs", "kind = x"]
+    assert labels(axes, "y") == ["step unknown", "all pairs", "kind = long enough t…"]
     assert [t.get_text() for t in axes.texts if "-step" in t.get_text()] == ["3-step"]
     np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[-0.4, 0.4]])
 
@@ -328,11 +338,15 @@ def test_the_other_table_is_above_if_there_is_one_there():
     assert [group[0].layer for group in two_tables(both)] == ["1", "2"]
     longest = StrataFinding(main, (main, above, below, long), 0.1, 0.9, 0.9)
     assert [group[0].layer for group in two_tables(longest)] == ["1", "0"]
+    nothing = table("2", (0, 0), (0, 0), (0, 0), steps=(None, None))
+    alone = StrataFinding(main, (main, nothing), 0.1, 0.9, 0.9)
+    assert [group[0].layer for group in two_tables(alone)] == ["1"]
 
 
 def test_tables_of_every_layer_go_upwards_from_the_lowest(report):
     tables = (*TABLES, table("3", (1, 2), (3, 4), (5, 6)), table("4", (6, 5), (4, 3), (2, 1)))
     figure = draw_carried(with_tables(report, tables), POSITION)
+    assert "of those of the stratum. Dark: more than chance allows." in note_of(figure)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Layer 0", "Layers 1 to 2", "Layer 3", "Layer 4", "", ""]
     assert [written(axes)[0, -2.35] for axes in figure.axes[:4]] == ["2/9", "9/9", "5/9", "2/9"]
@@ -371,6 +385,14 @@ def test_points_with_intervals_stand_at_their_layers_with_the_legend_in_order():
     assert len({marker for marker, _ in looks}) == len({colour for _, colour in looks}) == 3
     assert labels(axes, "x") == ["0", "1", "2"]
     assert list(axes.get_xticks()) == [0, 1, 2]
+    for hollow in (False, True):  # only where that is asked
+        axes = axes_of()
+        unclaimed = replace(ARMS[0], unclaimed=np.array([False, True, False]))
+        draw_profiles(axes, [unclaimed], ["0", "1", "2"], hollow)
+        own = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+        assert [np.isfinite(line.get_ydata()).tolist() for line in own] == (
+            [[False, True, False]] * hollow
+        )
 
 
 def test_profiles_of_claims_are_of_the_comparison_that_is_asked():
@@ -454,6 +476,41 @@ def test_margins_bars_and_the_ceiling_are_on_the_maps_scale(report):
     assert [line.get_ydata()[0] for line in bar.lines] == [0.3]
 
 
+def test_margins_show_what_is_below_0_and_a_ceiling_there_is_no_mark(report):
+    data = maker.dataset()
+    data["clean_probability"].loc[{"arm": "own"}] -= 0.9
+    below = claim(mean=-0.1, other=-0.2)
+    ceiling = replace(report.finding("ceiling"), lead=below, claims=(below,))
+    made = replace(maker.report_of({POSITION: data}), findings=(ceiling,))
+    figure = first_figure(made, POSITION)
+    above, beside = figure.axes[0].child_axes
+    values = effect_of(data)
+    lowest = min(np.nanmean(values, 0).min(), np.nanmean(values, 1).min())
+    assert above.get_ylim()[0] == beside.get_xlim()[0] == pytest.approx(lowest)
+    assert not any("ceiling" in axes.get_title(loc="left") for axes in figure.axes)
+
+
+def note_of(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_the_note_tells_of_marks_that_are_there_and_of_what_columns_are(report):
+    shown = note_of(first_figure(report, POSITION))
+    assert "Bars: means over layers and positions." in shown
+    restored = "Restored: pairs with the source answer; dark: more than chance allows."
+    assert restored in shown
+    heads = maker.run(grid=replace(maker.run().grid, column="head"))
+    figure = first_figure(maker.report_of({POSITION: maker.dataset(heads)}), POSITION)
+    assert "Bars: means over layers and heads." in note_of(figure)
+    cells_of = report.finding("cells", LAYER)
+    shown = note_of(first_figure(replace(report, findings=(cells_of,)), LAYER))
+    assert "Shaded: claimed." in shown
+    nothing = tuple(replace(c, verdict="at most") for c in cells_of.claims)
+    cells_of = replace(cells_of, lead=nothing[0], claims=nothing, answer="at most")
+    shown = note_of(first_figure(replace(report, findings=(cells_of,)), LAYER))
+    assert "Shaded" not in shown
+
+
 def test_only_claimed_cells_are_outlined(report):
     finding = report.finding("cells", POSITION)
     some = ("layer 0, position 1", "layer 2, position 0 (makes thought 1)")
@@ -500,6 +557,8 @@ def test_what_was_run_stands_in_the_note(report):
 
 def test_the_main_run_is_that_of_what_is_carried(report):
     assert main_run(report) == POSITION
+    layers = [report.finding("cells", LAYER), report.finding("strata", POSITION)]
+    assert main_run(replace(report, findings=tuple(layers))) == POSITION
     last = [f for f in report.findings if f.key not in ("strata", "cells")]
     assert main_run(replace(report, findings=tuple(last))) == "relay"
     assert main_run(replace(report, findings=())) == next(iter(report.summaries))
@@ -561,6 +620,9 @@ def test_chains_have_their_panels_lines_and_legends(report):
         shown = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 4]
         np.testing.assert_allclose(shown, np.insert(values, 0, 0.0, axis=1))
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["0", "1", "2"]
+    title = " ".join(figure["trajectories"].get_suptitle().split())
+    assert title.startswith("Along the chain. Iterative patching, relay of codi-tiny on")
+    assert title.endswith(", 10 pairs")
     cosines = draw_cosines(report, "relay")
     for axes, name in zip(cosines.axes, ("clean", "corrupted"), strict=True):
         assert axes.get_title(loc="left")[3:] == f"Cosine to the {name} run"
@@ -582,6 +644,10 @@ def test_lines_that_agree_are_one_their_mean_named_by_their_layers():
     small = axes_of()
     draw_lines(small, values / 100, ["4", "5", "6", "7"], 0.1)
     np.testing.assert_allclose(small.get_ylim(), [-0.006, 0.106])
+    low = axes_of()  # what agrees is relative to the panel's height
+    draw_lines(low, values / 50, ["4", "5", "6", "7"], 0.1)
+    assert [text.get_text() for text in low.get_legend().get_texts()] == ["4 to 5", "6", "7"]
+    assert bundles(np.array([[0.0], [0.03], [0.06]]), 0.05) == [(0, 1), (2, 2)]
 
 
 def test_sheets_show_each_pair_at_its_place_on_one_scale():
@@ -673,6 +739,7 @@ def test_beside_the_lens_stands_the_run_that_is_asked(with_lens, lens_figures):
     titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
     assert titles == ["read: step 1", "read: step 2", "Rise of P(clean answer)"]
     assert [outlined(axes) for axes in (one, two)] == [(0, 1), (1, 2)]
+    assert "What can be read need not be used. On the right, outlined:" in note_of(figure)
 
 
 # -- several runs -------------------------------------------------------------------------------
@@ -698,6 +765,40 @@ def test_whole_layers_have_the_smaller_gain_with_its_interval_layers_in_order():
     assert "Zero by construction: layer, frozen at layer 10." in " ".join(
         figure.get_supxlabel().split()
     )
+
+
+def test_the_smaller_gain_may_be_below_zero():
+    data = maker.dataset(maker.run("layer", zeros=()))
+    data["clean_probability"].loc[{"arm": "own"}] = 0.15  # 0.10 over the unpatched run
+    data["clean_probability"].loc[{"arm": "control"}] = 0.55
+    axes = draw_by_layer(maker.report_of({LAYER: data})).axes[0]
+    np.testing.assert_allclose([mean for _, mean, *_ in bars(axes.containers[0])], [-0.4] * 3)
+
+
+def test_chains_are_judged_at_the_iteration_at_which_they_are_drawn():
+    relay = maker.run("iterative", columns=3, zeros=((-1, 2),))
+    report = maker.report_of({"relay": maker.dataset(relay)})
+    claims = [claim("0", "1"), claim("1", "2"), claim("2", "1", "at most")]
+    courses = tuple(Course(c.layer, "none", (c,), None) for c in claims)
+    chain = Finding("chain", 5, "yes", ("relay",), courses=courses)
+    assert title_of(report, chain) == "P(source answer) rises at layer 0, in every run."
+
+
+def test_chains_are_drawn_where_none_is_zero_whichever_comes_first():
+    relay, all_of_it = (
+        maker.dataset(maker.run("iterative", columns=3, zeros=zeros)) for zeros in (((-1, 2),), ())
+    )
+    for runs in ((relay, all_of_it), (all_of_it, relay)):
+        assert last_iteration(maker.report_of(dict(zip("ab", runs, strict=True)))) == "1"
+    assert last_iteration(maker.report_of({"b": all_of_it})) == "2"
+
+
+def test_the_row_of_thoughts_is_the_first_of_the_layers():
+    run = maker.run("layer", zeros=())
+    run = replace(run, grid=replace(run.grid, layers=("thought", "0", "1")))
+    axes = draw_by_layer(maker.report_of({LAYER: maker.dataset(run)})).axes[0]
+    assert labels(axes, "x") == ["z", "0", "1"]
+    assert axes.get_ylabel() == "rise of P(source answer)"
 
 
 def layered(label, verdicts, kind="content", key="cells", bound=0.07):
@@ -750,6 +851,11 @@ def test_the_title_over_parts_says_which_are_claimed():
         ]
         finding = Finding("direct", 4, "yes", (LAYER, "all"), claims[0], tuple(claims))
         figure = draw_parts(finding)
+        note = note_of(figure)
+        assert "Direct: later thoughts are frozen. Total: they are made anew." in note
+        assert "Mediated: total minus direct, pair by pair." in note
+        assert "All relative to the control's patch." in note
+        assert figure.axes[0].get_ylabel() == "rise of P(source answer)"
         assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == list(verdicts)
         return " ".join(figure.get_suptitle().split())
 

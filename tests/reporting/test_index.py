@@ -23,7 +23,13 @@ from codi_patching.reporting.index_entries import (
     SavedFindings,
     find_entries,
 )
-from codi_patching.reporting.index_page import Index, index_text, thumbnail, write_index
+from codi_patching.reporting.index_page import (
+    Index,
+    claims_text,
+    index_text,
+    thumbnail,
+    write_index,
+)
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "results" / "codi-tiny"
 BAD = "<script>x</script>\"'](http://e)\x1b[31m\u202e"
@@ -82,6 +88,7 @@ def test_the_page_says_what_the_reports_say_and_opens_alone(root):
     page = (root / "index.html").read_text(encoding="utf-8")
     for entry in claims_of(root)["entries"]:
         assert all(sentence in page for sentence in entry["answer"])
+        assert (f">{entry['checks']}.<" in page) == bool(entry["answer"])
     assert "3 runs, 1 comparison" in page
     assert page.count("No report yet") == 1
     assert page.count("<h2>") == 3  # codi-tiny, the other model, what is left out
@@ -135,6 +142,7 @@ def test_text_that_is_not_ours_stays_text(tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "<b>&amp;" not in page
+    assert 'href="it%27s%20%3Cb%3E%26/position_patching_results.json"' in page
     assert "&lt;script&gt;x" in page
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
     assert claims_of(tmp_path)["entries"][0]["answer"] == [BAD]
@@ -202,7 +210,7 @@ FAILS, HOLDS = Check("one", "0", "1", "fail"), Check("two", "0", "0", "pass")
         ([entry_of()], "1 run"),
         ([entry_of("a"), entry_of("b")], "2 runs"),
         ([entry_of(model="")], "1 comparison"),
-        ([entry_of(checks=(HOLDS,)), entry_of(model="", checks=(FAILS, FAILS))],
+        ([entry_of(checks=(HOLDS,)), entry_of(model="", checks=(FAILS, HOLDS, FAILS))],
          "1 run, 1 comparison, checks fail in 1 of them"),
     ],
 )  # fmt: skip
@@ -210,6 +218,8 @@ def test_a_line_says_what_there_is(entries, said):
     index = Index(entries, {})
     assert index.summary == said
     assert index.failed == ("fail" in said)
+    for entry, told in zip(entries, json.loads(claims_text(index))["entries"], strict=True):
+        assert told["failing"] == [vars(FAILS)] * entry.checks.count(FAILS)
 
 
 def test_entries_of_the_same_weights_and_pairs_stand_together_comparisons_first(tmp_path):
@@ -263,10 +273,35 @@ def test_facts_of_runs_and_comparisons(root, tmp_path):
     assert lens.failing == []
 
 
+def test_facts_are_of_the_run_and_its_files_are_checked_once(tmp_path):
+    run = run_of(layers=2, columns=2, seed=7, precision="64-true")
+    records = records_of(run, pairs=2, verified=0)
+    folder = write(tmp_path / "deep" / "run", run, records, {"gone": "too long"})
+    old = {"name": "unchanged files", "expected": "", "seen": "", "status": "pass", "kind": "file"}
+    (folder / "validity.json").write_text(json.dumps({"checks": [vars(HOLDS), old]}))
+    (tmp_path / "deep" / "begun" / "partial").mkdir(parents=True)
+    (entry,), left_out = find_entries(tmp_path)
+    assert [entry.facts[name] for name in ("pairs", "seed", "precision")] == [2, 7, "64-true"]
+    assert [check.name for check in entry.checks] == ["two", "unchanged files"]
+    assert list(left_out) == ["deep/begun"]
+
+
+def test_a_run_that_may_not_be_read_leaves_its_folder_out_by_name(tmp_path, monkeypatch):
+    measured(tmp_path / "run")
+
+    def refused(folder):
+        raise PermissionError(f"no access to {folder.name}")
+
+    monkeypatch.setattr("codi_patching.reporting.index_entries.read_description", refused)
+    assert find_entries(tmp_path) == ([], {"run": "no access to run"})
+
+
 def compared(folder, *runs):
     folder.mkdir()
     content = {
-        "answer": ["Yes."], "findings": [], "validity": {"all runs": {"checks": [vars(FAILS)]}},
+        "answer": ["Yes."], "findings": [], "validity": {
+            name: {"checks": [vars(check)]} for name, check in (("a", HOLDS), ("b", FAILS))
+        },
         "runs": {
             name: {"checkpoint_sha256": weights, "data_sha256": pairs, "pairs": count}
             for name, weights, pairs, count in runs

@@ -56,6 +56,8 @@ def test_texts_of_cells_are_short_and_white_on_dark():
     assert (inks["sevente"], inks["z"]) == ("#ffffff", "#ffffff")
     assert (inks["x"], inks["<y>"]) == (INK, INK)
     assert "–" not in inks
+    hostile = cells_svg(values, ["<b>", "&"], ["</title>", "'"], title="<i>")
+    assert parts(hostile, "rect")[3].find("{*}title").text == "<b>, ': 0.50"
 
 
 @pytest.mark.parametrize(("layers", "kept"), [(24, 24), (25, 13), (49, 17)])

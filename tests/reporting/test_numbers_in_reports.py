@@ -19,6 +19,8 @@ from results_maker import make, records_of, run_of, write, written
 
 from codi_patching.analysis.checks import Check
 from codi_patching.analysis.findings import Carried, Claim, Course, Finding, StrataFinding
+from codi_patching.analysis.inference import SMALL
+from codi_patching.analysis.levels import SHARES
 from codi_patching.analysis.report import Report, build_report
 from codi_patching.reporting.aggregate import aggregate_json, aggregate_rows
 from codi_patching.reporting.claims_in_words import (
@@ -130,7 +132,13 @@ def test_a_row_has_each_number_in_its_column():
     assert (row.answer, row.estimate) == ("no layer effect to predict", "root mean square 2e-05")
 
 
-@pytest.mark.parametrize("key", UNTOLD)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "thoughts", "layers_by_positions", "iterative_or_parallel", "accuracy", "hops", "sums",
+        "sums_of_logits", "increments",
+    ],
+)  # fmt: skip
 def test_the_largest_of_noise_is_not_named(key):
     """Only where all comparisons are on one side of 0 is anything named."""
     over, other = odd().comparisons
@@ -185,6 +193,8 @@ def test_a_chain_is_told_where_it_is_largest_with_its_change():
     courses += (course("2", "none", 0.9, 0.1),)
     chain = finding("chain", 5, "yes", courses=courses)
     assert course_words(chain) == ("0.40 → 0.70 at layer 1; last minus first: 0.40 [0.33, 0.57]")
+    chain = replace(chain, courses=(*courses, course("3", "fades", 0.45, 0.1)))  # by the first
+    assert course_words(chain).startswith("0.45 → 0.10 at layer 3;")
 
 
 def test_what_is_carried_partly_or_not_at_all():
@@ -213,6 +223,7 @@ def test_what_is_carried_partly_or_not_at_all():
     lengths = tuple(Carried("0", s, (), k, 9, 0, 0) for s, k in ((None, 1), (2, 8), (1, 7)))
     several = replace(both, main=replace(main, carried=lengths, columns=("0",)))
     assert strata_words(several) == "step 2 in z0 to z0"
+    assert as_row(finding("strata", 3, "yes", strata=several), report()).estimate == "8/9"
     bounds = tuple(Carried("0", None, (), k, 9, 0, 0, most=m) for k, m in ((1, 0.3), (2, 0.2)))
     none = replace(both, main=replace(main, carried=bounds, columns=("0",)))
     assert strata_words(none) == "nothing shown, at most 0.30 of pairs restored"
@@ -282,6 +293,7 @@ def test_which_model_carries_more_where_and_by_how_much():
     assert row.answer == "A in 2, B in 2 of 4 cells"
     assert row.estimate == "A minus B: 0.43 [0.33, 0.53]"
     often = of_models(between("more often", "less often", "at most", "less often"))
+    assert table_rows(often)[0].answer == "A in 1, B in 2 of 4 cells"
     assert headline(often)[0].endswith("A carries more than B at 1 of 4 cells, in 20 of 24 pairs.")
     assert headline(often)[1].endswith("at 2 of 4 cells, in up to 6 of 24 pairs.")
 
@@ -306,6 +318,20 @@ def test_no_difference_is_said_before_what_each_model_carries():
     ]
     few = of_models(between("counts"))
     assert headline(few) == ["Too few pairs to compare the models: counts stand alone."]
+    some = of_models(between("counts"), between("at most"))
+    assert headline(some) == ["No difference between the models is shown."]
+    unshown = replace(own, strata=strata_of([("0", None, 5, 27)], [(2, 1, [5], 14)], ("0",)))
+    assert headline(of_models(between("at most"), unshown)) == headline(some)
+
+
+def test_differences_are_said_before_a_model_that_feeds_nothing_back():
+    made = of_models(between("rises", "falls"))
+    still = make(run_of(checkpoint={"feeds_back": False}), pairs=2)
+    label = f"B: {POSITION}"
+    summaries = made.summaries | {label: replace(made.summaries[label], data=still)}
+    said = headline(replace(made, summaries=summaries))
+    assert said[:2] == headline(made)
+    assert said[2].startswith("B feeds nothing back: what it shares")
 
 
 def test_claims_between_models_name_the_model_in_page_and_document(tmp_path):
@@ -331,9 +357,11 @@ def test_several_runs_of_a_model_are_told_apart():
         for m in "AB"
         for run in ("position, recomputed", "layer, frozen")
     ]
-    made = of_models(*own, replace(finding("ceiling", 1, "yes", odd()), model="A"))
+    ceilings = [replace(finding("ceiling", 1, "yes", odd()), model=m) for m in "AB"]
+    made = of_models(*own, *ceilings)
     assert [row.question for row in table_rows(made)] == [
         "Do the thoughts carry the answer at all? A",
+        "Do the thoughts carry the answer at all? B",
         "Which positions and layers? A: position, recomputed",
         "Which positions and layers? B: position, recomputed",
     ]
@@ -341,6 +369,9 @@ def test_several_runs_of_a_model_are_told_apart():
         "Which positions and layers? A: layer, frozen",
         "Which positions and layers? B: layer, frozen",
     ]
+    early = replace(finding("early_or_late_layers", None, "described", odd()), model="A")
+    row = as_row(replace(early, runs=("A: layer, frozen",)), of_models(early))
+    assert row.question == "Early or late layers? A: layer, frozen"
 
 
 # -- aggregate ----------------------------------------------------------------------------------
@@ -584,7 +615,10 @@ def test_what_is_unknown_of_answers_and_steps_is_not_said():
         (run_of("layer", latents="recomputed"), "The output of the last layer, 3, is read", "head"),
         (run_of("iterative"), "by exactly what the previous iteration generated", "holds"),
         (run_of("iterative", strategy="cumulative"), "Iteration N holds the block's", "exactly"),
+        (run_of("iterative", strategy="cumulative"), "at positions 0 to N at the source", "exact"),
         (run_of(site="kv"), "the layer's entry of keys and values", "output of the last layer"),
+        (run_of(site="attn_out"), "what the attention sublayer adds to the residual", "MLP"),
+        (run_of(site="mlp_out"), "what the MLP sublayer adds to the residual", "attention"),
         (run_of("head", site="head"), "is overwritten at all latent positions at once by", "bot"),
         (run_of("head", site="head", positions="bot"), "is overwritten at bot by", "all latent"),
         (run_of("head", site="head", positions="1"), "is overwritten at position 1 by", "all lat"),
@@ -600,6 +634,20 @@ def test_methods_say_what_is_overwritten_where_and_by_what(run, words, absent):
     said = methods(make(run, pairs=2))[1]
     assert words in said
     assert absent not in said
+
+
+def test_methods_say_the_levels_and_the_scales_that_are_used():
+    *_, measures, statistics = methods(make(run_of(), pairs=2))
+    share = {key: 100 * sum(own.values()) for key, own in SHARES.items()}
+    assert (
+        f"{share['cells']:.0f} % for where the effects are, {share['strata']:.0f} % for what each "
+        f"thought carries, {share['direct']:.2f} % for each other primary question."
+    ) in statistics
+    assert f"“no” is said where the bound is within {SMALL:.2f}." in statistics
+    assert "0 as in the base run and 1 as in the source run" in measures
+    edges = once(replace(report(pairs=2), summaries={}, knockout=object()))
+    assert f"at {share['around']:.1f} % of the 5 % that belong to a study" in edges
+    assert "and but for the question to a cut of as many words that carry no number" in edges
 
 
 def test_methods_say_why_there_was_no_control():
@@ -745,6 +793,24 @@ def test_the_document_has_rows_claims_strata_and_settings(folder, saved):
         )
 
 
+def test_strata_by_a_field_are_named_by_it_in_document_and_tables(tmp_path):
+    records = records_of(run_of(), pairs=6, carried={(0, 0): {1: 1.0, 2: 1.0}})
+    records = [
+        replace(each, description=replace(each.description, fields={"kind": "xy"[n % 2]}))
+        for n, each in enumerate(records)
+    ]
+    folder = write(tmp_path / "out", run_of(), records)
+    report_folder(folder, replace(PLAIN, docs=tmp_path, strata=("kind",)), "mine")
+    (path,) = (folder / "tables").glob("carried_*.csv")
+    header, *_, x, y = csv.reader(path.open(encoding="utf-8"))
+    assert header[:3] == ["steps", "changed step", "field"]
+    assert [x[:3], y[:3]] == [["", "", "kind = x"], ["", "", "kind = y"]]
+    text = (tmp_path / "experiments" / "mine.md").read_text()
+    assert "| steps | changed step | field | pairs | z0 |" in text
+    assert "| 2 | 1 | – | 1 |" in text
+    assert "| – | – | kind = y | 3 |" in text
+
+
 def test_tables_of_strata_stand_in_the_order_of_the_findings(tmp_path):
     both = [
         strata_of([], [(2, 1, [k], 9)], ("0",), layer=layer) for k, layer in ((7, "2"), (6, "5"))
@@ -797,7 +863,8 @@ def test_the_inventory_counts_pairs_and_cells(folder):
 
 def test_each_caption_is_of_its_own_figures(tmp_path):
     for name in ("by_layer", "decomposition", "lens_and_patching", "lens_hit_rates",
-                 "trajectories", "trajectories_cosine", "content_1", "content_2"):  # fmt: skip
+                 "trajectories", "trajectories_cosine", "content_1", "content_2", "attention",
+                 "attention_heads"):  # fmt: skip
         (tmp_path / f"{name}.png").touch()
     assert figure_links(tmp_path, tmp_path) == [
         ("where the content is, and what each thought carries", "content_1.png"),
@@ -808,6 +875,11 @@ def test_each_caption_is_of_its_own_figures(tmp_path):
             "trajectories_cosine.png",
         ),
         ("how often each step's result is read, beside chance", "lens_hit_rates.png"),
+        (
+            "where the token before the answer looks, beside where patching acts",
+            "attention.png",
+        ),
+        ("which heads of that token look at which thought", "attention_heads.png"),
         ("whole layers, each run", "by_layer.png"),
         ("direct, mediated and total effect by layer", "decomposition.png"),
         ("what is read, beside where patching acts", "lens_and_patching.png"),

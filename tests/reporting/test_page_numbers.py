@@ -6,6 +6,7 @@ The grid is not square, no two means agree, and a mean is no median.
 import json
 import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from codi_patching.analysis.report import build_report
 from codi_patching.reporting.claims_in_words import claim_details
 from codi_patching.reporting.page import page_text, script_json, write_page
 from codi_patching.reporting.page_data import (
+    LABELS,
     PAIRS,
     flags,
     lens_data,
@@ -191,12 +193,38 @@ def test_models_are_on_one_scale_and_have_their_own_pairs(made):
     assert [run["end"] for run in page_data(report)["runs"]] == [0, 0, 0]
 
 
+def test_the_scale_of_models_holds_what_is_below_0_too(made):
+    data = made.summaries[POSITION].data
+    falls = data.assign(clean_probability=data.clean_probability - 0.9)
+    report = maker.report_of({f"A: {POSITION}": falls, f"B: {POSITION}": falls})
+    report = replace(report, models=("A", "B"), findings=())
+    lowest = min(np.nanmin(part.mean(0)) for part in maker.parts(falls).values())
+    assert page_data(report)["runs"][0]["end"] == pytest.approx(-lowest)
+
+
+def test_pairs_are_of_their_steps_where_a_field_tells_strata_too():
+    run, described = results_maker.run_of(), []
+    for place, each in enumerate(results_maker.records_of(run, pairs=6, strata=((2, 1), (2, 2)))):
+        known = replace(each.description, fields={"kind": "xxy"[place % 3]})
+        described.append(replace(each, description=known))
+    report = build_report([results_maker.in_memory(run, described)], strata=("kind",))
+    (told,) = page_data(report)["runs"]
+    rows = [[2, "step 1", 3], [2, "step 2", 3], [None, "kind = x", 4], [None, "kind = y", 2]]
+    assert told["strata"]["rows"] == rows
+    assert told["pairs"]["stratum"] == [0, 1, 0, 1, 0, 1]
+
+
 def test_the_page_prints_rows_checks_runs_and_what_was_left_out(made):
     text = page_text(made)
+    assert text.count("pairs; at most 0.37</td>") == 1  # of what is not claimed its bound
+    (claimed,) = re.findall(r"<td>layer 1, position 0.*?</td><td>rises</td><td>(.*?)</td>", text)
+    assert unescape(claimed) == "; ".join(claim_details(made.finding("cells", POSITION).claims[2]))
     for row in [*table_rows(made), *more_rows(made)]:
         if not row.command:
             line = re.escape(row.question) + ".*?" + re.escape(row.answer) + "</td>"
-            line += rf'<td class="n">{re.escape(row.estimate)}<span.*?</span></td>'
+            narrow = f"p {row.p}, " * (row.p not in ("", "–")) + f"n {row.n}" * bool(row.n)
+            span = f'<span class="narrow">{narrow}</span>'
+            line += rf'<td class="n">{re.escape(row.estimate)}{span}</td>'
             line += f'<td class="n hide">{row.p}</td><td class="n hide">{row.n}</td>'
             assert re.search(line, text, re.DOTALL), row
     assert text.index(table_rows(made)[0].question) < text.index("More questions (")
@@ -331,6 +359,14 @@ def test_tables_of_strata_of_one_layer_stand_alone(made):
     assert [table["layers"] for table in told["tables"]] == [[strata.main.layer]]
 
 
+def test_measures_are_of_what_their_names_say():
+    said = {name: set(re.findall(r"\w+", label)) for name, label in LABELS.items()}
+    for name, words in said.items():
+        named = {"clean", "corrupted", "control", "source", "unpatched"} & {*name.split("_")}
+        assert named <= words
+    assert "unpatched" in said["kl_divergence"]
+
+
 def test_small_and_undefined_numbers():
     assert [short_of(v) for v in (0.0005, -0.0005, 0.00049, -0.0004, None, float("nan"))] == [
         0.0005, -0.0005, 0, 0, None, None,
@@ -373,7 +409,10 @@ def test_the_page_says_where_a_run_is_and_what_its_checks_gave(made):
     summary = replace(made.summaries[POSITION], data=data)
     one = replace(made, summaries={POSITION: summary}, checks={POSITION: tuple(checks)})
     text = page_text(one)
-    assert "folder position · weights" in text
+    made_with = (
+        "weights 7c548f5bcec7 · pairs word-problems, bcbcbcbcbcbc · code 0.2.0, c0dec0dec0de"
+    )
+    assert f"folder position · {made_with} · seed 42 · precision 32-true<" in text
     assert "/some/place" not in text
     assert "2 of the checks fail" in text
     assert "· 1 run" not in text

@@ -81,6 +81,15 @@ def test_a_report_has_its_files_and_removes_older_ones(tmp_path):
     assert not list(tmp_path.glob("*.md"))
 
 
+def test_as_many_cells_are_ranked_as_are_asked(tmp_path):
+    planted = {(0, 0): 0.3, (1, 1): 0.5, (2, 0): 0.4}
+    folder = write(tmp_path / "out", run_of(), records_of(run_of(), pairs=6, planted=planted))
+    for top, names in ((1, ["1"]), (2, ["1", "2"]), (5, ["1", "2", "0"])):
+        report_folder(folder, replace(PLAIN, top=top))
+        ranked = json.loads((folder / "aggregate.json").read_text())
+        assert [cell["layer"] for cell in ranked["top_content"]] == names
+
+
 def test_the_lens_has_no_table_of_cells(tmp_path):
     folder = write_lens(tmp_path / "out", pairs=2, layers=2, columns=2)
     report_folder(folder, PLAIN)
@@ -112,6 +121,17 @@ def test_figures_are_drawn_in_the_formats_and_sheets_that_are_asked(
         assert (tmp_path / "pairs").exists() == ("sheet_01.png" in drawn)
 
 
+def test_documents_link_the_figures_that_were_drawn_with_them(tmp_path, monkeypatch):
+    one = measured(tmp_path / "docs" / "one")
+    drawn = "codi_patching.reporting.figures.draw_figures"
+    monkeypatch.setattr(drawn, lambda _: iter([("effects", Figure((1, 1)))]))
+    options = replace(PLAIN, figures=True, docs=tmp_path / "docs")
+    report_folder(one, options, "mine")
+    assert "](../one/effects.png)" in (tmp_path / "docs" / "experiments" / "mine.md").read_text()
+    compare_folders([one], tmp_path / "out", options)
+    assert "](effects.png)" in (tmp_path / "out" / "comparison.md").read_text()
+
+
 def test_a_changed_file_fails_its_report(tmp_path):
     folder = measured(tmp_path / "out")
     path = folder / "position_patching_results.json"
@@ -136,6 +156,19 @@ def test_a_comparison_removes_figures_of_every_name_and_refuses_results(tmp_path
     ):
         compare_folders([one], one, PLAIN)
     assert {path: path.read_bytes() for path in one.iterdir() if path.is_file()} == before
+
+
+def test_checkpoints_are_put_together_where_that_is_asked(tmp_path, monkeypatch):
+    folder, made, asked = measured(tmp_path / "one"), report(pairs=2), []
+
+    def built(datasets, pooled=None, **others):
+        asked.append(pooled)
+        return made
+
+    monkeypatch.setattr("codi_patching.reporting.runs.build_report", built)
+    for pool in (False, True):
+        compare_folders([folder], tmp_path / "out", replace(PLAIN, pool=pool))
+    assert asked == [False, True]
 
 
 def test_the_file_of_a_comparison_names_each_run():

@@ -22,11 +22,18 @@ from codi_patching.reporting.claims_in_words import (
     later_layers,
     needed_words,
     places,
+    steps_named,
     verdict_words,
 )
 from codi_patching.reporting.console import console_text
+from codi_patching.reporting.question_texts import QUESTIONS
 from codi_patching.reporting.rows import as_row, more_rows, once, table_rows
-from codi_patching.reporting.sentences import headline
+from codi_patching.reporting.sentences import (
+    headline,
+    layers_sentence,
+    parts_sentence,
+    short_headline,
+)
 
 STAIRS = strata_of(
     [("0", 1, 27, 27), ("1", 1, 27, 27), ("2", 2, 26, 26)],
@@ -211,6 +218,10 @@ def test_rows_stand_in_the_order_of_the_questions():
         ("cells", "no", "no"),
     ]
     assert [row.p for row in rows] == ["0.002", "0.002"]
+    keys = ["chain", "read", "attention", "needed", "around"]
+    late = [Finding(key, 6, "missing", (), missing=(("x",),)) for key in reversed(keys)]
+    assert [row.key for row in table_rows(report(*late))] == keys
+    assert len(set(QUESTIONS.values())) == len(QUESTIONS)
 
 
 def test_what_is_missing_is_a_line_with_the_commands_that_make_it():
@@ -245,8 +256,10 @@ def test_further_runs_and_descriptions_follow():
 def test_which_of_two_sides_carries_more(low, high, words):
     mean = (low + high) / 2
     lead = Claim("early minus late", "described", (comparison(mean, low=low, high=high),), 1.0, 1.0)
-    row = as_row(finding("early_or_late_layers", None, "described", lead), report())
+    row = as_row(finding("early_or_late_layers", None, "described", lead), saying())
     assert row.answer == words
+    row = as_row(finding("early_or_late_positions", None, "described", lead), saying())
+    assert row.answer == words.replace("layers", "positions")
 
 
 def test_what_holds_for_all_lines_names_the_control():
@@ -272,12 +285,15 @@ def test_titles_say_what_each_thought_carries():
     assert carried_title(STAIRS) == "z0 and z1 carry the result of step 1, z2 step 2."
     one = strata_of([("0", 2, 27, 27)], [(2, 2, [14], 14)], columns=("0",))
     assert carried_title(one) == "z0 carries the result of step 2."
+    none = strata_of([("0", None, 2, 27)], [(2, 2, [2], 14)], columns=("0",))
+    assert short_headline(saying(finding("strata", 3, "yes", strata=none))) == ""
 
 
 def test_a_step_can_be_read_and_not_used():
     read = [claim("3", "0", kind="read", step=1), claim("3", "1", kind="read", step=2)]
     read += [claim("3", "2", "less often", kind="read", step=3)]  # which chance reads more often
     acting = [claim("3", "1", kind=DIFFERS, step=2), claim("3", "0", "no", kind=DIFFERS, step=1)]
+    assert steps_named([*read, claim("3", "2", kind=DIFFERS, step=3)]) == "steps 1 and 2"
     claims, counted = (*read, *acting), (("read", 2.0), ("read and used", 1.0))
     both = finding("read", 6, "yes", read[0], claims=claims, numbers=counted)
     row = as_row(both, report(both))
@@ -371,8 +387,9 @@ def around(direct, through=None, answer="yes", **more):
 def test_verdicts_on_edges_and_between_models(verdict, of_edge, of_models):
     edges = around(cut(DIRECT, verdict))
     assert verdict_words(edges.lead, edges) == of_edge
-    between = Finding("between_models", None, "yes", ("A: run", "B: run"))
-    assert verdict_words(claim(verdict=verdict), between) == of_models
+    for key in ("between_models", "between_ceilings"):
+        between = Finding(key, None, "yes", ("A: run", "B: run"))
+        assert verdict_words(claim(verdict=verdict), between) == of_models
     assert verdict_words(claim(verdict=verdict), finding("cells", 2, "yes")) == verdict
 
 
@@ -488,6 +505,7 @@ def test_what_acts_stands_beside_what_is_attended_to():
 def test_places_are_named_by_what_their_columns_are():
     heads = [replace(claim(layer, "2"), axis="head") for layer in "01"]
     assert places(heads) == "head 2 at layers 0 and 1"
+    assert places([replace(claim("0", "1"), axis="iteration")]) == "z1 at layer 0"
     assert places([claim("0", "number"), claim("0", "question end"), claim("0", "1")]) == (
         "the changed number, the question's last token and z1 at layer 0"
     )
@@ -531,6 +549,8 @@ def test_chains_are_named_by_each_thing_they_do_and_told_apart_from_none():
     row = as_row(nothing, saying())
     assert row.answer == "no change along the chain is claimed"
     assert row.estimate == "0.40 at layer 3"
+    some = finding("chain", 5, "yes", courses=courses[1:4])
+    assert as_row(some, saying()).estimate == "0.20 at layer 1"
 
 
 def test_what_is_described_falls_back_to_its_lead():
@@ -593,6 +613,16 @@ def test_what_may_be_carried_in_shorter_problems_is_said():
         "Thought z0 carries the result of step 1 and z1 of step 2; in shorter problems the later "
         "thoughts are not shown to carry any."
     )
+
+
+def test_steps_are_told_in_their_order_each_with_the_first_of_its_lengths():
+    rows = [(2, 1, [9, 9, 0], 9)]
+    shown = [("0", 2, 9, 9), ("1", 1, 6, 9), ("1", 1, 3, 9), ("2", None, 0, 9)]
+    strata = finding("strata", 3, "yes", strata=strata_of(shown, rows))
+    assert headline(saying(strata)) == [
+        "Thought z1 carries the result of step 1 in 6 of 9 pairs and z0 of step 2."
+    ]
+    assert as_row(strata, saying()).estimate == "9/9, 6/9, 0/9"
 
 
 def test_the_weakest_share_says_in_how_many_pairs():
@@ -732,6 +762,77 @@ def test_where_patches_act_is_of_the_first_run_in_which_they_do():
     ]
 
 
+def test_whether_effects_are_direct_is_said_after_three_sentences_at_most():
+    """The one on the last step gives way to it."""
+    tables = tuple(
+        strata_of(
+            [("0", own[0], 9, 9), ("1", own[1], 9, 9)],
+            [(2, 1, [9, 9], 9), (2, 2, [0, 0], 5)], ("0", "1"), str(layer),
+        ).main
+        for layer, own in enumerate(([1, 2], [2, None]))
+    )  # fmt: skip
+    strata = finding("strata", 3, "yes", strata=StrataFinding(tables[0], tables, 0.0005, 0.9, 0.9))
+    direct = layered("direct", [0])
+    parts = Finding("direct", 4, "yes", ("a", "b"), direct[0], direct)
+    found = (finding("ceiling", 1, "yes", CEILING), strata)
+    said = headline(saying(*found))
+    assert said[3].startswith("In the 5 pairs in which only the last step changes")
+    assert headline(saying(*found, parts)) == [
+        *said[:3],
+        "With all thoughts patched at once, a patch acts at layer 0 through what the readout sees.",
+    ]
+
+
+def test_what_is_needed_is_said_before_edges_and_these_before_attention():
+    needed = finding("needed", 8, "described", claim("1", "0", kind=NEEDED))
+    said = headline(saying(attention(look(None, "1", "2", 0.6)), around(cut(DIRECT)), needed))
+    assert [sentence.partition(" ")[0] for sentence in said] == ["Noising", "With", "The"]
+
+
+@pytest.mark.parametrize(("verdict", "bound"), [("no", 0.05), ("at most", 0.12)])
+def test_a_ceiling_that_is_none_is_bounded_too(verdict, bound):
+    low = finding("ceiling", 1, verdict, claim(None, None, verdict, bound=bound))
+    said = headline(saying(low))[0]
+    assert said.startswith("Not even all thoughts together")
+    assert said.endswith(f"is at most {bound:.2g}.")
+
+
+def test_pairs_that_are_restored_without_a_step_carry_none():
+    strata = strata_of([("0", None, 5, 9)], [(2, 1, [5], 9)], ("0",))
+    cells = finding("cells", 2, "yes", claim("1", "0"))
+    assert headline(saying(finding("strata", 3, "yes", strata=strata), cells)) == [
+        "Single patches raise the probability of the clean answer at z0 at layer 1, by up to 0.40."
+    ]
+
+
+def test_a_bound_is_of_both_gains_whichever_is_smaller():
+    lead = claim("1", "0", "at most", mean=0.3, other=0.4)
+    said = headline(saying(finding("cells", 2, "at most", lead)))
+    assert "; the smaller of the gains over the unpatched run and over the control's" in said[0]
+
+
+def test_layers_that_fall_do_not_rise_and_runs_that_were_not_tested_are_no_others():
+    up, down, few = (layered("content", [n], v) for n, v in enumerate(("rises", "falls", "counts")))
+    said = "P(source answer) rises at layer 0 (a), no layer (b)."
+    assert layers_sentence({"a": up, "b": down}) == said
+    assert layers_sentence({"a": up, "b": few}) == said
+    rises = "P(source answer) rises at layer 0 (a), no layer (b; c)."
+    assert layers_sentence({"a": up, "b": down, "c": few, "d": ()}) == rises
+    assert layers_sentence({"a": up, "b": ()}) == "P(source answer) rises at layer 0 (a)."
+    assert layers_sentence({"a": up, "b": up}) == "P(source answer) rises at layer 0, in every run."
+    assert layers_sentence({"a": ()}) == ""
+
+
+def test_parts_that_are_counted_beside_others_are_bounded():
+    claims = layered("direct", [0], "counts") + layered("mediated", [0], "at most")
+    parts = Finding("direct", 4, "at most", ("a", "b"), claims[0], claims)
+    assert parts_sentence(parts) == (
+        "Nothing is claimed: no direct or mediated effect is shown, each at most 0.60."
+    )
+    total = replace(parts, claims=(*claims, *layered("total", [0])))
+    assert parts_sentence(total) == parts_sentence(parts)
+
+
 # -- what holds for all lines -------------------------------------------------------------------
 
 
@@ -770,6 +871,11 @@ def test_a_control_in_any_run_is_spoken_of_and_noising_beside_denoising_too():
 
 def test_a_heading_is_of_a_run_or_of_what_runs_share():
     assert heading(saying()) == "Position patching of codi-tiny on word-problems"
+    lens = make(replace(run_of(), experiment="lens"), pairs=2)
+    assert (
+        heading(replace(saying(), summaries={}, lens=lens)) == "Lens of codi-tiny on word-problems"
+    )
+    assert heading(replace(saying(), lens=lens)) == "codi-tiny on word-problems"
     assert heading(several(run_of(), run_of("layer"))) == "codi-tiny on word-problems"
     assert heading(several(run_of(), run_of(), models=("A", "B"))) == "A and B on word-problems"
 
@@ -785,3 +891,6 @@ def test_models_that_feed_nothing_back_are_named():
         "B and C feed nothing back: what they share with the others is no evidence of reasoning "
         "in thoughts.",
     ]
+    two = dict(zip(("A: position", "A2: position"), made.summaries.values()))
+    said = headline(replace(made, summaries=two, models=("A", "A2")))
+    assert said[1].startswith("A2 feeds nothing back")
