@@ -111,6 +111,29 @@ def test_means_by_head_are_of_the_last_reader_the_thoughts_and_the_pairs_of_each
 
 
 @pytest.mark.parametrize(
+    "kept",
+    [
+        torch.ones(5, 2, 3, 3),
+        torch.ones(4, 1, 3, 3),
+        torch.ones(4, 2, 3, 1),
+        torch.ones(4, 2, 3, 9),
+        torch.ones(4, 2, 3, 3, 3),
+        torch.ones(4, 2),
+        torch.ones(4, 2, 3, 3, dtype=torch.bfloat16),
+        torch.ones(4, 2, 3, 3).to(torch.float8_e4m3fn),
+    ],
+    ids=lambda kept: f"{[*kept.shape]} {kept.dtype}",
+)
+def test_heads_of_another_run_are_unknown(tmp_path, kept):
+    write(tmp_path, LOOKING, list(looked()))
+    save_file({"p0": kept, "p1": kept.clone()}, tmp_path / "activations.safetensors")
+    data = read_results(tmp_path)
+    assert all(np.isnan(own).all() for own in data["heads"].values)
+    assert mean_by_head(data, [np.array([True, True])]) is None
+    assert data.attrs["changed"] == ("activations.safetensors",)
+
+
+@pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
         (("pairs", "p1", "strongest"), [[[0.1] * 3] * 2] * 3, "strongest of shape .* 'p1'"),
@@ -234,14 +257,19 @@ def test_results_of_steps_that_differ_are_marked_and_unknown_ones_are_not(tmp_pa
     assert data["group"].values.tolist() == ["pair_00", "pair_01"]
 
 
+RANKS = [[9, 9, 9]] * 4
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
         (("pairs", "pair_00", "steps", 0, "ranks"), [[1, 2, 3]], "ranks of shape .* 'pair_00'"),
         (("pairs", "pair_01", "steps", 1, "chance_ranks"), [[1]], "ranks of shape .* 'pair_01'"),
         (("pairs", "pair_01"), None, "expected 2 pairs as in its metadata, got 1"),
+        (("pairs", "pair_01", "steps"), [{"ranks": RANKS, "chance_ranks": [], "whole": [9]}],
+         "a whole rank for each column of pair 'pair_01'"),
     ],
-)
+)  # fmt: skip
 def test_a_lens_that_is_not_as_it_should_be_is_refused(tmp_path, keys, value, message):
     folder = write_lens(tmp_path, pairs=2)
     change(folder / "lens_results.json", *keys, value=value)
@@ -266,6 +294,10 @@ def patched(tmp_path):
         (("results", "pair_00", "0", "0", "recovery"), True, "pair pair_00: expected numbers"),
         (("metadata", "experiment"), "layer", "its metadata is of the experiment 'layer'"),
         (("results",), {}, "expected at least one pair"),
+        (("metadata", "direction"), "noise", "direction to be denoising or noising, got 'noise'"),
+        (("metadata", "latents"), "kept", "latents to be frozen or recomputed, got 'kept'"),
+        (("metadata", "grid", "layers"), ["0", "0"], "layers and columns once each, got .*'0', '0'"),
+        (("metadata", "grid", "columns"), ["1", "1"], "layers and columns once each, got .*'1'"),
     ],
 )
 def test_patching_that_is_not_as_it_should_be_is_refused(patched, keys, value, message):
@@ -285,6 +317,16 @@ def test_a_run_is_described_without_its_pairs_being_read(patched):
         patched.write_text(broken)
         with pytest.raises(ResultsError, match=message):
             read_description(patched.parent)
+
+
+def test_metadata_that_are_a_text_are_refused(tmp_path):
+    for name in ("lens", "position_patching"):
+        path = tmp_path / name / f"{name}_results.json"
+        path.parent.mkdir()
+        path.write_text('{"metadata": "grids"}')
+        for read in (read_description, read_results):
+            with pytest.raises(ResultsError, match="not a complete results file"):
+                read(path.parent)
 
 
 def test_a_run_that_gave_nothing_is_refused_by_the_first_reason_and_older_files_go(tmp_path):

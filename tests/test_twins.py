@@ -149,6 +149,9 @@ def test_words_license_constants():
         ("The ratio of pens is odd. Ann has 9 pens.", "9", None),
         ("Is 9 a pen? In proportion it is odd.", "9", None),
         ("Is 9 a pen in proportion? No.", "9", "a range"),
+        ("Ann has 9 pens. Bo has none! In proportion it is odd.", "9", None),
+        ("Ann pays €9 and has 4 cups.", "9", "longer word"),
+        ("Ann pays £9 and has 4 cups.", "9", "longer word"),
         ("In proportion! Ann has 9", "9", None),
         ("Ann has 1 pen.", "1", "such as half"),
         ("Ann has 1.5 pens.", "1.5", None),
@@ -193,6 +196,7 @@ def test_numbers_that_may_not_be_changed(text, number, reason):
         ("Ann makes a round-trip of 5 miles and sees ½ of it.", None),
         ("Ann rounds 5.3 up.", "the question rounds or estimates"),
         ("Ann has 5² pens.", "digits other than 0 to 9"),
+        ("Ann has 五 pens.", "digits other than 0 to 9"),
         ("Ann has 12,15 pens.", "a number with points or commas out of place"),
         ("On 1.2.1995 Ann had 5 pens.", "a number with points or commas out of place"),
     ],
@@ -213,6 +217,7 @@ def test_questions_of_which_no_number_may_be_changed(text, reason):
         ("9 months of the year", 12),
         ("9 weeks of the year", 52),
         ("9 weeks a month", 4),
+        ("9 weeks a month, all year", 4),
         ("9 days, a week", None),
         ("9 pens a week", None),
         ("9 pens for all of us and then for more than 2 days a week", None),
@@ -701,6 +706,7 @@ def test_a_donor_may_share_the_value_of_any_step_but_the_last():
         json.dumps([{"question": EGGS[0], "answer": "26", "cot": "<<16-3=13>> <<13*2=26>>"}]),
         json.dumps([{"question": EGGS[0], "answer": "$26", "steps": EGGS[1]}]),
         EGGS[0] + "||<<16-3=13>> <<13*2=26>> #### 26\n\n",
+        "\n " + json.dumps([{"question": EGGS[0], "answer": "26", "steps": EGGS[1]}]),
     ],
 )
 def test_all_forms_of_questions(tmp_path, content):
