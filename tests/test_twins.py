@@ -109,6 +109,7 @@ def test_small_numbers_may_stay_out_of_the_calculation():
     """As in "he sleeps for 2 nights": up to 3, and none above."""
     text, chain = "Ann has 16 pens, loses 5 and has {} bags.", (["<<16-5=11>>"], 11)
     reading(text.format(3), *chain)
+    reading(text.format("a dozen"), *chain)
     with pytest.raises(ChainError, match="a number of the question is not used"):
         reading(text.format(4), *chain)
 
@@ -506,6 +507,15 @@ def test_sources_of_each_operand_and_the_step_that_a_number_enters():
     kinds = [[[s.kind for s in found] for found in step] for step in read.sources]
     assert kinds == [[["text"], ["constant"]], [["result"], ["text"]]]
     assert [changed_step(read, place) for place in (0, 1)] == [1, 2]
+    steps = ["<<5+6=11>>", "<<11-2=9>>", "<<9+8=17>>"]
+    read = reading("Ann has 8 cups, Bo 5 and Cy 6, less 2. How many are it?", steps, 17)
+    assert [changed_step(read, place) for place in range(4)] == [3, 1, 1, 2]
+
+
+def test_a_number_of_the_text_is_no_constant_even_if_a_word_licenses_it():
+    read = reading("Ann buys 5 pens on weekdays and 4 cups.", ["<<5+4=9>>"], 9)
+    assert [[s.kind for s in found] for found in read.sources[0]] == [["text"], ["text"]]
+    assert change(read, place_of(read, "5"), Fraction(6)).answer == 10
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -673,9 +683,24 @@ def test_the_seed_is_0_unless_given():
 def test_a_number_that_enters_the_last_step_has_no_donor_of_its_value():
     late = replace(CHANGED, changed_step=2)
     other = TwinPair("o", "o", side("o", *POOL["another value"]), CLEAN_SIDE, None, 1)
-    donors = find_donors([late, other])["p"]
+    ten = TwinPair("t", "t", side("t", "<<8+2=10>>", "<<10+1=11>>"), CLEAN_SIDE, None, 1)
+    donors = find_donors([late, other, ten])["p"]
     assert donors.keys() == {"different_value"}
     assert donors["different_value"].as_record()["step"] == 2
+
+
+def test_a_donor_of_as_many_steps_is_taken_before_one_with_the_value_at_the_same_step():
+    three = replace(
+        CHANGED,
+        clean=side("clean", "<<9-4=5>>", "<<5*2=10>>", "<<10+4=14>>"),
+        corrupted=side("changed", "<<9-3=6>>", "<<6*2=12>>", "<<12+4=16>>"),
+    )
+    others = [
+        TwinPair(name, name, side(name, *POOL[name]), CLEAN_SIDE, None, 1)
+        for name in ("as the pair", "at another step")
+    ]
+    donor = find_donors([three, *others])["p"]["same_value"]
+    assert (donor.name, donor.step) == ("at another step", 2)
 
 
 def test_a_donor_may_share_the_value_of_any_step_but_the_last():
