@@ -56,6 +56,13 @@ def test_json_lines_and_a_byte_order_mark(tmp_path, end):
     assert len(read_pairs(path)) == 2
 
 
+def test_a_sign_that_ends_a_line_elsewhere_ends_no_record(tmp_path):
+    path, text = tmp_path / "pairs.jsonl", "Tom has 3 pens.\u2028How many are left?"
+    record = {**PREPARED, "clean": {**CLEAN, "question": text}}
+    path.write_text(json.dumps(record, ensure_ascii=False))
+    assert [pair.clean.text for pair in read_pairs(path)] == [text]
+
+
 @pytest.mark.parametrize(
     ("answer", "value"),
     [(18, 18), (18.0, 18), ("18.0", 18), ("-3", -3), ("1,430", 1430), ("so 2 #### 18", 18)],
