@@ -434,6 +434,7 @@ def test_questions_a_line_each(tmp_path, checkpoint, capsys):
     ("options", "message"),
     [
         (["--max_questions", "1"], "at least 2 questions.* --max_questions"),
+        (["--max_questions", "-1"], "--max_questions to be 1 or more, got -1"),
         (["--batch_size", "0"], "--batch_size to be 1 or more, got 0"),
         (["--device", "cuda:7"], "--device to be one of this machine's, got cuda:7"),
         (["--device", "abacus"], "--device to be one of this machine's, got abacus"),
