@@ -60,6 +60,14 @@ def test_a_twin_by_hand():
     assert twin.steps == ("<<16-5=11>>", "<<11*2=22>>")
 
 
+def test_each_result_is_carried_to_where_it_is_used():
+    text = "A shop sells 12 pens at $3 each and 7 cups at $9 each."
+    read = reading(text, ["<<12*3=36>>", "<<7*9=63>>", "<<36+63=99>>"], 99)
+    twin = change(read, place_of(read, "12"), Fraction(13))
+    assert twin.steps == ("<<13*3=39>>", "<<7*9=63>>", "<<39+63=102>>")
+    assert twin.answer == 102
+
+
 def test_numbers_keep_their_dress():
     text = "Twenty-five boys pay $1,200 and get 30% back. How much is that per boy?"
     read = reading(text, ["<<1200*30/100=360>>", "<<1200-360=840>>", "<<840/25=33.6>>"], "33.6")
@@ -267,6 +275,11 @@ def test_a_number_must_enter_the_calculation_once():
     assert refused(text, ["<<5*7=35>>", "<<35-20=15>>"], 15, "5") is None
     steps = ["<<5*7=35>>", "<<35-20=15>>", "<<15-5=10>>"]
     assert "not once in the calculation" in refused(text, steps, 10, "5")
+    text = "Ann has 8 pens, half of them red, in 4 bags of 3."
+    assert "not once in the calculation" in refused(text, ["<<8/2=4>>", "<<4*3=12>>"], 12, "4")
+    text = "Ann has 20 pens, half of them red, and 2 bags."
+    assert "more than once in the question" in refused(text, ["<<20/2=10>>"], 10, "2")
+    assert refused("Ann has 16 pens and loses 8.", ["<<16-8=8>>"], 8, "8") is None
 
 
 def test_an_earlier_result_of_the_same_value_is_refused():
@@ -302,6 +315,12 @@ def test_new_numbers_come_nearest_first_and_keep_their_place():
     read = reading("A car costs $80,000 and $500 more.", ["<<80000+500=80500>>"], 80500)
     first = list(islice(new_numbers(read, place_of(read, "80,000"), Random(0)), 2))
     assert sorted(first) == [79_000, 81_000]
+
+
+def test_the_seed_decides_between_up_and_down():
+    read = reading(*EGGS)
+    place = place_of(read, "16")
+    assert {next(new_numbers(read, place, Random(seed))) for seed in range(8)} == {15, 17}
 
 
 def test_new_numbers_come_once_from_2_to_the_largest_that_is_allowed():
@@ -426,6 +445,7 @@ def test_how_far_and_in_what_steps_numbers_change(text, steps, number, nearest, 
         ("Ann has 16 pens, 30 cups and 20% off.", "16", None),
         ("Ann has 5 pens and twice as many.", "5", 2),
         ("Ann has 5 pens and 6% off.", "5", 6),
+        ("Ann has 30% off and Bo 60% more.", "30", 40),
     ],
 )
 def test_no_number_is_a_form_of_another_of_the_text(text, number, taken):
@@ -468,6 +488,7 @@ def test_articles_by_how_numbers_begin(article, old, same):
         (["<<(5+6+10)/3=7>>"], "3"),
         (["<<5*6*10=300>>", "<<300/3=100>>"], None),
         (["<<5-6+10=9>>", "<<9/3=3>>"], None),
+        (["<<(5+6)*10=110>>", "<<110+2=112>>", "<<112*3=336>>"], None),
     ],
 )
 def test_the_count_of_the_terms_of_a_sum_of_three_or_more(steps, fixed):
@@ -583,6 +604,16 @@ def test_the_yield_report_counts_reasons():
     assert lines[0].startswith("9 questions: 7 have a twin (78%), 7 of them a sibling too; 7 pairs")
     assert "      1  the same text as an earlier question" in lines
     assert any("no number may be changed, mostly: stands not once" in line for line in lines)
+    pairs, reasons = make_twin_pairs([STRINGS[2]], per_question=2)
+    whole = "1 questions: 1 have a twin (100%), 1 of them a sibling too; 2 pairs"
+    assert yield_report(1, pairs, reasons) == [whole]
+
+
+def test_of_why_no_number_may_be_changed_the_most_common_reason_is_said():
+    text = "Ann reads page 5, the 9 pens and all 4 cups."
+    _, reasons = make_twin_pairs([question(text, ["<<9+4=13>>", "<<13+5=18>>"], 18)])
+    (reason,) = reasons
+    assert reason.startswith("no number may be changed, mostly: after the, all")
 
 
 def test_records_are_read_as_pairs(tmp_path):
