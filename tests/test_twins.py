@@ -158,7 +158,7 @@ def test_words_license_constants():
         ("The ratio of pens is odd. Ann has 9 pens.", "9", None),
         ("Is 9 a pen? In proportion it is odd.", "9", None),
         ("Is 9 a pen in proportion? No.", "9", "a range"),
-        ("Ann has 9 pens. Bo has none! In proportion it is odd.", "9", None),
+        ("Ann has 9 pens. Bo has more in proportion! He is odd.", "9", None),
         ("Ann pays €9 and has 4 cups.", "9", "longer word"),
         ("Ann pays £9 and has 4 cups.", "9", "longer word"),
         ("In proportion! Ann has 9", "9", None),
