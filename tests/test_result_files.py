@@ -374,6 +374,14 @@ def test_a_chain_keeps_where_each_activation_is_even_without_any(tmp_path):
     assert "activation" not in (tmp_path / "y.json").read_text()
 
 
+def test_cells_of_a_single_position_stand_under_its_name(tmp_path):
+    run = run_of(layers=2, columns=1)
+    path = write(tmp_path, run, records_of(run, pairs=1)) / "position_patching_results.json"
+    cells = json.loads(path.read_text())["results"]["pair_00"]
+    assert [list(cells[layer]) for layer in ("0", "1")] == [["0"], ["0"]]
+    assert read_results(tmp_path)["column"].values.tolist() == ["0"]
+
+
 def test_datasets_name_groups_controls_and_unknown_numbers():
     records = records_of(run_of(), pairs=2, strata=((2, 1), (None, None)))
     pairs = [replace(records[0].description, group=""), replace(
