@@ -11,6 +11,7 @@ import pytest
 import torch
 from lens_maker import lens_records, lens_run, write_lens
 from results_maker import change, make, records_of, run_of, write
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from codi_patching.results.dataset import attention_dataset, knockout_dataset, patching_dataset
@@ -598,6 +599,11 @@ def test_what_cannot_be_written_says_what_to_do(tmp_path):
 
     with pytest.raises(ResultsError, match=r"No space left on device\); .*: make room, and run"):
         full()
+    with (
+        pytest.raises(ResultsError, match=r"cannot be written \(I/O error.*\); .*: see to that"),
+        atomic_write(tmp_path / "x"),
+    ):
+        raise SafetensorError("I/O error: no space left")
     assert list(tmp_path.iterdir()) == []
 
 
