@@ -297,7 +297,11 @@ def patched(tmp_path):
         (("results",), {}, "expected at least one pair"),
         (("metadata", "direction"), "noise", "direction to be denoising or noising, got 'noise'"),
         (("metadata", "latents"), "kept", "latents to be frozen or recomputed, got 'kept'"),
-        (("metadata", "grid", "layers"), ["0", "0"], "layers and columns once each, got .*'0', '0'"),
+        (
+            ("metadata", "grid", "layers"),
+            ["0", "0"],
+            "layers and columns once each, got .*'0', '0'",
+        ),
         (("metadata", "grid", "columns"), ["1", "1"], "layers and columns once each, got .*'1'"),
     ],
 )
@@ -554,12 +558,13 @@ def test_which_files_were_measured_and_which_are_derived(tmp_path):
 
 
 def test_formulas_of_a_spreadsheet_are_text_and_signed_numbers_stay(tmp_path):
-    given = ["=1+1", "+x", "-x", "@a", "\ta", "-1.5e-3", "+2", "a=b", "", None, math.nan, 0.1, 3]
+    given = ["=1+1", "+x", "-x", "@a", "\ta", "-1.5e-3", "+2", "a=b", "", None, math.nan, 0.1, 3,
+             math.inf, -1.5, "+1;x"]  # fmt: skip
     write_csv(tmp_path / "x.csv", [{"a": value} for value in given], ["a"])
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = [row[0] if row else "" for row in csv.reader(file)]
     assert rows == ["a", "'=1+1", "'+x", "'-x", "'@a", "'\ta", "-1.5e-3", "+2", "a=b", "", "", "",
-                    "0.1", "3"]  # fmt: skip
+                    "0.1", "3", "inf", "-1.5", "'+1;x"]  # fmt: skip
 
 
 def test_plain_values_have_no_numpy_and_nothing_that_is_no_number():

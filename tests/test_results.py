@@ -627,7 +627,8 @@ def test_what_makes_a_run_another_one():
     config = {"data": {"batch_size": 8, "pairs": None}, "model": {"init_args": {"max_rows": 9}}}
     run = replace(RUN, config=config)
     smaller = {"data": {"batch_size": 2, "pairs": None}, "model": {"init_args": {"max_rows": 1}}}
-    same = replace(run, num_pairs=9, excluded={"x": "y"}, config=smaller, code=Code("s", "9", "c"))
+    code = Code("s", "9", "c", True)
+    same = replace(run, num_pairs=9, excluded={"x": "y"}, config=smaller, code=code, mean_runs=5)
     assert run_sha256(same) == run_sha256(run)
     assert folder_name(same) == folder_name(run)
     assert differences(run, same, resuming=True) == []
@@ -637,6 +638,14 @@ def test_what_makes_a_run_another_one():
     assert differences(run, other, resuming=False) == ["config.data.pairs", "seed"]
     assert folder_name(replace(run, code=Code("t", "1"))) == folder_name(run)
     assert folder_name(other) != folder_name(run)
+    fewer = {"data": {**config["data"], "max_pairs": 3}, "model": config["model"]}
+    for changed, key in (
+        ({"filtered": ("x",)}, "filtered"),
+        ({"config": fewer}, "config.data.max_pairs"),
+    ):
+        another = replace(run, **changed)
+        assert differences(run, another, resuming=False) == [key]
+        assert folder_name(another) != folder_name(run)
 
 
 # -- kept while a run is under way --------------------------------------------------------------
