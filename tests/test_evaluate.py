@@ -246,7 +246,12 @@ def test_without_data_held_out_problems_are_drawn(capsys, monkeypatch):
         evaluate, "describe_lengths", lambda *given: lengths.append(given) or ["by length"]
     )
     monkeypatch.setattr(evaluate, "describe_thoughts", lambda *given: [f"thoughts of {given[1:]}"])
-    evaluate.run(["--problems", "2", "--num_latents", "1", "--batch_size", "3"])
+    held_out = evaluate._held_out(options(problems=3, seed=2502))
+    long = held_out[1].question
+    monkeypatch.setattr(
+        evaluate, "why_not_asked", lambda _, text, __: "long" if text == long else None
+    )
+    evaluate.run(["--problems", "3", "--num_latents", "1", "--batch_size", "3"])
     out = capsys.readouterr().out
     assert "2 questions, held-out problems of seed 2502; cpu, 32-true; 1 thoughts" in out
     ((problems, records),) = lengths

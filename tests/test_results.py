@@ -777,12 +777,13 @@ def test_a_batch_in_the_place_of_another_is_damaged(tmp_path):
         assert Store(tmp_path).read(8) is None
 
 
-def test_a_batch_that_was_edited_is_damaged(tmp_path):
+@pytest.mark.parametrize("edit", [lambda values: values + 0.5, lambda values: values.reshape(1, 4)])
+def test_a_batch_that_was_edited_is_damaged(tmp_path, edit):
     path = kept_batch(tmp_path)
     with safe_open(path, "pt") as file:
         described = file.metadata()
     tensors = load_file(path)
-    tensors["0/own/recovery"][0, 0] += 0.5
+    tensors["0/own/recovery"] = edit(tensors["0/own/recovery"])
     save_file(tensors, path, described)
     with pytest.warns(UserWarning, match="not what was written"):
         assert Store(tmp_path).read(0) is None
