@@ -187,6 +187,7 @@ def test_a_journal_goes_on_wherever_it_was_ended(tmp_path, monkeypatch):
         file.write('{"y": 3}\n{"y')
     assert begin().done == [{"y": 1}, {"y": 2}]
     old = lines.read_bytes()
+    assert old == b'{"y": 1}\n{"y": 2}\n'
     with monkeypatch.context() as ended:
         ended.setattr(journal, "atomic_write", None)
         with pytest.raises(TypeError):
