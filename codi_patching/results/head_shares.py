@@ -16,7 +16,7 @@ from codi_patching.results.layout import ACTIVATIONS
 DAMAGED_TENSORS = (
     SafetensorError, OSError, IndexError, ValueError, TypeError, AttributeError,
 )  # fmt: skip
-"""What reading tensors stumbles over: a file that is none, another shape, a type unknown to numpy."""
+"""What reading tensors stumbles over: no such file, another shape, a type unknown to numpy."""
 
 
 def check_heads(shape: Sequence[int], run: RunDescription) -> None:
