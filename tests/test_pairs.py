@@ -391,7 +391,7 @@ def test_what_a_model_reads_otherwise_is_said_once_and_max_pairs_still_holds(wri
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data.read_as(lambda text: text[0].lower().replace("d", "b"))
-    assert [pair.pair_id for pair in data.kept] == ["p", "q"]
+    assert [(pair.pair_id, pair.group) for pair in data.kept] == [("p", "p"), ("q", "p")]
     assert [pair.group for pair in data.usable] == ["p", "p", "p"]
     assert all(pair.sibling is None for pair in data.usable)
     said = [str(each.message) for each in caught]
