@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from codi_patching.data import datamodule
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.json_lines import DataFileError, in_short
 from codi_patching.data.pair_files import read_pairs, read_questions
@@ -372,6 +373,26 @@ def test_the_pairs_of_a_run_are_those_that_were_chosen_or_go_with_the_model(writ
     for name, path in SHIPPED_PAIRS.items():
         found[0].trainer = SimpleNamespace(lightning_module=SimpleNamespace(checkpoint=name))
         assert found[0].path == path
+
+
+def test_what_is_left_out_and_what_is_to_run_is_counted(write, monkeypatch):
+    told = []
+    monkeypatch.setattr(datamodule, "rank_zero_info", lambda line, *all: told.append(line % all))
+    alike = {**PREPARED, "pair_id": "alike", "clean": PREPARED["corrupted"]}
+    other = {**PREPARED, "pair_id": "other", "clean": {"question": "7 pens?", "answer": 3}}
+    PairsDataModule(str(write([PREPARED, alike, other])), max_pairs=1).setup("predict")
+    equal = "1 left out because both answers are equal (alike), 1 to run"
+    assert told[-1] == f"pairs.json: 3 pairs, {equal}"
+
+
+def test_all_processes_have_as_many_pairs_a_batch_as_the_first(write, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datamodule, "pairs_at_once", lambda *all: asked.append(all) or 6)
+    data = PairsDataModule(str(write([{**PREPARED, "pair_id": n} for n in "abc"])), max_pairs=2)
+    strategy = SimpleNamespace(root_device="here", broadcast=lambda own: own - 2)
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=3)
+    data.setup("predict")
+    assert (asked, data.batch_size) == ([("here", 2, 3)], 4)
 
 
 def test_what_a_model_reads_otherwise_is_said_once_and_max_pairs_still_holds(write):

@@ -477,6 +477,9 @@ def test_a_folder_is_told_by_what_it_holds(tmp_path):
     newer = replace(run, code=replace(run.code, sha256="new", version="9"))
     said = prepare_folder(store, newer, overwrite=False)[2]
     assert said.endswith("(they were measured by version 0.2.0 of other code)")
+    for changed, told in (({"sha256": "new"}, True), ({"version": "9"}, False)):
+        newer = replace(run, code=replace(run.code, **changed))
+        assert ("of other code" in prepare_folder(store, newer, overwrite=False)[2]) == told
     with pytest.raises(ResultsError, match="results of another run, with another seed: set"):
         prepare_folder(store, replace(run, seed=7), overwrite=False)
     assert not store.any()
