@@ -934,14 +934,14 @@ def test_a_description_of_a_pair_has_the_tokens_of_its_own_runs(attached, checkp
     corrupted = Question("Tom has 25 pears. He eats 3.", 19)
     for direction, base in (("denoising", 12), ("noising", 11)):
         module = attached(LayerPatching(checkpoint=checkpoint, direction=direction))
-        asked = replace(pair, corrupted=corrupted)
+        asked = replace(pair, corrupted=corrupted, fields={"kind": "eats"})
         beyond = replace(pair, pair_id="two", corrupted=replace(corrupted, answer=22.0))
         record, left_out = module.predict_step(PairBatch(0, [asked, beyond]), 0)
         said, tokens = record.description, module.model.tokenizer.convert_ids_to_tokens
         assert (said.base_tokens, said.source_tokens) == (base, 23 - base)
         answers = tokens(said.base_answer_tokens), tokens(said.source_answer_tokens)
         assert answers == ((["19"], ["13"]) if base == 12 else (["13"], ["19"]))
-        assert said.unknown_words == ("25",)
+        assert (said.unknown_words, said.fields) == (("25",), {"kind": "eats"})
         assert left_out.reason == "the answer 22 has 22, which the tokenizer does not know"
 
 

@@ -139,6 +139,7 @@ def test_heads_of_another_run_are_unknown(tmp_path, kept):
     [
         (("pairs", "p1", "strongest"), [[[0.1] * 3] * 2] * 3, "strongest of shape .* 'p1'"),
         (("pairs", "p0", "attention"), [[[0.1] * 2] * 2] * 4, "attention of shape .* 'p0'"),
+        (("pairs", "p0", "attention"), [[[0.1] * 3] * 4] * 2, "attention of shape .* 'p0'"),
         (("pairs", "p1", "tokens"), [1, 2], "tokens of 3 groups of pair 'p1'"),
         (("pairs", "p0", "verified", 0, "mean"), [0.1], "shares of 3 groups of pair 'p0'"),
         (("pairs", "p0", "verified", 1, "reader"), "2", "a known reader and layer of pair 'p0'"),
