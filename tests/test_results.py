@@ -810,6 +810,13 @@ def test_a_changed_run_is_not_resumed(tmp_path):
         path.write_text(whole)
 
 
+def test_brackets_without_end_in_the_place_of_a_run_are_damage(tmp_path):
+    path = kept_batch(tmp_path).with_name("run.json")
+    path.write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match=r"its run\.json is damaged"):
+        Store(tmp_path).begun()
+
+
 def test_results_without_sums_yet_are_resumed(tmp_path):
     """Killed between the results file and the sums, or while they are written again."""
     kept_batch(tmp_path)
