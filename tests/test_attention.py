@@ -141,6 +141,18 @@ def test_shares_are_sums_over_the_tokens_of_a_group(model, pair):
         np.testing.assert_allclose(values["strongest"][..., column], by_head.max(2), atol=1e-7)
 
 
+def test_all_tokens_after_the_question_are_bot(pair):
+    model = random_model()
+    one = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    alone = one.read(pair).description.tokens
+    settings = replace(model.settings, bot_ids=(model.settings.eos_id, *model.settings.bot_ids))
+    model.settings = settings
+    both = one.read(pair).description.tokens
+    assert dict(zip(one.groups, both, strict=True)) == {
+        **dict(zip(one.groups, alone, strict=True)), "bot": 2,
+    }  # fmt: skip
+
+
 def test_a_longer_readout_is_read_at_its_first_tokens_and_its_last(model):
     """What both answers begin with is read too; the last reader stands before the answer."""
     shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))

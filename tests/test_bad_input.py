@@ -97,6 +97,7 @@ PAIR_FILES = {
     "number as question": (changed(question=7), "expected question to be text, got 7"),
     "NUL in question": (changed(question="a\0b"), "a control character '\\x00'"),
     "escape in question": (changed(question="a\x1b[1mb"), "a control character '\\x1b'"),
+    "vertical tab in question": (changed(question="a\vb"), "a control character '\\x0b'"),
     "half a surrogate pair": (changed(question="a\ud800"), "a control character '\\ud800'"),
     "question of 10 MB": (
         changed(question="pear " * 2_000_000),

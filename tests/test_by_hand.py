@@ -505,9 +505,9 @@ def test_a_readout_that_tells_what_is_said_begins_at_the_models_own_prefix(model
     assert found.readout == Readout(prefix, ((30, 31, eos), (30, 32, 33, eos)))
     assert (found.answers, found.skip, found.from_prefix) == (readout.answers, 1, True)
     assert SpokenReadout.of(model, readout, False).readout.answers == ((30, 31), (30, 32, 33))
-    other = Readout((5, 6), ((31,), (32,)))
+    other = Readout((5, 6) * len(prefix), ((31,), (32,)))
     found = SpokenReadout.of(model, other, True)
-    assert found.readout == Readout((5, 6), ((31, eos), (32, eos)))
+    assert found.readout == Readout(other.prefix, ((31, eos), (32, eos)))
     assert (found.skip, found.from_prefix) == (0, False)
 
 

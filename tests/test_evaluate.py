@@ -187,6 +187,7 @@ def test_a_journal_goes_on_wherever_it_was_ended(tmp_path, monkeypatch):
         file.write('{"y": 3}\n{"y')
     assert begin().done == [{"y": 1}, {"y": 2}]
     old = lines.read_bytes()
+    assert old == b'{"y": 1}\n{"y": 2}\n'
     with monkeypatch.context() as ended:
         ended.setattr(journal, "atomic_write", None)
         with pytest.raises(TypeError):
@@ -246,7 +247,12 @@ def test_without_data_held_out_problems_are_drawn(capsys, monkeypatch):
         evaluate, "describe_lengths", lambda *given: lengths.append(given) or ["by length"]
     )
     monkeypatch.setattr(evaluate, "describe_thoughts", lambda *given: [f"thoughts of {given[1:]}"])
-    evaluate.run(["--problems", "2", "--num_latents", "1", "--batch_size", "3"])
+    held_out = evaluate._held_out(options(problems=3, seed=2502))
+    long = held_out[1].question
+    monkeypatch.setattr(
+        evaluate, "why_not_asked", lambda _, text, __: "long" if text == long else None
+    )
+    evaluate.run(["--problems", "3", "--num_latents", "1", "--batch_size", "3"])
     out = capsys.readouterr().out
     assert "2 questions, held-out problems of seed 2502; cpu, 32-true; 1 thoughts" in out
     ((problems, records),) = lengths
@@ -434,6 +440,7 @@ def test_questions_a_line_each(tmp_path, checkpoint, capsys):
     ("options", "message"),
     [
         (["--max_questions", "1"], "at least 2 questions.* --max_questions"),
+        (["--max_questions", "-1"], "--max_questions to be 1 or more, got -1"),
         (["--batch_size", "0"], "--batch_size to be 1 or more, got 0"),
         (["--device", "cuda:7"], "--device to be one of this machine's, got cuda:7"),
         (["--device", "abacus"], "--device to be one of this machine's, got abacus"),

@@ -26,8 +26,8 @@ from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import engine_choice
-from codi_patching.measuring.measurement import check_finite
+from codi_patching.measuring import engine_choice, measurement
+from codi_patching.measuring.measurement import Measurement, check_finite
 from codi_patching.measuring.patch_grid import PatchGrid, single_cells, zero_activations
 from codi_patching.measuring.preparation import PairRequests, Preparation
 from codi_patching.measuring.prompts import Prompts
@@ -556,6 +556,37 @@ def test_the_first_pairs_are_patched_with_their_own_activations(checkpoint, pred
     assert broken.pairs[0].self_patch > 1e-2
 
 
+def test_the_self_patch_is_told_by_its_largest_change_up_or_down(
+    attached, checkpoint, pair, monkeypatch
+):
+    moved = SimpleNamespace(compute_kl_divergence=lambda *_: torch.tensor([0.25, -0.5, 0.125]))
+    monkeypatch.setattr(measurement, "F", moved)
+    experiment = attached(LayerPatching(checkpoint=checkpoint, control="none"))
+    (record,) = experiment.predict_step(PairBatch(0, [pair]), 0)
+    assert record.description.self_patch == 0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "donor", "given"),
+    [
+        ("clean", None, {"own": "the source", "control": "the control"}),
+        ("random_pair", "another", {"own": "another", "control": "the control"}),
+        ("zero", None, {"own": "activations", "control": "the control"}),
+        ("mean", None, {"own": "activations", "control": "the control"}),
+    ],
+)
+def test_what_is_patched_in_again_is_what_was_patched_in(source, donor, given):
+    requests = PairRequests("the base", "the source", donor, "the control")
+    start = SimpleNamespace(
+        requests=requests, source_activations="activations", direction="noising"
+    )
+    preparation = SimpleNamespace(source=source)
+    cells = Measurement(model=None, preparation=preparation, cells=None)
+    again = cells._verified_pair(start, [(0, 0)])
+    assert (again.base, again.source, again.given) == ("the base", "the source", given)
+    assert not again.clean_is_source
+
+
 @pytest.mark.parametrize(
     "experiment",
     [
@@ -903,14 +934,14 @@ def test_a_description_of_a_pair_has_the_tokens_of_its_own_runs(attached, checkp
     corrupted = Question("Tom has 25 pears. He eats 3.", 19)
     for direction, base in (("denoising", 12), ("noising", 11)):
         module = attached(LayerPatching(checkpoint=checkpoint, direction=direction))
-        asked = replace(pair, corrupted=corrupted)
+        asked = replace(pair, corrupted=corrupted, fields={"kind": "eats"})
         beyond = replace(pair, pair_id="two", corrupted=replace(corrupted, answer=22.0))
         record, left_out = module.predict_step(PairBatch(0, [asked, beyond]), 0)
         said, tokens = record.description, module.model.tokenizer.convert_ids_to_tokens
         assert (said.base_tokens, said.source_tokens) == (base, 23 - base)
         answers = tokens(said.base_answer_tokens), tokens(said.source_answer_tokens)
         assert answers == ((["19"], ["13"]) if base == 12 else (["13"], ["19"]))
-        assert said.unknown_words == ("25",)
+        assert (said.unknown_words, said.fields) == (("25",), {"kind": "eats"})
         assert left_out.reason == "the answer 22 has 22, which the tokenizer does not know"
 
 
@@ -936,6 +967,23 @@ def test_logits_of_one_pair_that_are_not_finite_leave_the_others_as_they_are(
             np.testing.assert_array_equal(found.values[name], values)
             np.testing.assert_array_equal(found.control[name], expected.control[name])
         assert found.description.self_patch == expected.description.self_patch
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "the base run"), (1, "the source run")])
+def test_an_unpatched_run_that_is_not_finite_is_named(
+    attached, checkpoint, pair, monkeypatch, place, name
+):
+    experiment = attached(LayerPatching(checkpoint=checkpoint, control="none"))
+    own = type(experiment.engine).unpatched
+
+    def broken(self, *args):
+        found = own(self, *args)
+        found[place].run.answer_logits[0][:] = float("nan")
+        return found
+
+    monkeypatch.setattr(type(experiment.engine), "unpatched", broken)
+    (result,) = experiment.predict_step(PairBatch(0, [pair]), 0)
+    assert result.reason == f"logits are not finite at {name}"
 
 
 def test_the_first_rows_that_are_not_finite_are_named():
@@ -1008,6 +1056,8 @@ def test_runs_in_another_order_are_cells_of_the_same_grid(model):
     options = {"layers": range(3), "columns": "012", "latents": "recomputed", "site": "mlp_out"}
     grid = PatchGrid.of(model, by_column, run_order=order, **options)
     assert grid.grid.structural_zeros == ((2, 2),)
+    frozen = PatchGrid.of(model, by_column, run_order=order, **{**options, "latents": "frozen"})
+    assert frozen.grid.structural_zeros == ((2, 0), (2, 1), (2, 2))
     assert grid.run_name("own", 1) == "layer 1, position 0"
     assert grid.record == ("mlp_out", "kv")
 

@@ -279,6 +279,22 @@ def test_logits_of_a_cut_that_are_not_finite_name_its_cell(model, pair, monkeypa
     assert np.isfinite(second.values["kl_divergence"]).all()
 
 
+def test_an_uncut_run_that_is_not_finite_is_named(model, pair, monkeypatch):
+    engine = build_engine(model, "sweep", None)
+    own = type(engine).unpatched
+
+    def broken(self, *args):
+        found = own(self, *args)
+        found[0].run.answer_logits[1][:] = float("nan")
+        return found
+
+    monkeypatch.setattr(type(engine), "unpatched", broken)
+    knockout = Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 3), seed=1)
+    first, second = knockout.pairs([pair, replace(pair, pair_id="two")])
+    assert first.reason == "logits are not finite at the uncut run"
+    assert np.isfinite(second.values["kl_divergence"]).all()
+
+
 # -- a run ------------------------------------------------------------------------------------
 
 

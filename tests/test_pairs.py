@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from codi_patching.data import datamodule
 from codi_patching.data.datamodule import PairsDataModule
 from codi_patching.data.json_lines import DataFileError, in_short
 from codi_patching.data.pair_files import read_pairs, read_questions
@@ -54,6 +55,13 @@ def test_json_lines_and_a_byte_order_mark(tmp_path, end):
     text = "\n".join(json.dumps(r, ensure_ascii=False) for r in RAW) + end
     path.write_text("\ufeff" + text, encoding="utf-8")
     assert len(read_pairs(path)) == 2
+
+
+def test_a_sign_that_ends_a_line_elsewhere_ends_no_record(tmp_path):
+    path, text = tmp_path / "pairs.jsonl", "Tom has 3 pens.\u2028How many are left?"
+    record = {**PREPARED, "clean": {**CLEAN, "question": text}}
+    path.write_text(json.dumps(record, ensure_ascii=False))
+    assert [pair.clean.text for pair in read_pairs(path)] == [text]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +375,26 @@ def test_the_pairs_of_a_run_are_those_that_were_chosen_or_go_with_the_model(writ
         assert found[0].path == path
 
 
+def test_what_is_left_out_and_what_is_to_run_is_counted(write, monkeypatch):
+    told = []
+    monkeypatch.setattr(datamodule, "rank_zero_info", lambda line, *all: told.append(line % all))
+    alike = {**PREPARED, "pair_id": "alike", "clean": PREPARED["corrupted"]}
+    other = {**PREPARED, "pair_id": "other", "clean": {"question": "7 pens?", "answer": 3}}
+    PairsDataModule(str(write([PREPARED, alike, other])), max_pairs=1).setup("predict")
+    equal = "1 left out because both answers are equal (alike), 1 to run"
+    assert told[-1] == f"pairs.json: 3 pairs, {equal}"
+
+
+def test_all_processes_have_as_many_pairs_a_batch_as_the_first(write, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datamodule, "pairs_at_once", lambda *all: asked.append(all) or 6)
+    data = PairsDataModule(str(write([{**PREPARED, "pair_id": n} for n in "abc"])), max_pairs=2)
+    strategy = SimpleNamespace(root_device="here", broadcast=lambda own: own - 2)
+    data.trainer = SimpleNamespace(strategy=strategy, world_size=3)
+    data.setup("predict")
+    assert (asked, data.batch_size) == ([("here", 2, 3)], 4)
+
+
 def test_what_a_model_reads_otherwise_is_said_once_and_max_pairs_still_holds(write):
     texts = {"p": ("a 1", "b 1"), "q": ("c 1", "d 1"), "r": ("A 1", "e 1")}
     records = [
@@ -384,7 +412,7 @@ def test_what_a_model_reads_otherwise_is_said_once_and_max_pairs_still_holds(wri
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data.read_as(lambda text: text[0].lower().replace("d", "b"))
-    assert [pair.pair_id for pair in data.kept] == ["p", "q"]
+    assert [(pair.pair_id, pair.group) for pair in data.kept] == [("p", "p"), ("q", "p")]
     assert [pair.group for pair in data.usable] == ["p", "p", "p"]
     assert all(pair.sibling is None for pair in data.usable)
     said = [str(each.message) for each in caught]

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from codi_patching.callbacks import processes
@@ -215,3 +216,7 @@ def test_an_error_that_only_passed_through_the_library_is_its_own(monkeypatch):
         calls["call"](fail)
     assert lost_process(caught.value) is None
     assert lost_process(RuntimeError("raised nowhere")) is None
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(2, 2)(torch.ones(3))
+    assert caught.traceback[-1].frame.f_globals["__name__"] == "torch.nn.modules.linear"
+    assert lost_process(caught.value) is None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lens_maker import lens_records, lens_run, write_lens
 from results_maker import change, make, records_of, run_of, write
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from codi_patching.results.dataset import attention_dataset, knockout_dataset, patching_dataset
@@ -111,10 +112,34 @@ def test_means_by_head_are_of_the_last_reader_the_thoughts_and_the_pairs_of_each
 
 
 @pytest.mark.parametrize(
+    "kept",
+    [
+        torch.ones(5, 2, 3, 3),
+        torch.ones(4, 1, 3, 3),
+        torch.ones(4, 2, 3, 1),
+        torch.ones(4, 2, 3, 9),
+        torch.ones(4, 2, 3, 3, 3),
+        torch.ones(4, 2),
+        torch.ones(4, 2, 3, 3, dtype=torch.bfloat16),
+        torch.ones(4, 2, 3, 3).to(torch.float8_e4m3fn),
+    ],
+    ids=lambda kept: f"{[*kept.shape]} {kept.dtype}",
+)
+def test_heads_of_another_run_are_unknown(tmp_path, kept):
+    write(tmp_path, LOOKING, list(looked()))
+    save_file({"p0": kept, "p1": kept.clone()}, tmp_path / "activations.safetensors")
+    data = read_results(tmp_path)
+    assert all(np.isnan(own).all() for own in data["heads"].values)
+    assert mean_by_head(data, [np.array([True, True])]) is None
+    assert data.attrs["changed"] == ("activations.safetensors",)
+
+
+@pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
         (("pairs", "p1", "strongest"), [[[0.1] * 3] * 2] * 3, "strongest of shape .* 'p1'"),
         (("pairs", "p0", "attention"), [[[0.1] * 2] * 2] * 4, "attention of shape .* 'p0'"),
+        (("pairs", "p0", "attention"), [[[0.1] * 3] * 4] * 2, "attention of shape .* 'p0'"),
         (("pairs", "p1", "tokens"), [1, 2], "tokens of 3 groups of pair 'p1'"),
         (("pairs", "p0", "verified", 0, "mean"), [0.1], "shares of 3 groups of pair 'p0'"),
         (("pairs", "p0", "verified", 1, "reader"), "2", "a known reader and layer of pair 'p0'"),
@@ -234,14 +259,19 @@ def test_results_of_steps_that_differ_are_marked_and_unknown_ones_are_not(tmp_pa
     assert data["group"].values.tolist() == ["pair_00", "pair_01"]
 
 
+RANKS = [[9, 9, 9]] * 4
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
         (("pairs", "pair_00", "steps", 0, "ranks"), [[1, 2, 3]], "ranks of shape .* 'pair_00'"),
         (("pairs", "pair_01", "steps", 1, "chance_ranks"), [[1]], "ranks of shape .* 'pair_01'"),
         (("pairs", "pair_01"), None, "expected 2 pairs as in its metadata, got 1"),
+        (("pairs", "pair_01", "steps"), [{"ranks": RANKS, "chance_ranks": [], "whole": [9]}],
+         "a whole rank for each column of pair 'pair_01'"),
     ],
-)
+)  # fmt: skip
 def test_a_lens_that_is_not_as_it_should_be_is_refused(tmp_path, keys, value, message):
     folder = write_lens(tmp_path, pairs=2)
     change(folder / "lens_results.json", *keys, value=value)
@@ -266,6 +296,14 @@ def patched(tmp_path):
         (("results", "pair_00", "0", "0", "recovery"), True, "pair pair_00: expected numbers"),
         (("metadata", "experiment"), "layer", "its metadata is of the experiment 'layer'"),
         (("results",), {}, "expected at least one pair"),
+        (("metadata", "direction"), "noise", "direction to be denoising or noising, got 'noise'"),
+        (("metadata", "latents"), "kept", "latents to be frozen or recomputed, got 'kept'"),
+        (
+            ("metadata", "grid", "layers"),
+            ["0", "0"],
+            "layers and columns once each, got .*'0', '0'",
+        ),
+        (("metadata", "grid", "columns"), ["1", "1"], "layers and columns once each, got .*'1'"),
     ],
 )
 def test_patching_that_is_not_as_it_should_be_is_refused(patched, keys, value, message):
@@ -285,6 +323,16 @@ def test_a_run_is_described_without_its_pairs_being_read(patched):
         patched.write_text(broken)
         with pytest.raises(ResultsError, match=message):
             read_description(patched.parent)
+
+
+def test_metadata_that_are_a_text_are_refused(tmp_path):
+    for name in ("lens", "position_patching"):
+        path = tmp_path / name / f"{name}_results.json"
+        path.parent.mkdir()
+        path.write_text('{"metadata": "grids"}')
+        for read in (read_description, read_results):
+            with pytest.raises(ResultsError, match="not a complete results file"):
+                read(path.parent)
 
 
 def test_a_run_that_gave_nothing_is_refused_by_the_first_reason_and_older_files_go(tmp_path):
@@ -330,6 +378,14 @@ def test_a_chain_keeps_where_each_activation_is_even_without_any(tmp_path):
     other = run_of(layers=2, columns=2)
     write_results(tmp_path / "y.json", other, records_of(other, pairs=1))
     assert "activation" not in (tmp_path / "y.json").read_text()
+
+
+def test_cells_of_a_single_position_stand_under_its_name(tmp_path):
+    run = run_of(layers=2, columns=1)
+    path = write(tmp_path, run, records_of(run, pairs=1)) / "position_patching_results.json"
+    cells = json.loads(path.read_text())["results"]["pair_00"]
+    assert [list(cells[layer]) for layer in ("0", "1")] == [["0"], ["0"]]
+    assert read_results(tmp_path)["column"].values.tolist() == ["0"]
 
 
 def test_datasets_name_groups_controls_and_unknown_numbers():
@@ -422,6 +478,9 @@ def test_a_folder_is_told_by_what_it_holds(tmp_path):
     newer = replace(run, code=replace(run.code, sha256="new", version="9"))
     said = prepare_folder(store, newer, overwrite=False)[2]
     assert said.endswith("(they were measured by version 0.2.0 of other code)")
+    for changed, told in (({"sha256": "new"}, True), ({"version": "9"}, False)):
+        newer = replace(run, code=replace(run.code, **changed))
+        assert ("of other code" in prepare_folder(store, newer, overwrite=False)[2]) == told
     with pytest.raises(ResultsError, match="results of another run, with another seed: set"):
         prepare_folder(store, replace(run, seed=7), overwrite=False)
     assert not store.any()
@@ -503,12 +562,13 @@ def test_which_files_were_measured_and_which_are_derived(tmp_path):
 
 
 def test_formulas_of_a_spreadsheet_are_text_and_signed_numbers_stay(tmp_path):
-    given = ["=1+1", "+x", "-x", "@a", "\ta", "-1.5e-3", "+2", "a=b", "", None, math.nan, 0.1, 3]
+    given = ["=1+1", "+x", "-x", "@a", "\ta", "-1.5e-3", "+2", "a=b", "", None, math.nan, 0.1, 3,
+             math.inf, -1.5, "+1;x"]  # fmt: skip
     write_csv(tmp_path / "x.csv", [{"a": value} for value in given], ["a"])
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = [row[0] if row else "" for row in csv.reader(file)]
     assert rows == ["a", "'=1+1", "'+x", "'-x", "'@a", "'\ta", "-1.5e-3", "+2", "a=b", "", "", "",
-                    "0.1", "3"]  # fmt: skip
+                    "0.1", "3", "inf", "-1.5", "'+1;x"]  # fmt: skip
 
 
 def test_plain_values_have_no_numpy_and_nothing_that_is_no_number():
@@ -548,6 +608,11 @@ def test_what_cannot_be_written_says_what_to_do(tmp_path):
 
     with pytest.raises(ResultsError, match=r"No space left on device\); .*: make room, and run"):
         full()
+    with (
+        pytest.raises(ResultsError, match=r"cannot be written \(I/O error.*\); .*: see to that"),
+        atomic_write(tmp_path / "x"),
+    ):
+        raise SafetensorError("I/O error: no space left")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -627,7 +627,8 @@ def test_what_makes_a_run_another_one():
     config = {"data": {"batch_size": 8, "pairs": None}, "model": {"init_args": {"max_rows": 9}}}
     run = replace(RUN, config=config)
     smaller = {"data": {"batch_size": 2, "pairs": None}, "model": {"init_args": {"max_rows": 1}}}
-    same = replace(run, num_pairs=9, excluded={"x": "y"}, config=smaller, code=Code("s", "9", "c"))
+    code = Code("s", "9", "c", True)
+    same = replace(run, num_pairs=9, excluded={"x": "y"}, config=smaller, code=code, mean_runs=5)
     assert run_sha256(same) == run_sha256(run)
     assert folder_name(same) == folder_name(run)
     assert differences(run, same, resuming=True) == []
@@ -637,6 +638,14 @@ def test_what_makes_a_run_another_one():
     assert differences(run, other, resuming=False) == ["config.data.pairs", "seed"]
     assert folder_name(replace(run, code=Code("t", "1"))) == folder_name(run)
     assert folder_name(other) != folder_name(run)
+    fewer = {"data": {**config["data"], "max_pairs": 3}, "model": config["model"]}
+    for changed, key in (
+        ({"filtered": ("x",)}, "filtered"),
+        ({"config": fewer}, "config.data.max_pairs"),
+    ):
+        another = replace(run, **changed)
+        assert differences(run, another, resuming=False) == [key]
+        assert folder_name(another) != folder_name(run)
 
 
 # -- kept while a run is under way --------------------------------------------------------------
@@ -768,12 +777,13 @@ def test_a_batch_in_the_place_of_another_is_damaged(tmp_path):
         assert Store(tmp_path).read(8) is None
 
 
-def test_a_batch_that_was_edited_is_damaged(tmp_path):
+@pytest.mark.parametrize("edit", [lambda values: values + 0.5, lambda values: values.reshape(1, 4)])
+def test_a_batch_that_was_edited_is_damaged(tmp_path, edit):
     path = kept_batch(tmp_path)
     with safe_open(path, "pt") as file:
         described = file.metadata()
     tensors = load_file(path)
-    tensors["0/own/recovery"][0, 0] += 0.5
+    tensors["0/own/recovery"] = edit(tensors["0/own/recovery"])
     save_file(tensors, path, described)
     with pytest.warns(UserWarning, match="not what was written"):
         assert Store(tmp_path).read(0) is None
@@ -798,6 +808,13 @@ def test_a_changed_run_is_not_resumed(tmp_path):
         with pytest.raises(ResultsError, match=r"run.json is damaged: .* set overwrite true"):
             Store(tmp_path).begun()
         path.write_text(whole)
+
+
+def test_brackets_without_end_in_the_place_of_a_run_are_damage(tmp_path):
+    path = kept_batch(tmp_path).with_name("run.json")
+    path.write_text("[" * 100_000)
+    with pytest.raises(ResultsError, match=r"its run\.json is damaged"):
+        Store(tmp_path).begun()
 
 
 def test_results_without_sums_yet_are_resumed(tmp_path):

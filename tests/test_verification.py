@@ -121,6 +121,26 @@ def test_a_tie_of_either_run_leaves_out_whether_the_prediction_changed(run, base
     assert ("predicts_clean" in found) == (run > 0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [(torch.float64, 2**-26), (torch.float32, 2**-11.5), (torch.bfloat16, 2**-3.5)],
+)
+def test_what_is_a_tie_is_told_by_how_a_run_was_rounded(monkeypatch, dtype, share):
+    group = SimpleNamespace(
+        unpatched=[("base", "source")],
+        pairs=[to_verify(5, 7)],
+        latent=SimpleNamespace(thoughts=torch.zeros(1, dtype=dtype)),
+    )
+    given = verification._Group._metrics_of(group, 0).keywords
+    assert (given["base"], given["source"]) == ("base", "source")
+    assert given["margin"] == pytest.approx(share)
+    told = []
+    monkeypatch.setattr(knockout_again, "metrics_by_hand", lambda *_, **all: told.append(all) or {})
+    knockout_again._metrics("run", "uncut", asked(5), torch.nn.Linear(1, 1).to(dtype))
+    assert (told[0]["base"], told[0]["clean_is_source"]) == ("uncut", False)
+    assert told[0]["margin"] == pytest.approx(share)
+
+
 def asked(tokens, prefix=2, answers=(1, 1)):
     return [0] * tokens, Readout((0,) * prefix, tuple((0,) * count for count in answers))
 

@@ -203,6 +203,8 @@ def _held_out(args: argparse.Namespace) -> list[Problem]:
 
 def _questions(args: argparse.Namespace) -> list[Question]:
     """What is asked: a file's questions, or fresh held-out problems."""
+    if args.max_questions is not None and args.max_questions < 1:
+        raise InputError(f"expected --max_questions to be 1 or more, got {args.max_questions}")
     if args.data is None:
         found = [Question(problem.question, problem.answer) for problem in _held_out(args)]
     elif args.data.suffix == ".txt":

@@ -91,8 +91,9 @@ def largest_allowed(text: str, mention: Mention) -> Fraction | None:
         return Fraction(24)
     if re.match(rf"\s+(?:\w+\s+)?(?:months?)\s+{each}\s+year", after):
         return Fraction(12)
-    if re.match(rf"\s+(?:\w+\s+)?(?:weeks?)\s+{each}\s+(?:year|month)", after):
-        return Fraction(52 if "year" in after else 4)
+    weeks = re.match(rf"\s+(?:\w+\s+)?(?:weeks?)\s+{each}\s+(year|month)", after)
+    if weeks:
+        return Fraction(52 if weeks[1] == "year" else 4)
     return None
 
 

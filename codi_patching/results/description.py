@@ -31,6 +31,9 @@ THOUGHTS = "thoughts"
 THOUGHT = "thought"
 """The row of the latent thoughts themselves, what enters layer 0."""
 
+_WORDS = {"direction": ("denoising", "noising"), "latents": ("frozen", "recomputed")}
+"""What may stand in a run's description where another word would be taken for one of them."""
+
 
 class ResultsError(InputError):
     """A results folder is not what it should be."""
@@ -67,8 +70,11 @@ class Grid:
     structural_zeros: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse structural zeros outside the grid."""
+        """Refuse structural zeros outside the grid, and cells of one name."""
         rows, columns = self.shape
+        for names in (self.layers, self.columns):
+            if len(set(names)) < len(names):
+                raise ValueError(f"expected names of layers and columns once each, got {[*names]}")
         for row, column in self.structural_zeros:
             if not (0 <= row < rows and 0 <= column < columns):
                 raise ValueError(
@@ -322,9 +328,14 @@ class RunDescription:
         """From `to_json`.
 
         Raises:
-            ValueError: A key is missing, unknown or of another type.
+            ValueError: A key is missing, unknown or of another type, or says what no run is.
         """
-        return typed(cls, content, "metadata")
+        run = typed(cls, content, "metadata")
+        for key, known in _WORDS.items():
+            if getattr(run, key) not in known:
+                expected = f"{key} to be {' or '.join(known)}"
+                raise ValueError(f"metadata: expected {expected}, got {getattr(run, key)!r}")
+        return run
 
 
 def typed(cls: type[T], content: Any, where: str) -> T:

@@ -10,8 +10,24 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 
 from codi_patching.results.dataset import run_of
-from codi_patching.results.description import Array, Mask
+from codi_patching.results.description import Array, Mask, RunDescription
 from codi_patching.results.layout import ACTIVATIONS
+
+DAMAGED_TENSORS = (
+    SafetensorError, OSError, IndexError, ValueError, TypeError, AttributeError,
+)  # fmt: skip
+"""What reading tensors stumbles over: no such file, another shape, a type unknown to numpy."""
+
+
+def check_heads(shape: Sequence[int], run: RunDescription) -> None:
+    """Refuse tensors of another shape than `(readers, L, heads, attended)`.
+
+    Raises:
+        ValueError: It is another.
+    """
+    known = (len(run.readers), len(run.grid.layers), len(run.attended))
+    if len(shape) != 4 or (shape[0], shape[1], shape[3]) != known:
+        raise ValueError(f"expected heads of {known}, got {tuple(shape)}")
 
 
 def mean_by_head(data: xr.Dataset, masks: Sequence[Mask]) -> list[Array] | None:
@@ -35,11 +51,12 @@ def mean_by_head(data: xr.Dataset, masks: Sequence[Mask]) -> list[Array] | None:
         with safe_open(Path(folder) / ACTIVATIONS, "numpy") as file:
             for place, pair_id in enumerate(data["pair"].values):
                 kept = file.get_slice(str(pair_id))
+                check_heads(kept.get_shape(), run)
                 for number in (n for n, mask in enumerate(masks) if mask[place]):
                     own = np.asarray(kept[len(run.readers) - 1], dtype=np.float64)[..., columns]
                     before = sums[number]
                     sums[number] = own if before is None else before + own
-    except (SafetensorError, OSError, IndexError, ValueError):
+    except DAMAGED_TENSORS:
         return None
     found = [s / m.sum() for s, m in zip(sums, masks, strict=True) if s is not None]
     return found if len(found) == len(masks) else None

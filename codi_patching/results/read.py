@@ -12,7 +12,7 @@ from typing import Any
 import ijson
 import numpy as np
 import xarray as xr
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from codi_patching.results.dataset import (
     LENS,
@@ -24,6 +24,7 @@ from codi_patching.results.dataset import (
 )
 from codi_patching.results.description import Array, Grid, ResultsError, RunDescription
 from codi_patching.results.files import changed_files
+from codi_patching.results.head_shares import DAMAGED_TENSORS, check_heads
 from codi_patching.results.layout import (
     ACTIVATIONS,
     ATTENTION_RESULTS,
@@ -39,6 +40,9 @@ from codi_patching.results.pair_descriptions import (
     PairDescription,
 )
 
+_INCOMPLETE = (ValueError, KeyError, TypeError, AttributeError, OSError, ijson.JSONError)
+"""What reading stumbles over in a file that is not as it should be."""
+
 
 def read_results(folder: Path) -> xr.Dataset:
     """Read the results of a folder, of any experiment; see `dataset`.
@@ -52,7 +56,7 @@ def read_results(folder: Path) -> xr.Dataset:
         if results_name(experiment := run_of(data).experiment) != path.name:
             raise ValueError(f"its metadata is of the experiment {experiment!r}")
         return data
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ijson.JSONError) as error:
+    except _INCOMPLETE as error:
         reason = " ".join(str(error).split())
         raise ResultsError(f"{path} is not a complete results file: {reason}") from error
 
@@ -70,7 +74,7 @@ def read_description(folder: Path) -> RunDescription:
         return RunDescription.from_json(
             _lens_metadata(metadata) if path.name == LENS_RESULTS else metadata
         )
-    except (ValueError, KeyError, TypeError, OSError, StopIteration, ijson.JSONError) as error:
+    except (*_INCOMPLETE, StopIteration) as error:
         reason = " ".join(str(error).split()) or "it has no metadata"
         raise ResultsError(f"{path} is not a complete results file: {reason}") from error
 
@@ -150,6 +154,8 @@ def _read_lens(path: Path) -> xr.Dataset:
         ranks.append(np.stack(own))
         chance.append(np.stack([_map(step["chance_ranks"], run, pair_id) for step in steps]))
         whole.append(np.array([step["whole"] for step in steps], dtype=np.float64))
+        if whole[-1].shape != (len(steps), len(run.grid.columns)):
+            raise ValueError(f"expected a whole rank for each column of pair {pair_id!r}")
         known = ("result", "tokens", "chance_result", "corrupted_result")
         texts = [{key: step[key] for key in known if key in step} for step in steps]
         described = {key: content[key] for key in ("question", "top", "group") if key in content}
@@ -194,11 +200,11 @@ def _heads(
     found = [np.full((len(pair.verified), len(run.attended)), np.nan) for pair in pairs]
     if not path.is_file():
         return found
-    damaged = (SafetensorError, OSError, IndexError, ValueError)
-    with suppress(*damaged), safe_open(path, "numpy") as file:
+    with suppress(*DAMAGED_TENSORS), safe_open(path, "numpy") as file:
         verified = (each for each in zip(pair_ids, pairs, found, strict=True) if each[1].verified)
         for pair_id, pair, kept in verified:
             shares = file.get_tensor(pair_id)
+            check_heads(shares.shape, run)
             for row, look in enumerate(pair.verified):
                 reader, layer = run.readers.index(look.reader), run.grid.layers.index(look.layer)
                 kept[row] = shares[reader, layer, look.head]

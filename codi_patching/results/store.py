@@ -83,7 +83,7 @@ class Store:
             run = RunDescription.from_json(content["run"])
             if _sha256(as_json(run.to_json())) != content["sha256"]:
                 raise ValueError("it is not as it was written")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ResultsError(
                 f"{self.folder} is of a run that cannot be resumed, its run.json is damaged: "
                 "delete the folder, or set [[results.overwrite]] true"
