@@ -260,10 +260,14 @@ def test_gradients_reach_what_makes_thoughts(module, batch, at_step):
         assert reached == set(parameters)
 
 
-def test_a_thought_begins_as_the_normalised_state():
-    prj = PlainDistillation(**SMALL).model.prj
+@pytest.mark.parametrize("width", [64, 80])
+def test_a_thought_begins_as_the_normalised_state(width):
+    prj = PlainDistillation(**{**SMALL, "prj_dim": width}).model.prj
     states = torch.randn(4, 32)
     assert torch.allclose(prj(states), prj.ln(states), atol=1e-6)
+
+
+def test_a_prj_that_passes_states_through_is_wide_enough():
     with pytest.raises(InputError, match="of at least 64, twice the hidden size, got 63"):
         PlainDistillation(**{**SMALL, "prj_dim": 63})
 
