@@ -449,6 +449,8 @@ def test_the_figure_shows_the_shares():
             assert shown.origin == "lower"
     assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
     assert last_reader(data).shape == (12, 3, 2)
+    none = replace(build_report([data]), attention=data.isel(pair=[]))
+    assert dict(draw_figures(none)) == {}
 
 
 def test_the_title_says_where_it_looks_only_where_that_is_known():

@@ -587,6 +587,7 @@ def test_a_measure_has_the_own_patch_left_and_the_controls_right(report, measure
     assert bar.get_ylabel() == {KL: "KL (nats)", RECOVERY: "recovery"}[measure]
     kind = {KL: "Disruption says how much", RECOVERY: "Recovery rises too"}[measure]
     assert figure.get_supxlabel().startswith(kind)
+    assert "Hatched: zero by construction" in note_of(figure)
 
 
 @pytest.mark.parametrize("measure", [KL, RECOVERY])
@@ -608,6 +609,9 @@ def test_a_small_measure_ends_at_what_matters(report):
     summary = maker.summary(POSITION, data)
     ends = [draw_measure(summary, m).axes[0].images[0].norm.vmax for m in (KL, RECOVERY)]
     assert ends == [0.05, 0.10]
+    data["kl_divergence"].loc[{"arm": "control"}] += 2.0
+    end = draw_measure(maker.summary(POSITION, data), KL).axes[0].images[0].norm.vmax
+    assert end == pytest.approx(np.nanmax(mean_of(data, "kl_divergence", "control")))
 
 
 def test_chains_have_their_panels_lines_and_legends(report):

@@ -25,7 +25,7 @@ from codi_patching.reporting.carried import draw_table, joined, layers_of, two_t
 from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, parts_finding
 from codi_patching.reporting.figures import draw_figures, first_figure, pair_sheets
 from codi_patching.reporting.lens_figure import _SCALE as GREENS
-from codi_patching.reporting.lens_figure import read_cells
+from codi_patching.reporting.lens_figure import draw_hit_rates, read_cells
 from codi_patching.reporting.maps import outline, scale_of, segments
 from codi_patching.reporting.plot import KINDS, plot
 from codi_patching.results.dataset import run_of
@@ -102,14 +102,20 @@ def test_two_models_are_on_one_scale(report):
     labels = [f"{model}: {POSITION}" for model in "AB"]
     data = report.summaries[POSITION].data
     weak = data.assign(clean_probability=0.05 + 0.2 * (data.clean_probability - 0.05))
+    weak["run_clean_probability"] = data.run_clean_probability.copy()
+    weak["run_clean_probability"].loc[{"run": "ceiling"}] -= 0.4
     alone = [maker.report_of(dict([run])) for run in zip(labels, (data, weak))]
     findings = [replace(f, model=m) for m, own in zip("AB", alone) for f in own.findings]
-    summaries = alone[0].summaries | alone[1].summaries
+    layer = report.summaries["layer, frozen"]
+    summaries = {}
+    for model, own in zip("AB", alone):  # the first figure is of what findings are of
+        summaries |= {f"{model}: layer, frozen": layer} | own.summaries
     both = replace(report, summaries=summaries, findings=tuple(findings), models=("A", "B"))
     figures = dict(draw_figures(both))
     ends = [figures[f"content_{place}"].axes[0].images[0].norm.vmax for place in (1, 2)]
     ceilings = [own.finding("ceiling").lead.lead.mean for own in alone]
-    assert ends == pytest.approx([max(ceilings)] * 2)
+    assert ceilings == pytest.approx([0.7, 0.3])
+    assert ends == pytest.approx([0.7, 0.7])
 
 
 def with_ties(report, unclaimed=()):
@@ -380,11 +386,16 @@ def test_only_what_is_read_more_often_than_chance_is_outlined(with_lens):
         maker.Claim(f"{row}", verdict, (), 0.01, 0.5, str(row), "0", "read", "rate", 1)
         for row, verdict in enumerate(("rises", "less often", "more often"))
     ]
+    acts = replace(made[0], column="1", kind="acts where it differs")
+    made.append(acts)
     finding = Finding("read", 6, "yes", ("lens",), claims=tuple(made))
     report = replace(with_lens, findings=(finding,))
     cells = read_cells(report, maker.run(zeros=()), 1)
     assert cells[:, 0].tolist() == [True, False, True]
     assert not cells[:, 1].any()
+    notes = [" ".join(draw_hit_rates(r).get_supxlabel().split()) for r in (report, with_lens)]
+    outlined = ["Outlined: more often than chance, claimed." in note for note in notes]
+    assert outlined == [True, False]
 
 
 def test_which_figures_there_are(report, with_lens):
@@ -393,6 +404,8 @@ def test_which_figures_there_are(report, with_lens):
 
     assert names(report) == ["content", "carried", "by_layer"]
     assert names(with_lens) == ["content", "carried", "lens_hit_rates"]
+    unread = replace(with_lens, hit_rates=with_lens.hit_rates.isel(step=[]))
+    assert names(unread) == ["content", "carried"]
     alone = replace(report, summaries={"relay": report.summaries["relay"]})
     assert names(alone) == [
         "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
@@ -402,6 +415,8 @@ def test_which_figures_there_are(report, with_lens):
     relay = replace(relay, data=relay.data.copy())
     relay.data.attrs = {"run": replace(run_of(relay.data), metrics=tuple(without))}
     assert names(replace(alone, summaries={"relay": relay}))[-1] == "trajectories"
+    short = maker.dataset(maker.run("iterative", columns=1, zeros=()))
+    assert names(maker.report_of({"relay": short}))[-1] == "trajectories"
 
 
 @pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.8)])
