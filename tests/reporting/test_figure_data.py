@@ -682,6 +682,19 @@ def test_sheets_show_each_pair_at_its_place_on_one_scale():
     assert "Orange to brown" in note
 
 
+def test_sheets_of_rises_have_no_colours_of_falls_and_say_what_is_unknown_of_steps():
+    data = maker.dataset(pairs=4, ids="a_long_name_of_{:02d}")
+    data["clean_probability"].values[:] = 0.0  # 0.05 below the unpatched run
+    data["num_steps"].values[:], data["changed_step"].values[:] = 3, np.nan
+    ((_, figure),) = pair_sheets(maker.summary(POSITION, data))
+    axes = figure.axes[0]
+    assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0.0, 1.0)
+    assert "Orange" not in note_of(figure)
+    said = written(axes)
+    assert said[0, 1.36] == "3-step problems, step unknown (4)"
+    assert said[0, 1.06] == "a_long_name_o…"
+
+
 # -- the lens -----------------------------------------------------------------------------------
 
 
@@ -908,6 +921,11 @@ def test_plot_draws_the_kind_run_and_width_that_are_asked(report):
     data = report.summaries["relay"].data
     shown = plot(report, "effects", run="relay")[0]
     np.testing.assert_allclose(image(shown), mean_of(data, "kl_divergence"))
+    turned = replace(report, summaries=dict(reversed(report.summaries.items())))
+    shown = plot(turned, "effects", "column")[0]  # of the main run
+    own = mean_of(report.summaries[POSITION].data, "kl_divergence")
+    np.testing.assert_allclose(image(shown), own)
+    assert shown.figure.get_figwidth() == 3.3
     shown = plot(report, "recovery", run="relay")[0]
     np.testing.assert_allclose(image(shown), mean_of(data, "recovery"))
     assert heads("trajectories", run="relay")[0] == "a  Rise of P(clean answer)"

@@ -20,9 +20,10 @@ from codi_patching.analysis.findings import (
 )
 from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
-from codi_patching.reporting.canvas import DARK, PALE, save_figure
+from codi_patching.reporting.canvas import DARK, PALE, new_figure, save_figure
 from codi_patching.reporting.carried import draw_table, joined, layers_of, two_tables
 from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, parts_finding
+from codi_patching.reporting.effects_figure import RECOVERY
 from codi_patching.reporting.figures import draw_figures, first_figure, pair_sheets
 from codi_patching.reporting.lens_figure import _SCALE as GREENS
 from codi_patching.reporting.lens_figure import draw_hit_rates, read_cells
@@ -96,6 +97,14 @@ def test_a_run_of_another_study_is_not_on_the_scale_of_this_ceiling(report):
     figure = first_figure(report, "relay")
     largest = np.nanmax(effect_of(report.summaries["relay"].data))
     assert figure.axes[0].images[0].norm.vmax == pytest.approx(largest)
+
+
+@pytest.mark.parametrize("label", ["layer, frozen", "relay"])
+def test_a_first_figure_says_what_is_found_in_its_own_run(report, label):
+    alone = first_figure(maker.report_of({label: report.summaries[label].data}), label)
+    figure = first_figure(report, label)
+    assert figure.get_suptitle() == alone.get_suptitle()
+    assert figure.get_supxlabel() == alone.get_supxlabel()
 
 
 def test_two_models_are_on_one_scale(report):
@@ -415,8 +424,11 @@ def test_which_figures_there_are(report, with_lens):
     relay = replace(relay, data=relay.data.copy())
     relay.data.attrs = {"run": replace(run_of(relay.data), metrics=tuple(without))}
     assert names(replace(alone, summaries={"relay": relay}))[-1] == "trajectories"
-    short = maker.dataset(maker.run("iterative", columns=1, zeros=()))
-    assert names(maker.report_of({"relay": short}))[-1] == "trajectories"
+    fewer = tuple(
+        name for name in run_of(alone.summaries["relay"].data).metrics if name != RECOVERY
+    )
+    short = maker.dataset(maker.run("iterative", columns=1, zeros=(), metrics=fewer))
+    assert names(maker.report_of({"relay": short}))[2:] == ["effects", "trajectories"]
 
 
 @pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.8)])
@@ -451,6 +463,17 @@ def test_the_same_figure_is_the_same_bytes_and_text_stays_text(report, tmp_path)
         first, second = (tmp_path / f"{name}.{ending}" for name in ("one", "two"))
         assert first.read_bytes() == second.read_bytes()
     assert ">step 1<" in (tmp_path / "one.svg").read_text()
+    assert b"Software" not in (tmp_path / "one.png").read_bytes()
+    pdf = (tmp_path / "one.pdf").read_bytes()
+    assert b"/Subtype /Type3" not in pdf  # outlines, which journals refuse
+    assert b"/CIDFontType2" in pdf
+
+
+def test_a_figure_is_named_without_its_ending_alone_and_as_fine_as_is_asked(tmp_path):
+    (path,) = save_figure(new_figure(2.0, 1.0), tmp_path / "gpt2.v1.pdf", ("png",), dpi=50)
+    assert path == tmp_path / "gpt2.v1.png"
+    width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
+    assert (width, height) == (100, 50)
 
 
 def test_hostile_names_are_drawn_as_text(tmp_path):
