@@ -448,6 +448,8 @@ def test_the_figure_shows_the_shares():
             np.testing.assert_allclose(shown.get_array(), expected)
             assert shown.origin == "lower"
     assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
+    names = [a.get_ylabel() for a in axes]
+    assert names == ["mean over heads\nlayer", "", "most attentive head\nlayer", ""]
     assert last_reader(data).shape == (12, 3, 2)
     none = replace(build_report([data]), attention=data.isel(pair=[]))
     assert dict(draw_figures(none)) == {}
