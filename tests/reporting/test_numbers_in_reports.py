@@ -76,17 +76,24 @@ def test_two_digits_that_tell_something(value, text):
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0004, "0.0004"), (0.0013, "0.001"), (0.0456, "0.046"), (0.123, "0.12"), (np.nan, "–")],
-)
+    [
+        (0.0004, "0.0004"), (0.0013, "0.001"), (0.0456, "0.046"), (0.0912, "0.091"),
+        (0.123, "0.12"), (np.nan, "–"),
+    ],
+)  # fmt: skip
 def test_p_with_its_digits(p, text):
     assert p_value(p) == text
 
 
 def test_intervals_lists_and_runs():
     assert with_interval(0.5, 0.2, 0.9) == "0.50 [0.20, 0.90]"
+    assert with_interval(0.5, np.nan, 0.9) == with_interval(0.5, 0.2, np.nan) == "0.50"
     assert listed(list("abcde"), 2) == "a, b and 3 more"
+    assert listed(list("abcdefghijkl")) == "a, b, c, d, e, f, g, h, i, j, k and l"
+    assert listed(list("abcdefghijklm")) == "a, b, c, d, e, f, g, h, i, j, k, l and 1 more"
     assert runs_of([3, 1, 2, 5]) == [(1, 3), (5, 5)]
     assert layers_named(["0", "1", "3", "4", "5"]) == "layers 0, 1 and 3 to 5"
+    assert layers_named(["thought"]) == "the thoughts themselves"
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -389,6 +396,12 @@ def test_aggregate_has_each_cells_own_statistics(measured):
     summary = made.summaries[POSITION]
     told = aggregate_json(summary)
     assert told["num_pairs"] == 9
+    table = summary.table.copy(deep=True)
+    table["recovery"].loc[{"layer": "0", "column": "0", "statistic": "n"}] = np.nan
+    few = aggregate_json(replace(summary, data=data.isel(pair=slice(4)), table=table))
+    assert few["num_pairs"] == 4
+    assert few["metrics"]["recovery"]["0"]["0"]["n"] == 0
+    assert "median" not in few["metrics"]["control_kl_divergence"]["0"]["0"]
     kl = data["kl_divergence"].sel(arm="own").values
     for layer in "0123":
         for column in "012":
