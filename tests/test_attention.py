@@ -471,12 +471,14 @@ def test_beside_the_maps_stands_where_a_patch_acts_over_what_is_seen_above():
 
 def test_the_title_says_where_it_looks_only_where_that_is_known():
     report = build_report([made(np.random.default_rng(4))])
+    few = replace(report.finding("attention"), claims=())
     titles = [
         " ".join(draw_attention(each).get_suptitle().split())
-        for each in (report, replace(report, findings=()))
+        for each in (report, replace(report, findings=()), replace(report, findings=(few,)))
     ]
     assert titles == [
         "The token before the answer attends most to z0 in problems of 2 steps and z1 of 3",
+        "Attention of the token before the answer",
         "Attention of the token before the answer",
     ]
 

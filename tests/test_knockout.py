@@ -809,6 +809,8 @@ def test_arrows_go_from_what_is_read_and_only_falls_that_matter_have_a_number():
     expected = [(0.56, -0.88), (0.94, 0.12), (0.06, 0.12)]  # 12 % of the way
     np.testing.assert_allclose(starts, expected, atol=1e-9)
     assert len({p.get_facecolor() for p in shown}) == 3
+    assert axes.lines[0].get_xdata().tolist() == [0.2, 0.8]  # from z0 to z1
+    assert max(p.get_path().vertices[:, 0].max() for p in arrows) > 1.1  # round the last thought
 
 
 def test_colours_of_falls_go_to_1_and_the_title_names_the_thought():
@@ -820,6 +822,11 @@ def test_colours_of_falls_go_to_1_and_the_title_names_the_thought():
         "Of single thoughts the answer loses most without z0 → readout 0.80 in problems of 2 steps "
         "and z1 → readout 0.70 of 3"
     )
+    assert "The maps: cut in one layer or window alone" in figure.get_supxlabel().replace("\n", " ")
+    assert [axes.get_ylabel() for axes in figure.axes[2:4]] == ["layers cut", ""]
+    data["num_steps"].values[:] = np.nan
+    figure = draw_knockout(build_report([data]))
+    assert figure.axes[0].get_title(loc="left") == "all pairs, n = 60"
     none = replace(build_report([data]), knockout=data.isel(pair=[]))
     assert dict(draw_figures(none)) == {}
 
@@ -854,6 +861,7 @@ def test_in_a_column_the_layers_stand_beside_their_graph_a_number_of_steps_a_row
     alone = replace(data.attrs["run"], grid=Grid(("all",), "edge", COLUMNS))
     whole = data.isel(layer=[0]).assign_attrs(run=alone)
     figure = draw_knockout(build_report([whole]), "column")
+    assert "The maps" not in figure.get_supxlabel()
     assert [a.get_subplotspec().get_gridspec().ncols for a in figure.axes[:2]] == [1, 1]
 
 

@@ -451,6 +451,8 @@ def test_plot_says_what_it_does_not_have(report):
         plot(report, width="poster")
     with pytest.raises(InputError, match="expected a run of position, recomputed, layer, frozen"):
         plot(report, run="other")
+    with pytest.raises(InputError, match="these results have no figure 'effects'"):
+        plot(replace(report, summaries={}), "effects")
     for kind in {*KINDS} & {"decomposition", "lens_hit_rates"}:
         with pytest.raises(InputError, match=f"no figure '{kind}'"):
             plot(report, kind)

@@ -99,6 +99,8 @@ def test_what_latex_and_markdown_escape():
 def test_links_are_quoted_and_a_name_that_is_not_given_is_an_error():
     link = environment().from_string("[it]({{ path | link }})")
     assert link.render(path="a b/(c).png") == "[it](a%20b/%28c%29.png)"
+    lines = environment().from_string("{{ text }}")
+    assert lines.render(text="one\x1b\ntwo") == "one \ntwo"
     with pytest.raises(UndefinedError, match="'path' is undefined"):
         environment().from_string("[it]({{ path }})").render()
 

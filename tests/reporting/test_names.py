@@ -24,6 +24,7 @@ from codi_patching.results.description import RunLabel
         ),
         (run_of(control="none"), "codi-tiny_word-problems_position_no-control"),
         (run_of(control="random_pair"), "codi-tiny_word-problems_position_control-random-pair"),
+        (run_of("knockout", control="words"), "codi-tiny_word-problems_knockout"),
         (run_of("head", site="head"), "codi-tiny_word-problems_head"),
         (run_of(site="kv"), "codi-tiny_word-problems_position_kv"),
         (run_of(positions="all"), "codi-tiny_word-problems_position_all-positions"),
@@ -58,6 +59,7 @@ def test_numbers_of_things():
 
 def test_titles():
     assert title(run_of()) == "Position patching of codi-tiny on word-problems"
+    assert title(run_of(positions="readout 2")).endswith(" on word-problems, readout token 2")
     assert title(run_of("iterative", source="random_pair")) == (
         "Iterative patching, relay of codi-tiny on word-problems, random pair"
     )

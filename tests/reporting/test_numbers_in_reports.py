@@ -545,7 +545,9 @@ def test_the_console_names_a_few_missing_runs_and_counts_many():
 
 
 def test_the_console_names_three_failures_and_three_excluded_pairs():
-    checks = [Check(f"c{n}", "a", "b", "fail") for n in range(3)] + [Check("d", "a", "a", "pass")]
+    checks = [Check(f"c{n}", "a", "b", "fail") for n in range(3)] + [
+        Check("d", "a", "a", status) for status in ("pass", "not applicable")
+    ]
     run = run_of(excluded={f"p{n}": "long" for n in range(3)})
     text = console_text(report(checks=checks, run=run, pairs=2))
     assert text.count("FAILS") == 3
