@@ -460,17 +460,37 @@ def test_the_figure_shows_the_shares():
             np.testing.assert_allclose(shown.get_array(), expected)
             assert shown.origin == "lower"
     assert [a.get_title(loc="left") for a in axes] == ["2 steps, n = 6", "3 steps, n = 6", "", ""]
+    names = [a.get_ylabel() for a in axes]
+    assert names == ["mean over heads\nlayer", "", "most attentive head\nlayer", ""]
     assert last_reader(data).shape == (12, 3, 2)
+    none = replace(build_report([data]), attention=data.isel(pair=[]))
+    assert dict(draw_figures(none)) == {}
+
+
+def test_beside_the_maps_stands_where_a_patch_acts_over_what_is_seen_above():
+    run = results_maker.run_of("position", layers=3, columns=2)
+    patched = results_maker.make(run, pairs=12, planted={(0, 0): 0.5, (1, 1): 0.3})
+    data = made(np.random.default_rng(5)).assign_coords(pair=patched["pair"].values)
+    figure = draw_attention(build_report([patched, data]))
+    above, below = figure.axes[2], figure.axes[5]
+    assert above.get_title(loc="left") == "Rise of P(clean answer)"
+    assert np.argmax(above.images[0].get_array()) == 0
+    assert below.get_title(loc="left") == "seen above, by any reader"
+    np.testing.assert_allclose(below.images[0].get_array(), mean_seen_above(data))
+    note = " ".join(figure.get_supxlabel().split())
+    assert "On the right where a patch acts, and under it the largest share" in note
 
 
 def test_the_title_says_where_it_looks_only_where_that_is_known():
     report = build_report([made(np.random.default_rng(4))])
+    few = replace(report.finding("attention"), claims=())
     titles = [
         " ".join(draw_attention(each).get_suptitle().split())
-        for each in (report, replace(report, findings=()))
+        for each in (report, replace(report, findings=()), replace(report, findings=(few,)))
     ]
     assert titles == [
         "The token before the answer attends most to z0 in problems of 2 steps and z1 of 3",
+        "Attention of the token before the answer",
         "Attention of the token before the answer",
     ]
 
@@ -508,6 +528,10 @@ def test_heads_that_hardly_look_are_said_to(tmp_path):
     save_file({pair: h / 4 for pair, h in heads.items()}, tmp_path / "activations.safetensors")
     title = " ".join(draw_heads(build_report([data])).get_suptitle().split())
     assert title.startswith("No head gives a thought half of its attention; the most is layer ")
+    some = {pair: h / (1 if place % 2 else 4) for place, (pair, h) in enumerate(heads.items())}
+    save_file(some, tmp_path / "activations.safetensors")
+    title = " ".join(draw_heads(build_report([data])).get_suptitle().split())
+    assert title.startswith("Most attentive heads: layer ")
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "of another run"])

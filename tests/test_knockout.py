@@ -41,6 +41,7 @@ from codi_patching.measuring.question_tokens import QuestionTokens
 from codi_patching.patching.edges import Edge, every_edge
 from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.reporting.canvas import WIDTHS
+from codi_patching.reporting.figures import draw_figures
 from codi_patching.reporting.knockout_figure import draw_knockout
 from codi_patching.reporting.page_data import knockout_data, page_data
 from codi_patching.reporting.rows import table_rows
@@ -809,6 +810,43 @@ def test_the_graph_has_every_edge_as_wide_as_its_fall():
         assert names == {"z0", "z1", "question", "readout", *(f"{fall:.2f}" for fall in falls_of)}
 
 
+def test_arrows_go_from_what_is_read_and_only_falls_that_matter_have_a_number():
+    lost = {"0->readout": 0.8, "question->1": -0.3, "1->readout": 0.05, "0->1": 0.01}
+    axes = draw_knockout(build_report([made(lost, noise=0.0)])).axes[0]
+    places = {t.get_text(): t.get_position() for t in axes.texts}
+    assert (places["z0"], places["z1"]) == ((0, 0), (1, 0))
+    assert (places["question"], places["readout"]) == ((0.5, -1), (0.5, 1))
+    assert {*places} - {"z0", "z1", "question", "readout"} == {"0.80", "-0.30"}
+    arrows = [p for p in axes.patches if isinstance(p, FancyArrowPatch)]
+    shown = [p for p in arrows if p.get_zorder() == 3]
+    # the larger a fall, the later it is drawn
+    assert [p.get_linewidth() for p in shown] == pytest.approx([1.06, 0.51, 2.16])
+    starts = [p.get_path().vertices[0].tolist() for p in shown]
+    expected = [(0.56, -0.88), (0.94, 0.12), (0.06, 0.12)]  # 12 % of the way
+    np.testing.assert_allclose(starts, expected, atol=1e-9)
+    assert len({p.get_facecolor() for p in shown}) == 3
+    assert axes.lines[0].get_xdata().tolist() == [0.2, 0.8]  # from z0 to z1
+    assert max(p.get_path().vertices[:, 0].max() for p in arrows) > 1.1  # round the last thought
+
+
+def test_colours_of_falls_go_to_1_and_the_title_names_the_thought():
+    data = made({"0->readout": {2: 0.8}, "1->readout": {3: 0.7}})
+    figure = draw_knockout(build_report([data]))
+    norms = [axes.images[0].norm for axes in figure.axes[2:4]]
+    assert {(norm.vmin, norm.vmax) for norm in norms} == {(0.0, 1.0)}
+    assert " ".join(figure.get_suptitle().split()) == (
+        "Of single thoughts the answer loses most without z0 → readout 0.80 in problems of 2 steps "
+        "and z1 → readout 0.70 of 3"
+    )
+    assert "The maps: cut in one layer or window alone" in figure.get_supxlabel().replace("\n", " ")
+    assert [axes.get_ylabel() for axes in figure.axes[2:4]] == ["layers cut", ""]
+    data["num_steps"].values[:] = np.nan
+    figure = draw_knockout(build_report([data]))
+    assert figure.axes[0].get_title(loc="left") == "all pairs, n = 60"
+    none = replace(build_report([data]), knockout=data.isel(pair=[]))
+    assert dict(draw_figures(none)) == {}
+
+
 def test_the_layers_below_are_of_what_the_readout_reads():
     data = made({"question->readout": 0.6, "1->readout": {3: 0.7}}, noise=0.0)
     axes = draw_knockout(build_report([data])).axes
@@ -839,6 +877,7 @@ def test_in_a_column_the_layers_stand_beside_their_graph_a_number_of_steps_a_row
     alone = replace(data.attrs["run"], grid=Grid(("all",), "edge", COLUMNS))
     whole = data.isel(layer=[0]).assign_attrs(run=alone)
     figure = draw_knockout(build_report([whole]), "column")
+    assert "The maps" not in figure.get_supxlabel()
     assert [a.get_subplotspec().get_gridspec().ncols for a in figure.axes[:2]] == [1, 1]
 
 

@@ -356,6 +356,7 @@ def test_tables_of_every_layer_go_upwards_from_the_lowest(report):
     narrow = draw_carried(with_tables(report, tables), POSITION, "column")
     places = [axes.get_subplotspec().rowspan.start for axes in narrow.axes]
     assert places == [0, 1, 2, 3]
+    assert len(draw_carried(with_tables(report, TABLES), POSITION).axes) == 2
 
 
 # -- profiles -----------------------------------------------------------------------------------
@@ -584,15 +585,18 @@ def test_a_measure_has_the_own_patch_left_and_the_controls_right(report, measure
         f"{v:.2f}" for v in mean_of(data, measure, "control").ravel() if np.isfinite(v)
     }
     assert figure.get_suptitle().startswith(head)
+    assert figure.get_suptitle().endswith("10 pairs")
     assert bar.get_ylabel() == {KL: "KL (nats)", RECOVERY: "recovery"}[measure]
     kind = {KL: "Disruption says how much", RECOVERY: "Recovery rises too"}[measure]
     assert figure.get_supxlabel().startswith(kind)
+    assert "Hatched: zero by construction" in note_of(figure)
 
 
 @pytest.mark.parametrize("measure", [KL, RECOVERY])
 def test_a_measure_of_whole_layers_has_both_arms_with_intervals(report, measure):
     summary = report.summaries[LAYER]
     axes = draw_measure(summary, measure).axes[0]
+    assert axes.get_ylabel() == {KL: "KL (nats)", RECOVERY: "recovery"}[measure]
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["own patch", "control's patch"]
     for container, key in zip(axes.containers, (measure, f"control_{measure}"), strict=True):
@@ -608,6 +612,9 @@ def test_a_small_measure_ends_at_what_matters(report):
     summary = maker.summary(POSITION, data)
     ends = [draw_measure(summary, m).axes[0].images[0].norm.vmax for m in (KL, RECOVERY)]
     assert ends == [0.05, 0.10]
+    data["kl_divergence"].loc[{"arm": "control"}] += 2.0
+    end = draw_measure(maker.summary(POSITION, data), KL).axes[0].images[0].norm.vmax
+    assert end == pytest.approx(np.nanmax(mean_of(data, "kl_divergence", "control")))
 
 
 def test_chains_have_their_panels_lines_and_legends(report):
@@ -676,6 +683,23 @@ def test_sheets_show_each_pair_at_its_place_on_one_scale():
     note = " ".join(figures["sheet_01"].get_supxlabel().split())
     assert note.startswith("Each map: layers 0 to 2 upwards, positions 0 to 1 to the right;")
     assert "Orange to brown" in note
+
+
+def test_sheets_of_rises_have_no_colours_of_falls_and_say_what_is_unknown_of_steps():
+    data = maker.dataset(pairs=10, ids="a_long_name_of_{:02d}")
+    data["clean_probability"].values[:] = 0.0  # 0.05 below the unpatched run
+    data["num_steps"].values[:], data["changed_step"].values[:] = 3, np.nan
+    ((_, figure),) = pair_sheets(maker.summary(POSITION, data))
+    axes = figure.axes[0]
+    assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0.0, 1.0)
+    assert "Orange" not in note_of(figure)
+    said = written(axes)
+    assert said[0, 1.36] == "3-step problems, step unknown (10)"
+    assert said[0, 1.06] == "a_long_name_o…"
+    assert len(axes.images) == 10  # nine in the first row
+    data["num_steps"].values[:] = np.nan
+    ((_, figure),) = pair_sheets(maker.summary(POSITION, data))
+    assert written(figure.axes[0])[0, 1.36] == "all pairs (10)"
 
 
 # -- the lens -----------------------------------------------------------------------------------
@@ -904,6 +928,11 @@ def test_plot_draws_the_kind_run_and_width_that_are_asked(report):
     data = report.summaries["relay"].data
     shown = plot(report, "effects", run="relay")[0]
     np.testing.assert_allclose(image(shown), mean_of(data, "kl_divergence"))
+    turned = replace(report, summaries=dict(reversed(report.summaries.items())))
+    shown = plot(turned, "effects", "column")[0]  # of the main run
+    own = mean_of(report.summaries[POSITION].data, "kl_divergence")
+    np.testing.assert_allclose(image(shown), own)
+    assert shown.figure.get_figwidth() == 3.3
     shown = plot(report, "recovery", run="relay")[0]
     np.testing.assert_allclose(image(shown), mean_of(data, "recovery"))
     assert heads("trajectories", run="relay")[0] == "a  Rise of P(clean answer)"

@@ -20,12 +20,13 @@ from codi_patching.analysis.findings import (
 )
 from codi_patching.analysis.report import build_report
 from codi_patching.errors import InputError
-from codi_patching.reporting.canvas import DARK, PALE, save_figure
+from codi_patching.reporting.canvas import DARK, PALE, new_figure, save_figure
 from codi_patching.reporting.carried import draw_table, joined, layers_of, two_tables
 from codi_patching.reporting.comparison_figures import draw_by_layer, draw_parts, parts_finding
+from codi_patching.reporting.effects_figure import RECOVERY
 from codi_patching.reporting.figures import draw_figures, first_figure, pair_sheets
 from codi_patching.reporting.lens_figure import _SCALE as GREENS
-from codi_patching.reporting.lens_figure import read_cells
+from codi_patching.reporting.lens_figure import draw_hit_rates, read_cells
 from codi_patching.reporting.maps import outline, scale_of, segments
 from codi_patching.reporting.plot import KINDS, plot
 from codi_patching.results.dataset import run_of
@@ -98,18 +99,32 @@ def test_a_run_of_another_study_is_not_on_the_scale_of_this_ceiling(report):
     assert figure.axes[0].images[0].norm.vmax == pytest.approx(largest)
 
 
+@pytest.mark.parametrize("label", ["layer, frozen", "relay"])
+def test_a_first_figure_says_what_is_found_in_its_own_run(report, label):
+    alone = first_figure(maker.report_of({label: report.summaries[label].data}), label)
+    figure = first_figure(report, label)
+    assert figure.get_suptitle() == alone.get_suptitle()
+    assert figure.get_supxlabel() == alone.get_supxlabel()
+
+
 def test_two_models_are_on_one_scale(report):
     labels = [f"{model}: {POSITION}" for model in "AB"]
     data = report.summaries[POSITION].data
     weak = data.assign(clean_probability=0.05 + 0.2 * (data.clean_probability - 0.05))
+    weak["run_clean_probability"] = data.run_clean_probability.copy()
+    weak["run_clean_probability"].loc[{"run": "ceiling"}] -= 0.4
     alone = [maker.report_of(dict([run])) for run in zip(labels, (data, weak))]
     findings = [replace(f, model=m) for m, own in zip("AB", alone) for f in own.findings]
-    summaries = alone[0].summaries | alone[1].summaries
+    layer = report.summaries["layer, frozen"]
+    summaries = {}
+    for model, own in zip("AB", alone):  # the first figure is of what findings are of
+        summaries |= {f"{model}: layer, frozen": layer} | own.summaries
     both = replace(report, summaries=summaries, findings=tuple(findings), models=("A", "B"))
     figures = dict(draw_figures(both))
     ends = [figures[f"content_{place}"].axes[0].images[0].norm.vmax for place in (1, 2)]
     ceilings = [own.finding("ceiling").lead.lead.mean for own in alone]
-    assert ends == pytest.approx([max(ceilings)] * 2)
+    assert ceilings == pytest.approx([0.7, 0.3])
+    assert ends == pytest.approx([0.7, 0.7])
 
 
 def with_ties(report, unclaimed=()):
@@ -380,11 +395,16 @@ def test_only_what_is_read_more_often_than_chance_is_outlined(with_lens):
         maker.Claim(f"{row}", verdict, (), 0.01, 0.5, str(row), "0", "read", "rate", 1)
         for row, verdict in enumerate(("rises", "less often", "more often"))
     ]
+    acts = replace(made[0], column="1", kind="acts where it differs")
+    made.append(acts)
     finding = Finding("read", 6, "yes", ("lens",), claims=tuple(made))
     report = replace(with_lens, findings=(finding,))
     cells = read_cells(report, maker.run(zeros=()), 1)
     assert cells[:, 0].tolist() == [True, False, True]
     assert not cells[:, 1].any()
+    notes = [" ".join(draw_hit_rates(r).get_supxlabel().split()) for r in (report, with_lens)]
+    outlined = ["Outlined: more often than chance, claimed." in note for note in notes]
+    assert outlined == [True, False]
 
 
 def test_which_figures_there_are(report, with_lens):
@@ -393,6 +413,8 @@ def test_which_figures_there_are(report, with_lens):
 
     assert names(report) == ["content", "carried", "by_layer"]
     assert names(with_lens) == ["content", "carried", "lens_hit_rates"]
+    unread = replace(with_lens, hit_rates=with_lens.hit_rates.isel(step=[]))
+    assert names(unread) == ["content", "carried"]
     alone = replace(report, summaries={"relay": report.summaries["relay"]})
     assert names(alone) == [
         "content", "carried", "effects", "recovery", "trajectories", "trajectories_cosine",
@@ -402,6 +424,11 @@ def test_which_figures_there_are(report, with_lens):
     relay = replace(relay, data=relay.data.copy())
     relay.data.attrs = {"run": replace(run_of(relay.data), metrics=tuple(without))}
     assert names(replace(alone, summaries={"relay": relay}))[-1] == "trajectories"
+    fewer = tuple(
+        name for name in run_of(alone.summaries["relay"].data).metrics if name != RECOVERY
+    )
+    short = maker.dataset(maker.run("iterative", columns=1, zeros=(), metrics=fewer))
+    assert names(maker.report_of({"relay": short}))[2:] == ["effects", "trajectories"]
 
 
 @pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.8)])
@@ -424,6 +451,8 @@ def test_plot_says_what_it_does_not_have(report):
         plot(report, width="poster")
     with pytest.raises(InputError, match="expected a run of position, recomputed, layer, frozen"):
         plot(report, run="other")
+    with pytest.raises(InputError, match="these results have no figure 'effects'"):
+        plot(replace(report, summaries={}), "effects")
     for kind in {*KINDS} & {"decomposition", "lens_hit_rates"}:
         with pytest.raises(InputError, match=f"no figure '{kind}'"):
             plot(report, kind)
@@ -436,6 +465,17 @@ def test_the_same_figure_is_the_same_bytes_and_text_stays_text(report, tmp_path)
         first, second = (tmp_path / f"{name}.{ending}" for name in ("one", "two"))
         assert first.read_bytes() == second.read_bytes()
     assert ">step 1<" in (tmp_path / "one.svg").read_text()
+    assert b"Software" not in (tmp_path / "one.png").read_bytes()
+    pdf = (tmp_path / "one.pdf").read_bytes()
+    assert b"/Subtype /Type3" not in pdf  # outlines, which journals refuse
+    assert b"/CIDFontType2" in pdf
+
+
+def test_a_figure_is_named_without_its_ending_alone_and_as_fine_as_is_asked(tmp_path):
+    (path,) = save_figure(new_figure(2.0, 1.0), tmp_path / "gpt2.v1.pdf", ("png",), dpi=50)
+    assert path == tmp_path / "gpt2.v1.png"
+    width, height = (int.from_bytes(path.read_bytes()[at : at + 4]) for at in (16, 20))
+    assert (width, height) == (100, 50)
 
 
 def test_hostile_names_are_drawn_as_text(tmp_path):

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 
 import pytest
+from jinja2 import UndefinedError
 from results_maker import records_of, run_of, write
 
 from codi_patching.errors import InputError
 from codi_patching.reporting.names import check_report_name
 from codi_patching.reporting.runs import ReportOptions, report_folder
 from codi_patching.reporting.table_files import latex
-from codi_patching.reporting.templates import markdown_code, markdown_text
+from codi_patching.reporting.templates import environment, markdown_code, markdown_text
 from codi_patching.results.files import write_csv
 from codi_patching.results.read import read_results
 
@@ -93,6 +94,15 @@ def test_what_latex_and_markdown_escape():
     )
     assert markdown_text("[a](b)\x1b<i>|") == r"\[a\](b) \<i\>\|"
     assert markdown_code("a`b|c\n") == r"a'b\|c "
+
+
+def test_links_are_quoted_and_a_name_that_is_not_given_is_an_error():
+    link = environment().from_string("[it]({{ path | link }})")
+    assert link.render(path="a b/(c).png") == "[it](a%20b/%28c%29.png)"
+    lines = environment().from_string("{{ text }}")
+    assert lines.render(text="one\x1b\ntwo") == "one \ntwo"
+    with pytest.raises(UndefinedError, match="'path' is undefined"):
+        environment().from_string("[it]({{ path }})").render()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a|b", "<b>", "a\nb"])

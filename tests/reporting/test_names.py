@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 from results_maker import run_of
 
-from codi_patching.reporting.names import data_name, model_name, run_name, title
+from codi_patching.reporting.names import counted, data_name, model_name, run_name, title
 from codi_patching.results.description import RunLabel
 
 
@@ -24,6 +24,8 @@ from codi_patching.results.description import RunLabel
         ),
         (run_of(control="none"), "codi-tiny_word-problems_position_no-control"),
         (run_of(control="random_pair"), "codi-tiny_word-problems_position_control-random-pair"),
+        (run_of("knockout", control="words"), "codi-tiny_word-problems_knockout"),
+        (run_of("head", site="head"), "codi-tiny_word-problems_head"),
         (run_of(site="kv"), "codi-tiny_word-problems_position_kv"),
         (run_of(positions="all"), "codi-tiny_word-problems_position_all-positions"),
         (run_of(positions="2"), "codi-tiny_word-problems_position_position-2"),
@@ -45,8 +47,19 @@ def test_the_name_of_a_model_is_its_last_part():
     assert run_name(replace(run_of(), data="/data/my pairs.json")) == "codi-tiny_my-pairs_position"
 
 
+def test_names_of_files_neither_hide_nor_leave_their_folder():
+    for model, name in (("/models/.hidden", "hidden"), ("...", "unnamed"), ("-", "unnamed")):
+        assert run_name(replace(run_of(), model=model)) == f"{name}_word-problems_position"
+
+
+def test_numbers_of_things():
+    said = [counted(number, "pair") for number in (0, 1, 2, 12345)]
+    assert said == ["0 pairs", "1 pair", "2 pairs", "12,345 pairs"]
+
+
 def test_titles():
     assert title(run_of()) == "Position patching of codi-tiny on word-problems"
+    assert title(run_of(positions="readout 2")).endswith(" on word-problems, readout token 2")
     assert title(run_of("iterative", source="random_pair")) == (
         "Iterative patching, relay of codi-tiny on word-problems, random pair"
     )

@@ -76,17 +76,24 @@ def test_two_digits_that_tell_something(value, text):
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.0004, "0.0004"), (0.0013, "0.001"), (0.0456, "0.046"), (0.123, "0.12"), (np.nan, "–")],
-)
+    [
+        (0.0004, "0.0004"), (0.0013, "0.001"), (0.0456, "0.046"), (0.0912, "0.091"),
+        (0.123, "0.12"), (np.nan, "–"),
+    ],
+)  # fmt: skip
 def test_p_with_its_digits(p, text):
     assert p_value(p) == text
 
 
 def test_intervals_lists_and_runs():
     assert with_interval(0.5, 0.2, 0.9) == "0.50 [0.20, 0.90]"
+    assert with_interval(0.5, np.nan, 0.9) == with_interval(0.5, 0.2, np.nan) == "0.50"
     assert listed(list("abcde"), 2) == "a, b and 3 more"
+    assert listed(list("abcdefghijkl")) == "a, b, c, d, e, f, g, h, i, j, k and l"
+    assert listed(list("abcdefghijklm")) == "a, b, c, d, e, f, g, h, i, j, k, l and 1 more"
     assert runs_of([3, 1, 2, 5]) == [(1, 3), (5, 5)]
     assert layers_named(["0", "1", "3", "4", "5"]) == "layers 0, 1 and 3 to 5"
+    assert layers_named(["thought"]) == "the thoughts themselves"
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -389,6 +396,12 @@ def test_aggregate_has_each_cells_own_statistics(measured):
     summary = made.summaries[POSITION]
     told = aggregate_json(summary)
     assert told["num_pairs"] == 9
+    table = summary.table.copy(deep=True)
+    table["recovery"].loc[{"layer": "0", "column": "0", "statistic": "n"}] = np.nan
+    few = aggregate_json(replace(summary, data=data.isel(pair=slice(4)), table=table))
+    assert few["num_pairs"] == 4
+    assert few["metrics"]["recovery"]["0"]["0"]["n"] == 0
+    assert "median" not in few["metrics"]["control_kl_divergence"]["0"]["0"]
     kl = data["kl_divergence"].sel(arm="own").values
     for layer in "0123":
         for column in "012":
@@ -489,7 +502,7 @@ def test_a_model_that_answers_fewer_than_half_is_warned_of():
 
 
 def test_methods_count_steps_groups_and_controls():
-    strata = ((2, 1), (3, 2), (3, 1), (3, 3))
+    strata = ((3, 2), (2, None), (3, 1), (3, 3))
     data = make(run_of(), pairs=12, strata=strata)
     said = " ".join(methods(data))
     assert "Questions by reasoning steps: 3 of 2 steps, 9 of 3 steps." in said
@@ -532,7 +545,9 @@ def test_the_console_names_a_few_missing_runs_and_counts_many():
 
 
 def test_the_console_names_three_failures_and_three_excluded_pairs():
-    checks = [Check(f"c{n}", "a", "b", "fail") for n in range(3)] + [Check("d", "a", "a", "pass")]
+    checks = [Check(f"c{n}", "a", "b", "fail") for n in range(3)] + [
+        Check("d", "a", "a", status) for status in ("pass", "not applicable")
+    ]
     run = run_of(excluded={f"p{n}": "long" for n in range(3)})
     text = console_text(report(checks=checks, run=run, pairs=2))
     assert text.count("FAILS") == 3
@@ -546,10 +561,11 @@ def test_the_console_names_three_failures_and_three_excluded_pairs():
 
 
 def test_the_console_counts_runs_and_names_them():
-    one = report(pairs=2)
+    one = report(pairs=2, run=run_of(excluded={"p9": "long"}))
     data = one.summaries[POSITION].data
     summaries = {name: replace(one.summaries[POSITION], label=name) for name in ("one", "two")}
     both = console_text(replace(one, summaries=summaries)).splitlines()
+    assert both.count("excluded: 1 pair (p9: long)") == 1
     assert both[:2] == ["codi-tiny on word-problems: 2 pairs, 2 runs", "one; two"]
     assert "answered right without patches: 2 source and 2 base" in both[2]
     models = console_text(replace(one, summaries=summaries, models=("A", "B")))
@@ -560,8 +576,8 @@ def test_the_console_counts_runs_and_names_them():
 
 
 def of_several_checkpoints(**changed):
-    data = make(run_of(checkpoint={"pooled": ["a/one", "b/two"]}, **changed), pairs=4)
-    data["group"][:] = ["g", "g", "h", "h"]
+    data = make(run_of(checkpoint={"pooled": ["a/one", "b/two"]}, **changed), pairs=6)
+    data["group"][:] = list("gghhii")
     return data
 
 
@@ -569,10 +585,10 @@ def test_checkpoints_put_together_are_counted_with_their_groups():
     data = of_several_checkpoints()
     summary = replace(report(pairs=2).summaries[POSITION], data=data)
     text = console_text(replace(report(pairs=2), summaries={POSITION: summary}))
-    assert "one and two on word-problems: 4 pairs of 2 checkpoints together, 2 groups" in text
+    assert "one and two on word-problems: 6 pairs of 2 checkpoints together, 3 groups" in text
     assert methods(data)[0].startswith(
-        "4 pairs of questions that differ in one number, from word-problems, each once for each "
-        "of 2 checkpoints, together: 2 groups, a pair's runs being one. What is said holds of "
+        "6 pairs of questions that differ in one number, from word-problems, each once for each "
+        "of 2 checkpoints, together: 3 groups, a pair's runs being one. What is said holds of "
         "these checkpoints. "
     )
 
@@ -597,6 +613,10 @@ def test_what_is_unknown_of_answers_and_steps_is_not_said():
     said = methods(data.drop_vars("run_predicts_corrupted"))[0]
     assert "Without patches" in known
     assert "Without patches" not in said
+    for side in ("clean", "corrupted"):
+        data[f"run_predicts_{side}"].values[:] = 0.0
+    wrong = "Without patches codi-tiny answers 0 of the base and 0 of the source questions right"
+    assert wrong in methods(data)[0]
     none = make(run_of(), pairs=4, strata=((None, None),))
     assert "reasoning steps" not in methods(none)[0]
     assert any("The pairs have no reasoning steps" in sentence for sentence in limits(none))
@@ -610,6 +630,7 @@ def test_what_is_unknown_of_answers_and_steps_is_not_said():
         (run_of(positions="all"), "one layer and one position at a time", "latent position at a"),
         (run_of(positions="all"), "Before the answer the head reads it. Thoughts", "thought”"),
         (run_of(positions="all"), " Positions are the latent ones and places outside", "thought”"),
+        (run_of("layer"), "For each pair and layer, the block's output", "one layer"),
         (run_of("layer"), "at all latent positions at once by the source run's activations",
          "output of the last layer"),
         (run_of("layer", latents="recomputed"), "The output of the last layer, 3, is read", "head"),
