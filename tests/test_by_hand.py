@@ -451,9 +451,10 @@ def test_where_the_context_ends_each_run_says_as_much_as_it_could_alone(hand, mo
     assert [len(tokens) for tokens in whole] == [12, 12]
     for more, lengths in ((2, [4, 3]), (0, [2, 1]), (-1, [1, 0]), (-2, [0, 0])):
         model.backbone.config.max_position_embeddings = begun + more
-        said = said_by(model, starts, [[], []], "recomputed", 12)
-        assert [len(tokens) for tokens in said] == lengths
-        assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
+        for most in (12, lengths[0]):  # no more than the shorter one has room for
+            said = said_by(model, starts, [[], []], "recomputed", most)
+            assert [len(tokens) for tokens in said] == lengths
+            assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
 
 
 EOS, OTHER = 9, 7

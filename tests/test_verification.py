@@ -17,7 +17,9 @@ from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, Site
 
 
-@pytest.mark.parametrize("shape", [(16, 5), (17, 6), (16, 1), (1, 5), (3, 3), (2, 2), (1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(16, 5), (17, 6), (16, 1), (1, 5), (3, 3), (2, 2), (1, 1), (2, 40), (40, 2)]
+)
 @pytest.mark.parametrize("pairs", [1, 2, 3, 8])
 def test_over_the_pairs_every_layer_and_column_is_drawn(shape, pairs):
     drawn = [draw_cells(shape, place, pairs, seed=7) for place in range(pairs)]
