@@ -32,7 +32,7 @@ from codi_patching.metrics.functional import compute_kl_divergence
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import answer_tokens, build_readout
 from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import Activations, Patch
+from codi_patching.patching.interventions import Activations, Patch, Site
 
 PAIRS = [
     cp.Pair(f"p{n}", cp.Question(clean, a), cp.Question(corrupted, b))
@@ -366,6 +366,20 @@ def test_a_patched_run_goes_on_as_whole_sequences_do(model, engine, latents):
         words, _ = by_hooks(model, PAIR.corrupted.text, last, value)
         assert effect.answer == words
         assert len(words) > 8
+
+
+def test_a_frozen_run_goes_on_from_the_thoughts_of_the_unpatched_one(hand, model):
+    hands = hand._calls.hand("recomputed", "denoising", ())
+    start = hand._calls.starts(hands, [hands.of_pair(PAIR)])[0].runs[0]
+    own = start.run.thoughts[0]
+    first = Patch(Site("thought", position=0), -9 * own[0])
+    held = [Patch(Site("thought", position=p), own[p]) for p in range(1, model.num_latents)]
+
+    def said(row, latents):
+        return said_by(model, [start], [row], latents, 12)
+
+    assert said([first], "frozen") == said([first, *held], "recomputed")
+    assert said([first], "frozen") != said([first], "recomputed")
 
 
 def test_what_forced_answers_tell_is_what_is_generated(hand, model):
