@@ -821,7 +821,7 @@ def test_the_last_few_are_kept_and_the_one_unused_for_longest_goes_first(model):
 def test_every_bit_of_a_model_counts(model):
     before = fingerprint(model)
     assert fingerprint(model) == before
-    for parameter in list(model.parameters())[:4]:
+    for parameter in [*list(model.parameters())[:4], next(model.buffers())]:
         value = parameter.data.flatten()[0].clone()
         parameter.data.flatten()[0] = torch.nextafter(value, value + 1)
         assert fingerprint(model) != before
