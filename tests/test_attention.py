@@ -162,6 +162,27 @@ def test_a_longer_readout_is_read_at_its_first_tokens_and_its_last(model):
         shares._kept(4)
 
 
+def test_a_longer_readouts_last_token_is_read_again(pair):
+    model = random_model()
+    shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    ids, readout = shares.prompts.of_pair(pair)[1]
+    request = ids, Readout((*readout.prefix, ids[0], ids[1]), readout.answers)
+    first, last = len(ids), 3 + len(readout.prefix) + 2
+    (look,) = look_again(model, request, (first, last), shares.readers, [(1, 8, 2)])
+    expected = attention_of(model, request)[-1, 1, 2]
+    sums = [expected[:first].sum().item(), expected[first:].sum().item()]
+    assert look.shares == pytest.approx(sums, abs=1e-6)
+    assert look.reader == "readout 4"
+
+
+def test_what_is_said_of_a_pair_is_its_own(pair):
+    model = random_model()
+    shares = AttentionShares(model=model, prompts=Prompts(model, "denoising"))
+    said = shares.read(replace(pair, group="of two")).description
+    assert (said.question, said.group) == (pair.clean.text, "of two")
+    assert said.num_steps == pair.num_steps
+
+
 @pytest.mark.parametrize(
     ("span", "names"),
     [

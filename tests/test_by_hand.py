@@ -32,7 +32,7 @@ from codi_patching.metrics.functional import compute_kl_divergence
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import answer_tokens, build_readout
 from codi_patching.patching.engine import Readout
-from codi_patching.patching.interventions import Activations, Patch
+from codi_patching.patching.interventions import Activations, Patch, Site
 
 PAIRS = [
     cp.Pair(f"p{n}", cp.Question(clean, a), cp.Question(corrupted, b))
@@ -368,6 +368,20 @@ def test_a_patched_run_goes_on_as_whole_sequences_do(model, engine, latents):
         assert len(words) > 8
 
 
+def test_a_frozen_run_goes_on_from_the_thoughts_of_the_unpatched_one(hand, model):
+    hands = hand._calls.hand("recomputed", "denoising", ())
+    start = hand._calls.starts(hands, [hands.of_pair(PAIR)])[0].runs[0]
+    own = start.run.thoughts[0]
+    first = Patch(Site("thought", position=0), -9 * own[0])
+    held = [Patch(Site("thought", position=p), own[p]) for p in range(1, model.num_latents)]
+
+    def said(row, latents):
+        return said_by(model, [start], [row], latents, 12)
+
+    assert said([first], "frozen") == said([first, *held], "recomputed")
+    assert said([first], "frozen") != said([first], "recomputed")
+
+
 def test_what_forced_answers_tell_is_what_is_generated(hand, model):
     """Each answer is forced to be said by reading the run at it: then nothing is generated."""
     text, site = PAIR.corrupted.text, cp.Site("thought", position=1)
@@ -451,9 +465,10 @@ def test_where_the_context_ends_each_run_says_as_much_as_it_could_alone(hand, mo
     assert [len(tokens) for tokens in whole] == [12, 12]
     for more, lengths in ((2, [4, 3]), (0, [2, 1]), (-1, [1, 0]), (-2, [0, 0])):
         model.backbone.config.max_position_embeddings = begun + more
-        said = said_by(model, starts, [[], []], "recomputed", 12)
-        assert [len(tokens) for tokens in said] == lengths
-        assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
+        for most in (12, lengths[0]):  # no more than the shorter one has room for
+            said = said_by(model, starts, [[], []], "recomputed", most)
+            assert [len(tokens) for tokens in said] == lengths
+            assert said == [tokens[:n] for tokens, n in zip(whole, lengths, strict=True)]
 
 
 EOS, OTHER = 9, 7
@@ -806,7 +821,7 @@ def test_the_last_few_are_kept_and_the_one_unused_for_longest_goes_first(model):
 def test_every_bit_of_a_model_counts(model):
     before = fingerprint(model)
     assert fingerprint(model) == before
-    for parameter in list(model.parameters())[:4]:
+    for parameter in [*list(model.parameters())[:4], next(model.buffers())]:
         value = parameter.data.flatten()[0].clone()
         parameter.data.flatten()[0] = torch.nextafter(value, value + 1)
         assert fingerprint(model) != before

@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_modules
 import codi_patching as cp
 from codi_patching.errors import InputError
 from codi_patching.measuring import engine_choice
-from codi_patching.measuring.engine_choice import build_engine
+from codi_patching.measuring.engine_choice import build_engine, changed_reason
 from codi_patching.patching.engine import PatchRequest, Readout
 from codi_patching.patching.interventions import THOUGHT, Patch, patches_from
 from codi_patching.patching.reference import ReferenceEngine
@@ -110,6 +110,17 @@ def test_changes_of_all_modules_at_once_are_followed(pair, monkeypatch, case):
     assert plain.metrics["kl_divergence"] != pytest.approx(
         found["sweep"].metrics["kl_divergence"], rel=0.01
     )
+
+
+def test_a_hook_before_all_modules_is_seen():
+    model = random_model()
+    loaded = engine_choice._forwards_of(model)
+    handle = torch_modules.register_module_forward_pre_hook(lambda *_: None)
+    try:
+        assert changed_reason(model, loaded) == "there are hooks on all modules"
+    finally:
+        handle.remove()
+    assert changed_reason(model, loaded) is None
 
 
 def test_one_runs_rows_of_a_changed_model_are_the_reference_engines(pair):

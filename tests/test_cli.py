@@ -797,10 +797,10 @@ def test_each_option_of_a_comparison_does_what_it_says(program, monkeypatch, tmp
         "codi_patching.commands.compare.compare_folders",
         lambda *given: made.append(given) or SimpleNamespace(text="made", failed=failed),
     )
-    command = ("compare", "a", "b", "--dir", tmp_path, option)
+    command = ("compare", "b", "a", "--dir", tmp_path, option)
     assert program(*command) == (0, "made\n", "")
     options = replace(ReportOptions(), **changed[option])
-    assert made == [([Path("a"), Path("b")], tmp_path, options)]
+    assert made == [([Path("b"), Path("a")], tmp_path, options)]
     failed.append("a check")
     assert program(*command)[0] == 3
 

@@ -26,7 +26,7 @@ from codi_patching.experiments.knockout import KnockoutExperiment
 from codi_patching.experiments.layer import LayerPatching
 from codi_patching.experiments.lens import LensExperiment
 from codi_patching.experiments.position import PositionPatching
-from codi_patching.measuring import engine_choice, measurement
+from codi_patching.measuring import engine_choice, measurement, preparation
 from codi_patching.measuring.measurement import Measurement, check_finite
 from codi_patching.measuring.patch_grid import PatchGrid, single_cells, zero_activations
 from codi_patching.measuring.preparation import PairRequests, Preparation
@@ -792,9 +792,10 @@ def test_of_few_pairs_every_cell_is_run_again(attached, checkpoint):
         assert len(cells) == module.grid.size
 
 
-def test_the_seed_of_a_run_is_that_of_all_that_it_draws(attached, checkpoint):
+def test_the_seed_of_a_run_is_that_of_all_that_it_draws(attached, checkpoint, monkeypatch):
     given = {"checkpoint": checkpoint, "seed": 3}
-    assert attached(PositionPatching(**given)).measurement.preparation.seed == 3
+    monkeypatch.setattr(preparation, "match_pairs", lambda pairs, lengths, seed: seed)
+    assert attached(PositionPatching(**given)).measurement.preparation.partners == 3
     assert attached(KnockoutExperiment(**given)).knockout.seed == 3
     for kind in (LensExperiment, AttentionExperiment):
         assert attached(kind(**given)).reader.seed == 3

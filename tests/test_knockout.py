@@ -188,11 +188,14 @@ def test_every_kind_of_cell_is_brute_force_on_the_whole_sequence(model, pair):
 def test_the_control_is_drawn_by_the_seed(model, pair):
     engine = build_engine(model, "sweep", None)
 
-    def drawn(seed):
+    def drawn(seed, pair_id="one"):
         knockout = Knockout(model=model, engine=engine, cells=EdgeGrid(3, 3, 3), seed=seed)
-        return knockout.pairs([pair])[0].description.control_tokens
+        (record,) = knockout.pairs([replace(pair, pair_id=pair_id)])
+        return record.description.control_tokens
 
     assert drawn(1) == drawn(1) != drawn(2)
+    assert drawn(1) != drawn(1, "two")  # each pair has its own
+    assert len({places for places in drawn(1).values() if len(places) == 1}) > 1  # each edge too
 
 
 def cut_by(model, pairs, **options):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from codi_patching.experiments.head import HeadPatching
 from codi_patching.experiments.position import PositionPatching
 from codi_patching.measuring import hand_patches
 from codi_patching.measuring.by_hand import NamedValues, as_values
+from codi_patching.measuring.patch_grid import zero_activations
 from codi_patching.measuring.places import (
     PlaceFinder,
     after_names,
@@ -171,6 +173,21 @@ def test_the_mean_at_a_number_is_over_all_its_tokens(attached, checkpoint, uneve
     ]
     mean = torch.stack([run.mean(1) for run in runs]).mean(0)
     torch.testing.assert_close(preparation._mean.places["number"]["resid_post"][:, 0], mean)
+
+
+def test_the_mean_is_over_runs_that_have_every_place(model):
+    prompts = SimpleNamespace(model=model, direction="denoising", fits=lambda _: True)
+    preparation = Preparation(
+        engine=None, prompts=prompts, pairs=[PAIR, PAIR], source="mean", places=True
+    )
+    ones = zero_activations(model).map(lambda values: values + 1)
+    fives = ones.map(lambda values: values + 4)
+    fives = replace(fives, places={n: own for n, own in fives.places.items() if n != "number"})
+    runs = iter([fives, ones])
+    preparation.activations_of = lambda *_: next(runs)
+    mean = preparation._mean
+    assert mean.places.keys() == ones.places.keys()
+    assert mean.thoughts.unique().tolist() == [1]
 
 
 @pytest.mark.parametrize("left_out", [0, 10, 40])
@@ -480,7 +497,7 @@ def test_the_number_of_each_run_is_its_own(direction, control, source):
     other = cp.Pair(
         "other",
         cp.Question("He buys more pears. Tom has 5.", 4),
-        cp.Question("He buys more pears. Tom has 7.", 6),
+        cp.Question("He buys more pears. Tom has 2.5.", 6),
     )
     preparation = Preparation(
         engine=None, prompts=Prompts(model, direction), pairs=[own, other], source=source,
@@ -494,7 +511,7 @@ def test_the_number_of_each_run_is_its_own(direction, control, source):
         assert len(readout.prefix) == 5
     denoising = direction == "denoising"
     expected = [["18"], ["16"]] if denoising else [["16"], ["18"]]
-    theirs = ["5"] if denoising else ["7"]
+    theirs = ["5"] if denoising else ["2", ".", "5"]
     if source == "random_pair":
         expected.append(theirs)
     expected.append(["12"] if control == "sibling" else theirs)

@@ -46,6 +46,7 @@ def test_usual_options_are_not_refused(trainer):
         ({"fast_dev_run": 1}, "fast_dev_run 1 would leave"),
         ({"barebones": True}, "barebones True would leave .*: results are written by callbacks"),
         ({"overfit_batches": 0.1}, "overfit_batches 0.1 would leave .*: set --data.max_pairs"),
+        ({"overfit_batches": 1}, "overfit_batches 1 would leave .*: set --data.max_pairs"),
         ({"use_distributed_sampler": False}, "would run every pair in every process"),
     ],
 )
@@ -129,6 +130,13 @@ def run(monkeypatch):
 def test_a_run_whose_checks_fail_ends_with_a_status_of_its_own(run, failed, status):
     run.failed = failed
     assert run("--config=position")[0] == status
+
+
+def test_a_run_is_the_same_anywhere_and_its_seed_is_42(run, monkeypatch):
+    called = []
+    monkeypatch.setattr(predict, "enable_mkl_reproducibility", lambda: called.append(True))
+    _, given = run("--config=position")
+    assert (called, given["seed_everything_default"]) == ([True], 42)
 
 
 def test_the_default_loggers_are_those_of_a_command_that_names_none(run):

@@ -1,5 +1,6 @@
 """What follows a run: when its report is made, who is told, and what is compared with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,6 +123,11 @@ def test_a_field_of_strata_that_no_pair_has_is_refused_before_the_work(trainer, 
     trainer.datamodule = PairsDataModule(pairs_file)
     trainer.datamodule.setup("predict")
     Report().setup(trainer, None, "predict")
+    with pytest.raises(InputError, match="kind"):
+        Report(strata=["kind"]).setup(trainer, None, "predict")
+    trainer.datamodule = data = PairsDataModule(pairs_file, max_pairs=1)
+    data.setup("predict")
+    data.usable[-1] = replace(data.usable[-1], fields={"kind": "a"})  # which is not run
     with pytest.raises(InputError, match="kind"):
         Report(strata=["kind"]).setup(trainer, None, "predict")
 

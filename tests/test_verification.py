@@ -17,7 +17,9 @@ from codi_patching.patching.engine import Readout
 from codi_patching.patching.interventions import Generated, Patch, Site
 
 
-@pytest.mark.parametrize("shape", [(16, 5), (17, 6), (16, 1), (1, 5), (3, 3), (2, 2), (1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(16, 5), (17, 6), (16, 1), (1, 5), (3, 3), (2, 2), (1, 1), (2, 40), (40, 2)]
+)
 @pytest.mark.parametrize("pairs", [1, 2, 3, 8])
 def test_over_the_pairs_every_layer_and_column_is_drawn(shape, pairs):
     drawn = [draw_cells(shape, place, pairs, seed=7) for place in range(pairs)]
@@ -96,6 +98,9 @@ def test_tokens_are_averaged_and_their_probabilities_multiplied():
 
 def test_recovery_is_undefined_where_nothing_separates_the_runs():
     assert by_hand(source=(BASE[0] + 1.0, BASE[1] + 1.0))["recovery"] is None
+    for span in (0.0009, 0.0011):
+        source = (BASE[0], BASE[1] + [[0.0, span]])
+        assert (by_hand(source=source)["recovery"] is None) == (span < 1e-3)
 
 
 def test_what_a_tie_decides_is_left_out():
@@ -103,6 +108,13 @@ def test_what_a_tie_decides_is_left_out():
     assert "prediction_change_rate" not in tied
     assert "predicts_corrupted" not in tied  # 0.5 and 0.5 at the base answer
     assert tied["predicts_clean"] == 1.0  # 0.4 and 0.6 at the source answer
+
+
+@pytest.mark.parametrize(("scale", "left_out"), [(1.0, False), (1000.0, True)])
+def test_a_tie_is_told_beside_the_largest_logit(scale, left_out):
+    logits = np.array([[scale, scale - 0.5]])
+    found = by_hand(run=(logits, logits), margin=1e-3)
+    assert ("predicts_corrupted" not in found) == left_out
 
 
 @pytest.mark.parametrize(("run", "base"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
