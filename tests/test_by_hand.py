@@ -27,7 +27,7 @@ from codi_patching.measuring.hand_edges import without_edges
 from codi_patching.measuring.hand_input import as_subjects, texts_of, value_of_each, with_own_ids
 from codi_patching.measuring.hand_patches import HandPatched, HandRequest, HandStart
 from codi_patching.measuring.kept_runs import KeptRuns, fingerprint
-from codi_patching.measuring.own_cache import SpokenReadout, said_by
+from codi_patching.measuring.own_cache import SpokenReadout, as_text, said_by
 from codi_patching.metrics.functional import compute_kl_divergence
 from codi_patching.metrics.table import METRICS
 from codi_patching.models.answers import answer_tokens, build_readout
@@ -497,6 +497,12 @@ def says(*tokens):
 )
 def test_forced_answers_tell_what_is_said_as_long_as_it_is_theirs(said, most, expected):
     assert spoken(((3, 4), (5,))).forced(said, EOS, most) == expected
+
+
+def test_what_is_said_is_without_tokens_that_say_nothing():
+    model = random_model()
+    word = model.tokenizer("7", add_special_tokens=False)["input_ids"]
+    assert as_text(model, [*model.settings.bot_ids, *word, model.settings.eos_id]) == "7"
 
 
 def test_forced_answers_after_another_prefix_tell_nothing():
