@@ -17,6 +17,7 @@ from results_maker import change, make, records_of, run_of, write, written
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import codi_patching
 from codi_patching.results import code
 from codi_patching.results.dataset import is_attention, is_lens, patches, patching_dataset
 from codi_patching.results.description import Code, Grid, ResultsError, RunDescription
@@ -568,7 +569,7 @@ def test_the_identity_of_code_is_of_its_sources(tmp_path):
     (package / "b.py").write_text("c")
     assert code.sources_sha256(package) not in (before, moved)
     here = code.describe_code()
-    assert here.sha256 == code.sources_sha256(code._PACKAGE)
+    assert here.sha256 == code.sources_sha256(Path(codi_patching.__file__).parent)
 
 
 @pytest.mark.parametrize("without", ["a checkout", "git"])

@@ -315,6 +315,9 @@ def test_new_numbers_come_nearest_first_and_keep_their_place():
     read = reading("A car costs $80,000 and $500 more.", ["<<80000+500=80500>>"], 80500)
     first = list(islice(new_numbers(read, place_of(read, "80,000"), Random(0)), 2))
     assert sorted(first) == [79_000, 81_000]
+    read = reading("A car costs $100 and $50 more.", ["<<100+50=150>>"], 150)
+    first = list(islice(new_numbers(read, place_of(read, "100"), Random(0)), 2))
+    assert sorted(first) == [90, 110]
 
 
 def test_the_seed_decides_between_up_and_down():

@@ -550,7 +550,7 @@ def test_what_was_run_stands_in_the_note(report):
     assert f"{said} 9 of 300." in note  # of three layers
     data = maker.dataset()
     data["control_kind"] = data["control_kind"].astype("U11")
-    data["control_kind"][:5] = "random_pair"
+    data["control_kind"][:5], data["control_kind"][9] = "random_pair", ""  # the last has none
     mixed = maker.report_of({POSITION: data})
     note = " ".join(first_figure(mixed, POSITION).get_supxlabel().split())
     assert "control: random pair and sibling" in note
