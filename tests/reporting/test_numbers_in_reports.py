@@ -126,6 +126,8 @@ def test_a_row_has_each_number_in_its_column():
     assert (row.answer, row.estimate, row.p, row.n, row.tone) == (
         "z2 at layer 1", "0.40 [0.33, 0.57]; 3 cells not told apart", "0.002", "24", "yes",
     )  # fmt: skip
+    both = as_row(finding("cells", 2, "yes", lead, tied=("a", "b")), report())
+    assert both.estimate.endswith("; 2 cells not told apart")
     alone = as_row(finding("cells", 2, "at most", odd("at most"), tied=("a",)), report())
     assert (alone.answer, alone.estimate, alone.tone) == ("not shown", "at most 0.29", "open")
     described = as_row(finding("accuracy", None, "described", lead), report())
