@@ -296,8 +296,10 @@ def patched(tmp_path):
         (("results", "pair_00", "0", "0", "recovery"), True, "pair pair_00: expected numbers"),
         (("metadata", "experiment"), "layer", "its metadata is of the experiment 'layer'"),
         (("results",), {}, "expected at least one pair"),
-        (("metadata", "direction"), "noise", "direction to be denoising or noising, got 'noise'"),
-        (("metadata", "latents"), "kept", "latents to be frozen or recomputed, got 'kept'"),
+        (("metadata", "direction"), "noise", "direction to be one of .*noising, got 'noise'"),
+        (("metadata", "latents"), "kept", "latents to be one of .*recomputed, got 'kept'"),
+        (("metadata", "source"), "Clean", "source to be one of clean, .*, got 'Clean'"),
+        (("metadata", "control"), "no", "control to be one of sibling, .*, got 'no'"),
         (
             ("metadata", "grid", "layers"),
             ["0", "0"],

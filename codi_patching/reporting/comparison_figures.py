@@ -85,7 +85,7 @@ def _by_layer(report: Report, label: str, layers: list[str], iteration: str | No
     chain = run_of(summary.data).grid.column == "iteration"
     parts = [m for m in ("content_over_unpatched", "content_over_control") if m in summary.table]
     stacked = np.stack([_statistics(summary.table[m].isel(column=column)) for m in parts])
-    smaller = np.nan_to_num(stacked[:, 0]).argmin(0)
+    smaller = stacked[:, 0].argmin(0)  # the unknown one, if there is one
     own = np.take_along_axis(stacked, smaller[None, None, :], 0)[0]
     own[:, structural[:, column]] = np.nan
     values = np.full((3, len(layers)), np.nan)

@@ -31,7 +31,12 @@ THOUGHTS = "thoughts"
 THOUGHT = "thought"
 """The row of the latent thoughts themselves, what enters layer 0."""
 
-_WORDS = {"direction": ("denoising", "noising"), "latents": ("frozen", "recomputed")}
+_WORDS = {
+    "latents": ("frozen", "recomputed"),
+    "direction": ("denoising", "noising"),
+    "source": ("clean", "zero", "mean", "random_pair"),
+    "control": ("sibling", "random_pair", "none", "words"),
+}
 """What may stand in a run's description where another word would be taken for one of them."""
 
 
@@ -333,7 +338,7 @@ class RunDescription:
         run = typed(cls, content, "metadata")
         for key, known in _WORDS.items():
             if getattr(run, key) not in known:
-                expected = f"{key} to be {' or '.join(known)}"
+                expected = f"{key} to be one of {', '.join(known)}"
                 raise ValueError(f"metadata: expected {expected}, got {getattr(run, key)!r}")
         return run
 

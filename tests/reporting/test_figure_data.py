@@ -799,6 +799,18 @@ def test_the_smaller_gain_may_be_below_zero():
     np.testing.assert_allclose([mean for _, mean, *_ in bars(axes.containers[0])], [-0.4] * 3)
 
 
+def test_a_gain_of_which_one_is_unknown_is_unknown():
+    """As the content effect of that layer is."""
+    data = maker.dataset(maker.run("layer", zeros=()))
+    data["clean_probability"].loc[{"arm": "own"}] = 0.01  # under the unpatched run
+    data["clean_probability"].loc[{"arm": "control", "layer": "1"}] = np.nan
+    report = maker.report_of({LAYER: data})
+    drawn = [mean for _, mean, *_ in bars(draw_by_layer(report).axes[0].containers[0])]
+    effect = report.summaries[LAYER].table["content_effect"].values[:, 0]
+    np.testing.assert_allclose(drawn, effect)
+    assert np.isnan(drawn).tolist() == [False, True, False]
+
+
 def test_chains_are_judged_at_the_iteration_at_which_they_are_drawn():
     relay = maker.run("iterative", columns=3, zeros=((-1, 2),))
     report = maker.report_of({"relay": maker.dataset(relay)})
